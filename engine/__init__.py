@@ -1,0 +1,1 @@
+"""High-throughput image cloaking against face recognition."""

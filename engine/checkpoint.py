@@ -1,0 +1,117 @@
+"""Weights on disk: Orbax checkpoints of float16 arrays, each with a content hash in checkpoints/manifest.toml."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+# Orbax takes a second to import and is needed only where weights are read or written: imported there.
+
+
+class CheckpointError(Exception):
+    """Weights that cannot be used: absent, of the wrong shapes, or not the ones the manifest names."""
+
+
+def root() -> Path:
+    """The folder of checkpoints: inside the package when installed, else beside it in the repository."""
+    package = Path(__file__).resolve().parent
+    inside = package / "checkpoints"
+    return inside if inside.is_dir() else package.parent / "checkpoints"
+
+
+@functools.cache
+def manifest() -> dict[str, Any]:
+    """checkpoints/manifest.toml: what each checkpoint is, where it is from, its licence and hash."""
+    path = root() / "manifest.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; the checkpoints folder belongs beside the package") from None
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Leaves by name: the keys on the way to each, joined by "/"."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def content_sha256(tree: Any) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every array, in the order of the names.
+
+    Independent of how the arrays are packed into files. The hash of a checkpoint is taken of what is on disk
+    (float16), before anything is widened.
+    """
+    digest = hashlib.sha256()
+    for name, leaf in sorted(flatten(tree).items()):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def save(path: Path | str, tree: Any, *, dtype: Any = np.float16) -> str:
+    """Writes a tree of arrays as an Orbax checkpoint, floating-point leaves as `dtype`; returns its content hash.
+
+    The folder appears under its name only when it is complete; an older one there is replaced.
+    """
+    import orbax.checkpoint as ocp
+
+    path = Path(path).resolve()
+    arrays = {name: np.asarray(leaf) for name, leaf in flatten(tree).items()}
+    arrays = {k: v.astype(dtype) if np.issubdtype(v.dtype, np.floating) else v for k, v in arrays.items()}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(path, _nest(arrays), force=True)
+    # Orbax notes the absolute path here, for stores that cannot rename; nothing reads it on a file system.
+    (path / "commit_success.txt").unlink(missing_ok=True)
+    return content_sha256(arrays)
+
+
+def restore(path: Path | str, abstract_tree: Any, *, sha256: str | None = None) -> tuple[Any, str]:
+    """The arrays of a checkpoint in the structure of `abstract_tree`, cast to its dtypes, and their content hash.
+
+    `abstract_tree` has anything with `shape` and `dtype` as leaves. Raises CheckpointError where nothing is at
+    `path`, where the hash of what is on disk is not `sha256` (if given), and for weights that do not fit:
+    everything missing, extra or mis-shaped in one message.
+    """
+    import orbax.checkpoint as ocp
+
+    path = Path(path).resolve()
+    if not path.is_dir():
+        raise CheckpointError(f"no checkpoint at {path}; tools/convert_weights.py rebuilds the shipped ones")
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        arrays = flatten(checkpointer.restore(path))
+
+    wanted = flatten(abstract_tree)
+    problems = [f"missing: {name}" for name in wanted if name not in arrays]
+    problems += [f"extra: {name}" for name in arrays if name not in wanted]
+    problems += [
+        f"shape of {name}: expected {tuple(leaf.shape)}, got {arrays[name].shape}"
+        for name, leaf in wanted.items()
+        if name in arrays and tuple(leaf.shape) != arrays[name].shape
+    ]
+    if problems:
+        raise CheckpointError(f"the weights in {path} do not fit:\n  " + "\n  ".join(problems))
+    found = content_sha256(arrays)
+    if sha256 is not None and found != sha256:
+        raise CheckpointError(
+            f"the weights in {path} are not the ones expected: content SHA-256 is {found}, expected {sha256}; "
+            "restore the folder or rebuild it with tools/convert_weights.py"
+        )
+    leaves = [arrays[name].astype(leaf.dtype) for name, leaf in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(abstract_tree), leaves), found
+
+
+def _nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """{"a/b": x} as {"a": {"b": x}}."""
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *parents, last = name.split("/")
+        functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)[last] = array
+    return tree

@@ -1,0 +1,81 @@
+"""What a cloak is for: how far it has moved the embeddings of one face, as a function of the cloaked canvas.
+
+All functions are for one face and are meant to be vmapped. No two faces are ever coupled.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from engine.config import Objective
+from engine.dssim import WINDOW, Clean
+from engine.extractors import Extractor, embed
+
+Extractors = tuple[Extractor, ...]
+
+
+class Problem(NamedTuple):
+    """One face to cloak, on the device.
+
+    original: the canvas (c, c, 3) and its SSIM statistics. mask: (c, c, 1) in [0, 1]. weights: (c-10, c-10), sum 1:
+    the SSIM windows that lie inside the face region. clean, target: one embedding for each extractor (target: the
+    goal of objective "target", else unused). grey: the cloak must be achromatic. key: the face's own.
+    """
+
+    original: Clean
+    mask: Float[Array, "c c 1"]
+    weights: Float[Array, "m m"]
+    clean: tuple[Float[Array, "d"], ...]
+    target: tuple[Float[Array, "d"], ...]
+    grey: Bool[Array, ""]
+    key: PRNGKeyArray
+
+
+def window_weights(region: Bool[Array, "c c"]) -> Float[Array, "m m"]:
+    """Equal weights, sum 1, for the SSIM windows that lie wholly inside the region; all zero if none does."""
+    windows = jax.lax.reduce_window(region.astype(jnp.float32), 1.0, jax.lax.min, (WINDOW, WINDOW), (1, 1), "VALID")
+    return windows / jnp.maximum(windows.sum(), 1.0)
+
+
+def embeddings(extractors: Extractors, canvas: Float[Array, "c c 3"]) -> tuple[Float[Array, "d"], ...]:
+    """The L2-normalised embedding of the canvas by each extractor, at its own crop."""
+    return tuple(embed(extractor, canvas) for extractor in extractors)
+
+
+def distances(these: tuple[Float[Array, "d"], ...], those: tuple[Float[Array, "d"], ...]) -> Float[Array, "k"]:
+    """L2 distance in each extractor, in [0, 2]; its gradient is finite where the two are equal."""
+    squared = jnp.stack([((a - b) ** 2).sum() for a, b in zip(these, those, strict=True)])
+    return jnp.sqrt(squared + 1e-12)
+
+
+def gain(objective: Objective, face: Problem, found: tuple[Float[Array, "d"], ...]) -> Float[Array, ""]:
+    """What the solver maximises, mean over the extractors: the distance from clean, or minus that to the target."""
+    if objective == "away":
+        return distances(found, face.clean).mean()
+    return -distances(found, face.target).mean()
+
+
+def jittered(
+    extractors: Extractors, canvas: Float[Array, "c c 3"], *, amount: float, key: PRNGKeyArray
+) -> tuple[Float[Array, "d"], ...]:
+    """Embeddings of crops at random scale, offset and mirroring: what holds for all of them transfers further.
+
+    amount: range of scale and offset, as a share of the crop's side; 0 is the extractors' own crops.
+    """
+    if amount == 0:
+        return embeddings(extractors, canvas)
+    found = []
+    for index, extractor in enumerate(extractors):
+        scale_key, shift_key, flip_key = jax.random.split(jax.random.fold_in(key, index), 3)
+        low, high = extractor.spec.window
+        half = (high - low) / 2 * (1 + amount * jax.random.uniform(scale_key, minval=-1.0))
+        middle = (low + high) / 2 + (high - low) * amount * jax.random.uniform(shift_key, (2,), minval=-1.0)
+        y = jnp.stack([middle[0] - half, middle[0] + half])
+        x = jnp.stack([middle[1] - half, middle[1] + half])
+        x = jnp.where(jax.random.bernoulli(flip_key), x[::-1], x)
+        found.append(embed(extractor, canvas, window_yx=jnp.stack([y, x])))
+    return tuple(found)

@@ -1,0 +1,52 @@
+"""The default solver: preconditioned gradient ascent with momentum; every iterate is projected into the budget.
+
+The projection scales the cloak down to its DSSIM budget (`dssim.largest_scale`), so every iterate is feasible and
+no penalty weight has to be found. The step shrinks as a cosine over the recipe's steps.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from engine.cloak import projection
+from engine.cloak.objective import Extractors, Problem, gain, jittered
+from engine.cloak.state import State, keep, start, step_key
+from engine.config import Recipe
+
+STEP = 0.02
+"""First step, root mean square over the canvas, in units of the [0, 1] range, at rho .007."""
+MOMENTUM = 0.9
+
+
+def init(recipe: Recipe, face: Problem) -> State:
+    """A tenth of the budget of smooth noise: at the clean image itself the gradient of the distance is zero."""
+    noise = jax.random.normal(step_key(face.key, jnp.int32(-1)), face.original.image.shape)
+    noise = projection.smooth(noise, sigma=recipe.smoothing)
+    delta = projection.budget(face, projection.shape(face, noise), rho=recipe.rho / 10)
+    return start(delta, jnp.zeros_like(delta), delta)
+
+
+def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) -> State:
+    """One step and its projection."""
+
+    def ascent(delta: jax.Array) -> jax.Array:
+        canvas, key = face.original.image + delta, step_key(face.key, state.step)
+        found = jittered(extractors, canvas, amount=recipe.jitter, key=key)
+        return gain(recipe.objective, face, found)
+
+    gradient = jax.grad(ascent)(state.variable) * face.mask
+    gradient = projection.smooth(gradient, sigma=recipe.smoothing) * projection.room(face)
+    size = jnp.sqrt((gradient**2).mean()) + 1e-20
+    momentum = MOMENTUM * state.memory + (1 - MOMENTUM) * gradient / size
+    left = 0.5 * (1 + jnp.cos(jnp.pi * state.step / recipe.steps))
+    # DSSIM is quadratic in the change: the cloak's amplitude, and so the step, goes with the root of the budget.
+    rate = STEP * (recipe.rho / 0.007) ** 0.5 * left
+    delta = projection.shape(face, state.variable + rate * momentum)
+    delta = projection.budget(face, delta, rho=recipe.rho)
+    return state._replace(variable=delta, memory=momentum, step=state.step + 1)
+
+
+def settle(recipe: Recipe, face: Problem, state: State, found: tuple[jax.Array, ...]) -> State:
+    """Keep the iterate if it is the best so far; found: its embeddings at the extractors' own crops, no jitter."""
+    return keep(state, state.variable, gain=gain(recipe.objective, face, found), feasible=jnp.bool_(True))

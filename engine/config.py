@@ -1,0 +1,111 @@
+"""Constants and settings: frozen dataclasses with named constructors, checked when they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+CANVAS: int = 176
+"""Side of the canvas in pixels: ArcFace's 112-pixel template with 32 pixels of context on every side."""
+
+TEMPLATE: tuple[tuple[float, float], ...] = (
+    (70.2946, 83.6963),
+    (105.5318, 83.5014),
+    (88.0252, 103.7366),
+    (73.5493, 124.3655),
+    (102.7299, 124.2041),
+)
+"""Where the five landmarks (x, y) come to lie on the canvas: ArcFace's template (Deng et al. 2019) + 32."""
+
+REGION: float = 1.3
+"""Side of the face region, in longer sides of the face box: where the budget holds and the cloak may be."""
+
+Objective = Literal["away", "target"]
+SolverName = Literal["projected", "paper", "fawkes1"]
+Mode = Literal["low", "mid", "high"]
+Format = Literal["keep", "png", "jpeg", "webp"]
+
+RHO: dict[str, float] = {"low": 0.004, "mid": 0.007, "high": 0.017}
+"""DSSIM budget of each mode; the paper's default is .007 (its section 5.2)."""
+
+
+def _choice(name: str, value: str, kind: object) -> None:
+    if value not in get_args(kind):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {value!r}")
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Which faces count.
+
+    min_score: the detector's confidence, (0, 1]. min_size: longer side of the face box in pixels of the
+    photo, at least 16 (a smaller face has no room for an 11-pixel SSIM window).
+    """
+
+    min_score: float = 0.6
+    min_size: int = 24
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_score <= 1:
+            raise ValueError(f"min_score must be in (0, 1]; got {self.min_score}")
+        if self.min_size < 16:
+            raise ValueError(f"min_size must be at least 16 pixels; got {self.min_size}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a cloak is made; hashable, so that it is a static argument of the jitted solver.
+
+    rho: DSSIM budget. steps: solver steps. extractors: names in the registry. objective: "away" from the face's
+    own embedding or towards one "target" for each person. jitter: standard range of the random change of scale and
+    offset of every extractor's crop at every step, as a share of the crop's side. smoothing: sigma, in canvas
+    pixels, of the Gaussian that the gradient passes through. seed: of every random choice.
+    """
+
+    rho: float = RHO["mid"]
+    steps: int = 40
+    extractors: tuple[str, ...] = ("web-incept", "mobilefacenet-192")
+    objective: Objective = "away"
+    solver: SolverName = "projected"
+    jitter: float = 0.1
+    smoothing: float = 2.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _choice("objective", self.objective, Objective)
+        _choice("solver", self.solver, SolverName)
+        if not 0 < self.rho < 0.5:
+            raise ValueError(f"rho must be in (0, 0.5), the paper uses .007; got {self.rho}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1; got {self.steps}")
+        if not self.extractors:
+            raise ValueError("extractors must name at least one; `cloak models` lists them")
+        if not 0 <= self.jitter < 0.5:
+            raise ValueError(f"jitter must be in [0, 0.5); got {self.jitter}")
+        if self.smoothing < 0:
+            raise ValueError(f"smoothing must not be negative; got {self.smoothing}")
+
+    @classmethod
+    def of(cls, mode: Mode, **changes: object) -> Recipe:
+        """The recipe of a mode, with some of its fields changed; None leaves a field as the mode has it.
+
+        Example:
+            >>> Recipe.of("high", steps=20).rho
+            0.017
+        """
+        _choice("mode", mode, Mode)
+        given = {name: value for name, value in changes.items() if value is not None}
+        return replace(cls(rho=RHO[mode]), **given)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Output:
+    """How photos are written. format: "keep" writes what was read. quality: 1-100, None keeps the source's."""
+
+    format: Format = "keep"
+    quality: int | None = None
+
+    def __post_init__(self) -> None:
+        _choice("format", self.format, Format)
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must be in 1-100; got {self.quality}")

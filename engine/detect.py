@@ -1,0 +1,116 @@
+"""Face detection: YuNet (Wu et al. 2023) through OpenCV, at every scale that a photo needs.
+
+YuNet sees faces of about 10 to 300 pixels. A photo is scanned at 640 pixels and then at doubled sizes, up to
+the one where the smallest face that counts is 12 pixels, and what several scans found is merged. Nothing
+found upright: the photo may lie on its side, so the three other quarter turns are tried.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from engine.config import Detection
+from engine.types import Face
+
+FIRST_SCAN = 640
+SMALLEST_SEEN = 12
+OVERLAP = 0.4
+
+
+class Detector(Protocol):
+    """Finds the faces of one upright RGB photo."""
+
+    def detect(self, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
+        """Faces, largest first."""
+        ...
+
+
+class YuNet:
+    """The detector that ships with the engine. One instance serves any number of threads."""
+
+    def __init__(self, weights: Path, settings: Detection | None = None) -> None:
+        """weights: the ONNX file. Raises FileNotFoundError when there is none."""
+        if not weights.is_file():
+            raise FileNotFoundError(f"face detector weights not found: {weights}; reinstall the package")
+        self.weights = weights
+        self.settings = settings or Detection()
+        self._local = threading.local()  # OpenCV's detector keeps its input size: one for each thread
+
+    def detect(self, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
+        """Faces in pixels of the photo, largest first, at least `min_size` and `min_score`.
+
+        Example:
+            >>> YuNet(checkpoint.root() / "yunet.onnx").detect(photo.pixels)[0].score
+            0.94
+        """
+        faces = self._scan(pixels)
+        for quarters in (1, 3, 2):
+            if faces:
+                break
+            turned = self._scan(np.ascontiguousarray(np.rot90(pixels, quarters)))
+            faces = [_turn_back(face, quarters, pixels.shape[:2]) for face in turned]
+        return sorted(faces, key=lambda face: (-float(face.box[2:].max()), *face.box.tolist()))
+
+    def _scan(self, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
+        rows = np.concatenate([np.empty((0, 15), np.float32), *self._rows(pixels)])
+        rows = rows[rows[:, 2:4].max(axis=1) >= self.settings.min_size]
+        return [Face(row[:4].copy(), row[4:14].reshape(5, 2).copy(), float(row[14])) for row in _merge(rows)]
+
+    def _rows(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Iterator[Float32[np.ndarray, "n 15"]]:
+        height, width = pixels.shape[:2]
+        longest = max(height, width)
+        finest = min(longest, max(FIRST_SCAN, longest * SMALLEST_SEEN / self.settings.min_size))
+        side = min(FIRST_SCAN, longest)
+        while True:
+            size = max(1, round(width * side / longest)), max(1, round(height * side / longest))
+            small = pixels if side == longest else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+            scale = np.array([width / size[0], height / size[1]] * 7 + [1], np.float32)
+            yield self._once(small) * scale
+            if side >= finest:
+                return
+            side = min(side * 2, round(finest)) if side * 2 < finest * 0.9 else round(finest)
+
+    def _once(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "n 15"]:
+        if min(pixels.shape[:2]) < SMALLEST_SEEN:
+            return np.empty((0, 15), np.float32)
+        # A face that the border cuts, or that fills the photo, is found only with room round it.
+        room = max(8, min(pixels.shape[:2]) // 8)
+        framed = cv2.copyMakeBorder(pixels[..., ::-1], room, room, room, room, cv2.BORDER_CONSTANT)
+        detector = getattr(self._local, "detector", None)
+        if detector is None:
+            detector = cv2.FaceDetectorYN.create(str(self.weights), "", (32, 32), self.settings.min_score, 0.3, 5000)
+            self._local.detector = detector
+        detector.setInputSize((framed.shape[1], framed.shape[0]))
+        rows = detector.detect(framed)[1]
+        if rows is None:
+            return np.empty((0, 15), np.float32)
+        return rows.astype(np.float32) - np.array([room, room, 0, 0] + [room] * 10 + [0], np.float32)
+
+
+def _merge(rows: Float32[np.ndarray, "n 15"]) -> Float32[np.ndarray, "k 15"]:
+    """Non-maximum suppression over the scans, the most confident first."""
+    if not len(rows):
+        return rows
+    kept = cv2.dnn.NMSBoxes(rows[:, :4].astype(np.float64).tolist(), rows[:, 14].tolist(), 0.0, OVERLAP)
+    return rows[np.asarray(kept, int).reshape(-1)]
+
+
+def _turn_back(face: Face, quarters: int, size: tuple[int, int]) -> Face:
+    """A face found on np.rot90(photo, quarters), in pixels of the photo of `size` (height, width)."""
+    height, width = size
+    x, y = face.landmarks[:, 0], face.landmarks[:, 1]
+    left, top, wide, high = face.box
+    if quarters == 1:
+        points, box = (width - 1 - y, x), (width - top - high, left, high, wide)
+    elif quarters == 2:
+        points, box = (width - 1 - x, height - 1 - y), (width - left - wide, height - top - high, wide, high)
+    else:
+        points, box = (y, height - 1 - x), (top, height - left - wide, high, wide)
+    return Face(np.array(box, np.float32), np.stack(points, 1).astype(np.float32), face.score)

@@ -1,0 +1,133 @@
+"""Structural dissimilarity, DSSIM = (1 - SSIM) / 2 (Wang et al. 2004), as the budget of a cloak.
+
+Window 11x11 Gaussian, sigma 1.5, K1 = .01, K2 = .03, range 1, VALID, mean over RGB: `dm_pix.ssim`'s defaults.
+
+Everything is written in the change `delta` and not in the changed image: with mu, var of the original and
+the blurred delta, x * delta and delta^2, the SSIM of x + t * delta is a rational function of t, so finding
+the largest feasible scale needs three blurs however many scales are tried. On the device a blur is two
+products with a banded matrix; on the host, at the photo's native size, it is OpenCV's separable filter.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, UInt8
+
+WINDOW = 11
+SIGMA = 1.5
+C1 = 0.01**2
+C2 = 0.03**2
+
+
+class Clean(NamedTuple):
+    """The original's part of SSIM: image (h, w, 3) in [0, 1], windowed mean and variance (h-10, w-10, 3)."""
+
+    image: Any
+    mean: Any
+    variance: Any
+
+
+class Change(NamedTuple):
+    """The change's part: windowed mean of delta, covariance of image and delta, variance of delta."""
+
+    mean: Any
+    covariance: Any
+    variance: Any
+
+
+def _taps() -> Float32[np.ndarray, "11"]:
+    position = np.arange(WINDOW) - WINDOW // 2
+    weights = np.exp(-0.5 * (position / SIGMA) ** 2)
+    return (weights / weights.sum()).astype(np.float32)
+
+
+def _band(size: int) -> Float32[np.ndarray, "m n"]:
+    """The VALID blur of a row of `size` pixels as a (size - 10, size) matrix."""
+    band = np.zeros((size - WINDOW + 1, size), np.float32)
+    for row in range(len(band)):
+        band[row, row : row + WINDOW] = _taps()
+    return band
+
+
+def _blur(image: Any) -> Any:
+    """VALID Gaussian blur of (h, w, 3): OpenCV for a NumPy array, two matrix products for a JAX array."""
+    if isinstance(image, np.ndarray):
+        half = WINDOW // 2
+        return cv2.sepFilter2D(image, -1, _taps(), _taps())[half:-half, half:-half]
+    height, width = image.shape[:2]
+    # "highest": TF32 would leave an error of 1e-3 in E[x^2] - E[x]^2, as large as the quantity itself.
+    return jnp.einsum("ih,hwc,jw->ijc", _band(height), image, _band(width), precision="highest")
+
+
+def clean(image: Any) -> Clean:
+    """Statistics of the original (h, w, 3) in [0, 1], h and w >= 11; NumPy or JAX float32."""
+    mean = _blur(image)
+    return Clean(image, mean, (_blur(image * image) - mean * mean).clip(0.0))
+
+
+def change(original: Clean, delta: Any) -> Change:
+    """Statistics of a change (h, w, 3) of `original`, in the same units."""
+    mean = _blur(delta)
+    # Variance must be non-negative, and Cauchy-Schwarz bounds the covariance: rounding breaks neither by much,
+    # and the additive C2 keeps SSIM and its gradient finite on flat images without further guards.
+    variance = (_blur(delta * delta) - mean * mean).clip(0.0)
+    return Change(mean, _blur(original.image * delta) - original.mean * mean, variance)
+
+
+def dssim_map(original: Clean, delta: Change, scale: Any = 1.0) -> Any:
+    """DSSIM of image + scale * delta at every window, (h-10, w-10), mean over channels."""
+    mean = original.mean + scale * delta.mean
+    joint = original.variance + scale * delta.covariance
+    variance = (joint + scale * delta.covariance + scale * scale * delta.variance).clip(0.0)
+    luminance = (2 * original.mean * mean + C1) / (original.mean**2 + mean**2 + C1)
+    structure = (2 * joint + C2) / (original.variance + variance + C2)
+    return (1 - luminance * structure).mean(axis=-1) / 2
+
+
+def dssim(x: Float[Array, "h w 3"], y: Float[Array, "h w 3"]) -> Float[Array, ""]:
+    """Mean DSSIM of two images in [0, 1]; agrees with (1 - dm_pix.ssim) / 2 to 1e-5.
+
+    Example:
+        >>> float(dssim(jnp.zeros((16, 16, 3)), jnp.zeros((16, 16, 3))))
+        0.0
+    """
+    original = clean(x)
+    return dssim_map(original, change(original, y - x)).mean()
+
+
+def largest_scale(
+    original: Clean, delta: Change, *, weights: Float[Array, "m n"], rho: Any, bisections: int = 14
+) -> Float[Array, ""]:
+    """The largest scale in [0, 1] found whose weighted DSSIM is at most rho: bisection from below, so feasible.
+
+    weights: non-negative, sum 1, over the windows of `dssim_map`. Resolution 2^-bisections.
+    """
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) / 2
+        fits = (dssim_map(original, delta, middle) * weights).sum() <= rho
+        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+
+    whole = (dssim_map(original, delta) * weights).sum() <= rho
+    low, _ = jax.lax.fori_loop(0, bisections, halve, (jnp.zeros(()), jnp.ones(())))
+    return jnp.where(whole, 1.0, low)
+
+
+def dssim_pixels(x: UInt8[np.ndarray, "h w 3"], y: UInt8[np.ndarray, "h w 3"]) -> float:
+    """Mean DSSIM of two 8-bit pictures of the same size, both sides >= 11, on the host without JAX.
+
+    This is the figure that the budget is held to: `x` is the face region of the photo as it was, `y` the
+    same pixels of the file as it was encoded.
+    """
+    if x.shape != y.shape or min(x.shape[:2]) < WINDOW:
+        raise ValueError(f"two pictures of one size, at least {WINDOW} pixels a side, are needed: {x.shape}, {y.shape}")
+    original = clean(x.astype(np.float32) / 255)
+    return float(
+        dssim_map(original, change(original, y.astype(np.float32) / 255 - original.image)).mean(dtype=np.float64)
+    )

@@ -1,0 +1,62 @@
+"""An extractor: a network with its weights, from a canvas to an embedding of length one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from engine.extractors.crop import crop
+from engine.extractors.spec import InputSpec
+
+EPSILON = 1e-10
+"""Least squared length an embedding is divided by, as in facenet's l2_normalize: no NaN for a grey canvas."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Extractor:
+    """A network and its weights. A pytree whose leaves are the weights: pass it to a jitted function as it is.
+
+    params: the weights, float32. name: as given to `load`. spec: what the network expects of its input.
+    graphdef: the network without weights. dim: length of an embedding. weights_sha256: content hash of the
+    checkpoint (`engine.checkpoint.content_sha256`), part of the key of everything computed with it.
+    """
+
+    params: Any
+    name: str = field(metadata={"static": True})
+    spec: InputSpec = field(metadata={"static": True})
+    graphdef: nnx.GraphDef = field(metadata={"static": True}, repr=False)
+    dim: int = field(metadata={"static": True})
+    weights_sha256: str = field(metadata={"static": True})
+
+
+def embed(
+    extractor: Extractor, canvas: Float[Array, "c c 3"], *, window_yx: Float[Array, "2 2"] | None = None
+) -> Float[Array, " d"]:
+    """The embedding of one canvas, (c, c, 3) in [0, 1], as float32 of length one; vmap it over canvases.
+
+    `window_yx` has the rows (lo, hi) of y, then x, in canvas pixels, and stands in for the network's own window
+    (jitter, mirror); it may be traced. Differentiable in the canvas and in the window.
+
+    >>> embeddings = jax.vmap(functools.partial(embed, extractor))(canvases)
+    """
+    spec = extractor.spec
+    if window_yx is None:
+        window_yx = jnp.array([spec.window, spec.window], jnp.float32)
+    x = crop(canvas, size=spec.size, window_yx=window_yx)
+    if spec.bgr:
+        x = x[..., ::-1]
+    x = (x * 255.0 - jnp.array(spec.mean, jnp.float32)[None, None]) / spec.scale
+    raw = nnx.merge(extractor.graphdef, extractor.params)(x)
+    return raw * jax.lax.rsqrt(jnp.maximum(jnp.sum(raw * raw), EPSILON))
+
+
+@jax.jit
+def embed_batch(extractor: Extractor, canvases: Float[Array, "b c c 3"]) -> Float[Array, "b d"]:
+    """The embeddings of a batch of canvases, compiled: the entry for host code. Float32, length one each."""
+    return jax.vmap(lambda canvas: embed(extractor, canvas))(canvases)

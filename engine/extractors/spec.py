@@ -1,0 +1,32 @@
+"""What a network expects of its input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Crop and scaling of one network's input.
+
+    size: side of its input in pixels. window: the square crop [lo, hi) on both axes, in pixels of the canvas
+    (`engine.config.CANVAS` wide; ArcFace's 112-pixel template lies at 32..144). Pixels in [0, 1] become
+    (x * 255 - mean) / scale, channels reversed first where `bgr` (mean is then in that order too).
+
+    Raises ValueError for an empty window or a size or scale that is not positive.
+    """
+
+    size: int
+    window: tuple[float, float]
+    mean: tuple[float, float, float]
+    scale: float
+    bgr: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks what a checkpoint's manifest or a caller wrote."""
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1 pixel; got {self.size}")
+        if not self.window[0] < self.window[1]:
+            raise ValueError(f"window must be (lo, hi) with lo < hi, in canvas pixels; got {self.window}")
+        if not self.scale > 0:
+            raise ValueError(f"scale must be positive; got {self.scale}")

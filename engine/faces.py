@@ -1,0 +1,174 @@
+"""Geometry of one face: the canvas cut out of the photo, and cloaks composited back into it.
+
+The canvas is the face turned upright by its landmarks at a fixed size, with context. Cutting is resampling,
+so the canvas is never pasted back: only the *change* made on it is warped onto the photo and added there.
+No change therefore leaves every pixel of the photo as it was, and there is no seam to hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from engine.config import CANVAS, REGION, TEMPLATE
+from engine.types import Face
+
+FEATHER = 8.0
+"""Canvas pixels over which the cloak fades in from the edge of the face region."""
+
+
+class Cut(NamedTuple):
+    """One face, ready to be cloaked.
+
+    canvas: (c, c, 3) in [0, 1], black outside the photo. mask: (c, c, 1) in [0, 1], where and how strongly the
+    cloak may act. region: (c, c) bool, where the budget is measured. matrix: (2, 3), photo to canvas.
+    """
+
+    canvas: Float32[np.ndarray, "c c 3"]
+    mask: Float32[np.ndarray, "c c 1"]
+    region: np.ndarray
+    matrix: np.ndarray
+
+
+def similarity(landmarks: Float32[np.ndarray, "5 2"]) -> np.ndarray:
+    """The rotation, scale and shift (2, 3) that bring landmarks nearest to the template (Umeyama 1991).
+
+    Raises ValueError when the landmarks coincide.
+    """
+    source, goal = np.asarray(landmarks, np.float64), np.asarray(TEMPLATE, np.float64)
+    from_mean, to_mean = source.mean(0), goal.mean(0)
+    a, b = source - from_mean, goal - to_mean
+    spread = (a * a).sum()
+    if not np.isfinite(spread) or spread < 1e-6:
+        raise ValueError(f"landmarks must be five distinct points; got {landmarks!r}")
+    # In two dimensions the rotation is closed-form, and a mirrored solution cannot come out.
+    cosine = (a * b).sum() / spread
+    sine = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / spread
+    turn = np.array([[cosine, -sine], [sine, cosine]])
+    return np.concatenate([turn, (to_mean - turn @ from_mean)[:, None]], 1)
+
+
+def region_box(face: Face, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right) of the face region inside a photo of `size` (height, width).
+
+    The square of side 1.3 x the longer side of the face box, centred on it, cut off at the border.
+    """
+    left, top, width, height = (float(value) for value in face.box)
+    half = max(width, height) * REGION / 2
+    x, y = left + width / 2, top + height / 2
+    edges = (y - half, x - half, y + half, x + half)
+    limits = (size[0], size[1], size[0], size[1])
+    return tuple(min(max(round(edge), 0), limit) for edge, limit in zip(edges, limits, strict=True))  # type: ignore[return-value]
+
+
+def _shift(x: float, y: float) -> np.ndarray:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
+
+
+def _square(matrix: np.ndarray) -> np.ndarray:
+    return np.concatenate([matrix, [[0, 0, 1]]]) if len(matrix) == 2 else matrix
+
+
+def scale_of(matrix: np.ndarray) -> float:
+    """Canvas pixels per photo pixel."""
+    return float(np.hypot(matrix[0, 0], matrix[1, 0]))
+
+
+def cut(pixels: UInt8[np.ndarray, "h w 3"], face: Face) -> Cut:
+    """Cut the canvas of one face out of an upright RGB photo; anti-aliased when it shrinks.
+
+    Raises ValueError when the landmarks are degenerate or the face lies outside the photo.
+
+    Example:
+        >>> cut(photo.pixels, face).canvas.shape
+        (176, 176, 3)
+    """
+    matrix = similarity(face.landmarks)
+    top, left, bottom, right = _footprint(matrix, pixels.shape[:2])
+    if bottom - top < 2 or right - left < 2:
+        raise ValueError(f"face at {face.box.tolist()} lies outside a photo of {pixels.shape[1]}x{pixels.shape[0]}")
+    patch = pixels[top:bottom, left:right].astype(np.float32) / 255
+    local = _square(matrix) @ _shift(left, top)
+    scale = scale_of(matrix)
+    if scale < 1:
+        width = max(1, round(patch.shape[1] * scale))
+        height = max(1, round(patch.shape[0] * scale))
+        x_scale, y_scale = patch.shape[1] / width, patch.shape[0] / height
+        patch = cv2.resize(patch, (width, height), interpolation=cv2.INTER_AREA)
+        # Pixel centres: position p of the small patch is (p + .5) * scale - .5 of the large one.
+        local = local @ np.array([[x_scale, 0, x_scale / 2 - 0.5], [0, y_scale, y_scale / 2 - 0.5], [0, 0, 1]])
+    warp = {"M": local[:2], "dsize": (CANVAS, CANVAS), "flags": cv2.INTER_LINEAR}
+    canvas = cv2.warpAffine(patch, **warp)
+    inside = cv2.warpAffine(np.ones(patch.shape[:2], np.float32), **warp) > 0.999
+    distance = _depth(face, matrix)
+    region = (distance >= 0) & inside
+    mask = np.clip(distance / FEATHER, 0, 1) * inside
+    return Cut(canvas, mask[..., None].astype(np.float32), region, matrix)
+
+
+def _depth(face: Face, matrix: np.ndarray) -> np.ndarray:
+    """How deep each canvas pixel lies inside region and canvas, in canvas pixels; negative outside."""
+    scale = scale_of(matrix)
+    inverse = cv2.invertAffineTransform(matrix)
+    grid = np.arange(CANVAS, dtype=np.float64)
+    x = inverse[0, 0] * grid + inverse[0, 1] * grid[:, None] + inverse[0, 2]
+    y = inverse[1, 0] * grid + inverse[1, 1] * grid[:, None] + inverse[1, 2]
+    left, top, width, height = face.box.astype(np.float64)
+    half = max(width, height) * REGION / 2
+    depth = half - np.maximum(np.abs(x - left - width / 2), np.abs(y - top - height / 2))
+    edge = np.minimum(grid, CANVAS - 1 - grid)
+    return np.minimum(depth * scale, np.minimum(edge, edge[:, None]))
+
+
+def _footprint(matrix: np.ndarray, size: Sequence[int]) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right) of the photo's pixels that the canvas touches, with two pixels to spare."""
+    inverse = cv2.invertAffineTransform(matrix)
+    corners = np.array([[0, 0, 1], [CANVAS, 0, 1], [0, CANVAS, 1], [CANVAS, CANVAS, 1]], np.float64) @ inverse.T
+    margin = 2 + 2 / scale_of(matrix)
+    low = np.floor(corners.min(0) - margin).astype(int)
+    high = np.ceil(corners.max(0) + margin).astype(int)
+    (left, top), (right, bottom) = np.clip(low, 0, size[::-1]), np.clip(high, 0, size[::-1])
+    return int(top), int(left), int(bottom), int(right)
+
+
+def composite(
+    pixels: UInt8[np.ndarray, "h w 3"],
+    matrices: Sequence[np.ndarray],
+    deltas: Sequence[Float32[np.ndarray, "c c 3"]],
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Add changes made on canvases to a photo: warped to native size, summed where faces overlap, rounded once.
+
+    deltas: in units of [0, 1], already masked. Returns new pixels; those that no change reaches are bit-identical.
+    """
+    boxes = [_footprint(matrix, pixels.shape[:2]) for matrix in matrices]
+    warped = [_warp_back(delta, matrix, box) for delta, matrix, box in zip(deltas, matrices, boxes, strict=True)]
+    result = pixels.copy()
+    for top, left, bottom, right in boxes:
+        total = pixels[top:bottom, left:right] / np.float32(255)
+        for other, change in zip(boxes, warped, strict=True):
+            y0, x0, y1, x1 = max(top, other[0]), max(left, other[1]), min(bottom, other[2]), min(right, other[3])
+            if y0 < y1 and x0 < x1:
+                total[y0 - top : y1 - top, x0 - left : x1 - left] += change[
+                    y0 - other[0] : y1 - other[0], x0 - other[1] : x1 - other[1]
+                ]
+        # Every box gets the sum of all changes that reach it, so the order of faces does not matter.
+        result[top:bottom, left:right] = np.rint(np.clip(total, 0, 1) * 255).astype(np.uint8)
+    return result
+
+
+def _warp_back(
+    delta: Float32[np.ndarray, "c c 3"], matrix: np.ndarray, box: tuple[int, int, int, int]
+) -> Float32[np.ndarray, "h w 3"]:
+    top, left, bottom, right = box
+    scale = scale_of(matrix)
+    delta = np.ascontiguousarray(delta, np.float32)
+    if scale > 1:  # the photo is coarser than the canvas: remove what it cannot hold
+        delta = cv2.GaussianBlur(
+            delta, (0, 0), 0.5 * float(np.sqrt(scale * scale - 1)) + 1e-3, borderType=cv2.BORDER_CONSTANT
+        )
+    local = (_square(matrix) @ _shift(left, top))[:2]
+    return cv2.warpAffine(delta, local, (right - left, bottom - top), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)

@@ -1,0 +1,219 @@
+"""Photos in and out: `read` a file into an upright `Photo`, `encode` changed pixels as the same kind of file.
+
+Two promises. Nothing is lost in silence: what the pixels of a Photo cannot hold (16 bits, CMYK, an animation) is
+refused with a reason. And nothing of the clean face is left: the only picture in a written file is the one that was
+handed in; `engine.photo.metadata` says what of the rest is kept. All functions are pure and may run in any number of threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+import struct
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from engine.photo import containers as parts
+from engine.photo import metadata as meta
+from engine.photo.decoding import ADVICE, ANIMATED, MAX_PIXELS, READERS, check_size, make_photo, refusal
+from engine.photo.encoding import LONGEST_SIDE, NO_ALPHA, SHARED, WRITERS
+from engine.types import Photo, PhotoError
+
+__all__ = ["MAX_PIXELS", "SUFFIXES", "decode_pixels", "encode", "from_array", "read", "suffix"]
+
+MAX_BYTES = 4 * MAX_PIXELS
+
+# What people call a photo. Camera raws, PSD, TGA, ICO and films are not: walking a folder passes them by.
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".heic",
+     ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".ppm", ".pgm", ".pnm"}
+)  # fmt: skip
+
+_FORMATS = {"png": ("PNG", ".png"), "jpeg": ("JPEG", ".jpg"), "webp": ("WEBP", ".webp")}
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (parts.PNG_MAGIC, "PNG"),
+    *((magic, "TIFF") for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
+    (b"\xff\x4f\xff\x51", "JPEG2000"),
+    (b"BM", "BMP"),
+    (b"GIF8", "GIF"),
+    *((b"P%d%c" % (n, space), "PPM") for n in range(1, 7) for space in b" \t\r\n#"),
+)
+
+
+def read(source: Path | bytes) -> Photo:
+    """Decode a photo: upright RGB of shape (h, w, 3), alpha, and what `encode` needs to write the same kind of file.
+
+    Raises PhotoError, and nothing else, for whatever is wrong with the file; its message can be shown to the owner.
+
+    >>> from engine import photo
+    >>> face = photo.read(Path("me.jpg"))  # doctest: +SKIP
+    >>> Path("out.jpg").write_bytes(photo.encode(face, face.pixels))  # doctest: +SKIP
+    """
+    data = source if isinstance(source, bytes) else _load(source)
+    kind = _sniff(data)
+    try:
+        return READERS[kind](data)
+    except PhotoError:
+        raise
+    except MemoryError:
+        raise PhotoError(
+            "There is not enough memory to decode this photo: run fewer workers, or make it smaller."
+        ) from None
+    except Image.DecompressionBombError:
+        raise PhotoError(f"The photo is larger than the limit of {MAX_PIXELS:,} pixels: make it smaller.") from None
+    # Pillow and the codecs below it raise nearly everything for a damaged file: OSError, SyntaxError, struct.error, ...
+    except Exception as error:
+        raise PhotoError(
+            f"The {kind} file is damaged or cut off and cannot be decoded ({_reason(error)}): "
+            "get it again from where it came, or open it in an editor and save it anew."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def from_array(array: np.ndarray | Image.Image) -> Photo:
+    """A Photo from pixels in memory: uint8 (h, w, 3) or (h, w), or a Pillow image, which keeps its metadata.
+
+    Raises PhotoError for other types, shapes and modes. What was not read from a file is written as PNG by default.
+    """
+    if isinstance(array, Image.Image):
+        name = {"MPO": "JPEG"}.get(array.format or "", array.format or "PNG")
+        exif = meta.parse_exif(array.info.get("exif"))
+        xmp = array.info.get("xmp")
+        if getattr(array, "is_animated", False) and array.format != "MPO":
+            raise refusal(*ANIMATED)
+        try:
+            # Pillow has already turned a TIFF, and its HEIF plugin states the orientation as 1.
+            turned = 1 if name == "TIFF" else meta.orientation(exif)
+            return make_photo(
+                array.copy(), name if name in WRITERS else "PNG", turned=turned, exif=exif,
+                xmp=xmp if isinstance(xmp, bytes) else None,
+                icc=array.info.get("icc_profile"), dpi=array.info.get("dpi"),
+            )  # fmt: skip
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+            raise PhotoError(f"The image cannot be decoded ({error}): load it again, or save it anew.") from error
+    if not isinstance(array, np.ndarray):
+        raise PhotoError(f"An image must be a numpy array, a Pillow image or a path; this is a {type(array).__name__}.")
+    if array.dtype != np.uint8:
+        advice = "multiply by 255 and round" if array.dtype.kind == "f" else "scale to 0..255"
+        raise PhotoError(
+            f"An image array must be uint8 in 0..255, this one is {array.dtype}: {advice}, then .astype('uint8')."
+        )
+    grey = array.ndim == 2
+    if not (grey or (array.ndim == 3 and array.shape[2] == 3)) or 0 in array.shape:
+        raise PhotoError(
+            f"An image array must be of shape (h, w, 3) or (h, w), this one is {array.shape}: one image, RGB order."
+        )
+    check_size(array.shape[1], array.shape[0])
+    return Photo(np.repeat(array[..., None], 3, axis=2) if grey else array.copy(), "PNG", grey=grey)
+
+
+def decode_pixels(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """The upright RGB that any viewer will see of an encoded file; PhotoError if it cannot be read."""
+    return read(data).pixels
+
+
+def suffix(photo: Photo, format: str) -> str:
+    """The extension that a changed format needs (".png"), "" where the file's own name fits."""
+    return "" if _target(photo, format) == photo.format else _FORMATS[format][1]
+
+
+def encode(
+    photo: Photo, pixels: UInt8[np.ndarray, "h w 3"], *, format: str = "keep", quality: int | None = None
+) -> bytes:
+    """The bytes of a file with these upright pixels and all else as in `photo`; the same bytes for the same input.
+
+    pixels: uint8 RGB of the photo's size; of a grey photo all three channels must be equal. format: keep | png | jpeg |
+    webp. quality: 1 to 100 for the lossy formats. None keeps a JPEG at the finer of its own quantisation and that of
+    quality 90, so that neither a coarse file erases the cloak nor a fine one is damaged, keeps lossless WebP lossless,
+    and is a high quality elsewhere. Raises PhotoError where the format cannot hold the photo, ValueError for arguments
+    that do not fit together.
+    """
+    target = _target(photo, format)
+    if pixels.dtype != np.uint8 or pixels.shape != photo.pixels.shape:
+        raise ValueError(f"pixels must be uint8 {photo.pixels.shape}, they are {pixels.dtype} {pixels.shape}")
+    if quality is not None and quality not in range(1, 101):
+        raise ValueError(f"quality must be a whole number from 1 to 100, it is {quality}")
+    if target not in WRITERS:
+        raise PhotoError(f"A {target} file cannot hold the fine shades of a cloak: add --format png.")
+    alpha = photo.alpha
+    if alpha is not None and target in NO_ALPHA:
+        if alpha.min() < 255:
+            raise PhotoError(
+                f"The photo is partly transparent, which {target} files cannot hold: add --format png or webp."
+            )
+        alpha = None
+    if max(photo.size) > (longest := LONGEST_SIDE.get(target, 1 << 31)):
+        raise PhotoError(f"A {target} file can be at most {longest} pixels wide and high: add --format png.")
+    if photo.grey and not (
+        np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2])
+    ):
+        raise ValueError("the three channels of a grey photo must be equal")
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0]) if photo.grey else pixels)
+    if alpha is not None:
+        image.putalpha(Image.fromarray(alpha))
+    own = photo.encoding if target == photo.format else {k: photo.encoding.get(k) for k in SHARED}
+    try:
+        return WRITERS[target](image, dict(own), quality)
+    except (OSError, RuntimeError, ValueError, struct.error) as error:
+        raise PhotoError(f"The photo cannot be written as {target} ({error}): add --format png.") from error
+
+
+def _load(path: Path) -> bytes:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise PhotoError("This is a folder, not a photo.")
+        if not stat.S_ISREG(status.st_mode):
+            raise PhotoError("This is a device or a pipe, not a file: copy the photo to a file first.")
+        if status.st_size > MAX_BYTES:
+            raise PhotoError(f"The file has {status.st_size:,} bytes, more than any photo: the limit is {MAX_BYTES:,}.")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise PhotoError("There is no such file: it was moved or deleted, or is a link to nothing.") from None
+    except PermissionError:
+        raise PhotoError("This account may not read the file: change its permissions.") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            raise PhotoError("This is a symbolic link that leads back to itself: point it at the photo.") from None
+        raise PhotoError(f"The file cannot be read ({error}): check the disk or the connection to it.") from error
+
+
+def _sniff(data: bytes) -> str:
+    """Which reader a file needs, from its first bytes; its name is not trusted."""
+    if not data:
+        raise PhotoError("The file is empty: get it again from where it came.")
+    for magic, kind in _MAGIC:
+        if data.startswith(magic):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp":
+        brands = data[8:12] + data[16 : int.from_bytes(data[:4], "big")][:256]
+        if b"avif" in brands or b"avis" in brands:
+            return "AVIF"
+        if any(name in brands for name in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b"hevx")):
+            return "HEIF"
+        raise PhotoError("This is a film, or a camera's raw or JPEG XL picture: export it as JPEG, PNG or HEIC first.")
+    head = data[:512]
+    if all(byte >= 32 or byte in b"\t\r\n\f" for byte in head):
+        raise PhotoError("This is not a picture but a text file, whatever its name says.")
+    raise PhotoError(
+        f"This is not a photo, or of a kind that is not supported, or damaged at its very beginning. {ADVICE}"
+    )
+
+
+def _target(photo: Photo, format: str) -> str:
+    if format == "keep":
+        return photo.format
+    if format not in _FORMATS:
+        raise ValueError(f"format must be keep, png, jpeg or webp, it is {format!r}")
+    return _FORMATS[format][0]

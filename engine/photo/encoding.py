@@ -1,0 +1,195 @@
+"""From pixels to the bytes of each kind of file: one writer a format, `WRITERS`.
+
+A writer takes an image whose mode the format can hold, the photo's `encoding` and a quality or None. It is
+deterministic, and writes no metadata but what `engine.photo.metadata` has cleaned; where Pillow would alter a block it is
+asked for the pixels alone and the block is put in here.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from PIL import Image, JpegImagePlugin, TiffImagePlugin
+
+from engine.photo import containers as parts
+from engine.photo import metadata as meta
+from engine.types import PhotoError
+
+try:  # the extra `heif`
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
+
+# What every format is offered of another's encoding; the rest is a format's own.
+SHARED = ("exif", "xmp", "icc", "dpi", "photoshop", "comment")
+NO_ALPHA = {"JPEG", "BMP", "PPM"}
+LONGEST_SIDE = {"WEBP": 16383, "JPEG": 65535, "AVIF": 65536, "HEIF": 16384}
+
+
+def _save(image: Image.Image, format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def _exif_bytes(own: dict[str, Any], limit: int | None = None) -> bytes:
+    return meta.write_exif(own["exif"], limit=limit) if own.get("exif") else b""
+
+
+@cache
+def _standard_tables() -> tuple[np.ndarray, np.ndarray]:
+    """libjpeg's luminance and chrominance tables at quality 90."""
+    sample = JpegImagePlugin.JpegImageFile(io.BytesIO(_save(Image.new("RGB", (8, 8)), "JPEG", quality=90)))
+    tables = sample.quantization
+    return np.array(tables[0]), np.array(tables[1])
+
+
+def _write_jpeg(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    options: dict[str, Any] = {
+        "progressive": own.get("progressive", False),
+        "keep_rgb": own.get("keep_rgb", False),
+        # Pillow writes 4:4:4, 4:2:2 and 4:2:0; whatever else a source had becomes the finest.
+        "subsampling": max(own.get("sampling", 0), 0),
+        "quality": quality or 95,
+    }
+    if quality is None and (tables := own.get("tables")):
+        luminance, chrominance = _standard_tables()
+        bounds = [luminance if n == 0 or options["keep_rgb"] else chrominance for n in range(len(tables))]
+        fine = [np.clip(np.minimum(t, b), 1, 255).reshape(8, 8) for t, b in zip(tables, bounds, strict=True)]
+        fine = [(table.T if own.get("transposed") else table).ravel().tolist() for table in fine]
+        options |= {"quality": -1, "qtables": fine[:2] if len(fine) == 3 and fine[1] == fine[2] else fine}
+    data = _save(image, "JPEG", **options)
+    start = 2
+    if data[2:4] == b"\xff\xe0":
+        start = 4 + int.from_bytes(data[4:6], "big")
+        dpi = own.get("dpi")
+        density = own.get("density") or ((1, *(min(65535, round(v)) for v in dpi)) if dpi else (0, 1, 1))
+        data = data[:13] + struct.pack(">BHH", *density) + data[18:]
+    segments: list[tuple[int, bytes]] = []
+    if exif := _exif_bytes(own, 65000):
+        segments.append((0xE1, b"Exif\0\0" + exif))
+    if xmp := own.get("xmp"):
+        segments.append((0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp))
+    icc = own.get("icc") or b""
+    pieces = [icc[i : i + 65000] for i in range(0, len(icc), 65000)]
+    segments += [(0xE2, b"ICC_PROFILE\0" + bytes([n + 1, len(pieces)]) + piece) for n, piece in enumerate(pieces)]
+    if block := own.get("photoshop"):
+        segments.append((0xED, b"Photoshop 3.0\0" + block))
+    if comment := own.get("comment"):
+        segments.append((0xFE, comment))
+    return b"".join((data[:start], *(parts.jpeg_segment(*segment) for segment in segments), data[start:]))
+
+
+def _write_png(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    data = _save(image, "PNG")
+    chunks: list[tuple[bytes, bytes]] = []
+    if icc := own.get("icc"):
+        chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc)))
+    chunks += [item for item in own.get("chunks", []) if not (icc and item[0] == b"sRGB")]
+    density = own.get("density")
+    if not density and (dpi := own.get("dpi")):
+        density = (*(min(1 << 31, round(v / 0.0254)) for v in dpi), 1)
+    if density:
+        chunks.append((b"pHYs", struct.pack(">IIB", *density)))
+    if exif := _exif_bytes(own):
+        chunks.append((b"eXIf", exif))
+    if xmp := own.get("xmp"):
+        chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp))
+    header = len(parts.PNG_MAGIC) + 25
+    return b"".join((data[:header], *(parts.png_chunk(*chunk) for chunk in chunks), data[header:]))
+
+
+def _blocks(own: dict[str, Any]) -> dict[str, bytes]:
+    found = {"exif": _exif_bytes(own), "icc_profile": own.get("icc"), "xmp": own.get("xmp")}
+    return {name: block for name, block in found.items() if block}
+
+
+def _write_webp(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    lossless = bool(own.get("lossless")) and quality is None
+    return _save(
+        image, "WEBP", lossless=lossless, quality=quality or (75 if lossless else 95), exact=True, **_blocks(own)
+    )
+
+
+def _write_avif(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    if exif := own.get("exif"):  # Pillow would parse and rewrite a block that speaks of orientation; 1 is the default
+        own["exif"] = exif._replace(tags={tag: value for tag, value in exif.tags.items() if tag != meta.ORIENTATION})
+    sampling = "4:0:0" if image.mode == "L" else own.get("sampling", "4:4:4")
+    # One thread: the caller has a worker for every core, and the result must not depend on their number.
+    return _save(image, "AVIF", quality=quality or 90, subsampling=sampling, max_threads=1, **_blocks(own))
+
+
+def _write_heif(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    if pillow_heif is None:
+        raise PhotoError("Writing HEIC photos needs one more package: pip install 'fawkes-engine[heif]'.")
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {**_blocks(own), "quality": quality or 85, "chroma": own.get("sampling", 444)}
+    if own.get("nclx"):
+        options["nclx_profile"] = own["nclx"]
+    pillow_heif.encode(image.mode, image.size, image.tobytes(), buffer, **options)
+    return buffer.getvalue()
+
+
+_LOSSLESS_TIFF = {"raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"}
+
+
+def _write_tiff(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    compression = own.get("compression") or "raw"
+    # JPEG inside TIFF loses more with every writing, and is written by few: deflate holds the same pixels exactly.
+    if compression not in _LOSSLESS_TIFF:
+        compression = "tiff_adobe_deflate"
+    predictor = {} if compression in ("raw", "packbits") else {"tiffinfo": {TiffImagePlugin.PREDICTOR: 2}}
+    data = _save(image, "TIFF", compression=compression, **predictor)
+    tags = dict(parts.tiff_parts(data).tags)
+    if exif := own.get("exif"):
+        tags |= {
+            tag: entry for tag, entry in meta.to_order(exif.tags, exif.order, "<").items() if tag not in meta.STRUCTURE
+        }
+    for tag, kind, block in (
+        (0x8773, 7, own.get("icc")),
+        (0x02BC, 1, own.get("xmp")),
+        (0x8649, 7, own.get("photoshop")),
+    ):
+        if block:
+            tags[tag] = meta.Entry(kind, len(block), block)
+    return parts.tiff_with(data, tags)
+
+
+def _write_jpeg2000(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    options: dict[str, Any] = {"no_jp2": not own.get("wrapped", True), "mct": int(image.mode.startswith("RGB"))}
+    if not own.get("reversible"):
+        options |= {"irreversible": True, "quality_mode": "dB", "quality_layers": [50]}
+    data = _save(image, "JPEG2000", **options)
+    if not own.get("wrapped", True):
+        return data
+    exif, xmp = _exif_bytes(own), own.get("xmp")
+    extra = [parts.box(b"uuid", parts.JP2_EXIF + exif)] if exif else []
+    extra += [parts.box(b"uuid", parts.JP2_XMP + xmp)] if xmp else []
+    return b"".join((data, *extra))
+
+
+def _write_bmp(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    return _save(image, "BMP", **({"dpi": own["dpi"]} if own.get("dpi") else {}))
+
+
+def _write_ppm(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    return _save(image, "PPM")
+
+
+WRITERS: dict[str, Callable[[Image.Image, dict[str, Any], int | None], bytes]] = {
+    "JPEG": _write_jpeg,
+    "PNG": _write_png,
+    "WEBP": _write_webp,
+    "TIFF": _write_tiff,
+    "AVIF": _write_avif,
+    "HEIF": _write_heif,
+    "JPEG2000": _write_jpeg2000,
+    "BMP": _write_bmp,
+    "PPM": _write_ppm,
+}

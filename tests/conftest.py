@@ -1,0 +1,29 @@
+"""Every test runs with JAX's strict promotion; photos of ../shared are used where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 8)
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """The sample photos that the project carries."""
+    return REPOSITORY / "tests" / "photos"
+
+
+@pytest.fixture(scope="session")
+def faces_folder() -> Path:
+    """The face photos for development: a clone of the project alone has none."""
+    if not (SHARED / "faces").is_dir():
+        pytest.skip("../shared/faces is not here: a clone of the project alone has no photos of people")
+    return SHARED / "faces"

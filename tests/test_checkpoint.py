@@ -1,0 +1,103 @@
+"""engine.checkpoint: what is saved comes back, and what does not fit is refused in one message."""
+
+from __future__ import annotations
+
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from engine import checkpoint
+
+
+def tree() -> dict:
+    return {
+        "stem": {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4) / 8, "bias": np.ones(4, np.float32)},
+        "blocks": {0: {"slope": np.full(2, 0.25, np.float32)}, 1: {"slope": np.full(2, -0.5, np.float32)}},
+    }
+
+
+def shapes(arrays: dict) -> dict:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), arrays)
+
+
+def test_saved_arrays_come_back_as_float32(tmp_path):
+    written = checkpoint.save(tmp_path / "weights", tree())
+    restored, found = checkpoint.restore(tmp_path / "weights", shapes(tree()), sha256=written)
+    assert found == written
+    assert jax.tree.structure(restored) == jax.tree.structure(tree())
+    for ours, original in zip(jax.tree.leaves(restored), jax.tree.leaves(tree()), strict=True):
+        assert ours.dtype == np.float32
+        np.testing.assert_array_equal(ours, original)
+
+
+def test_the_disk_holds_float16(tmp_path):
+    exact = np.float32(1 + 2**-14)
+    checkpoint.save(tmp_path / "weights", {"w": np.array([exact])})
+    restored, _ = checkpoint.restore(tmp_path / "weights", {"w": jax.ShapeDtypeStruct((1,), jnp.float32)})
+    assert restored["w"][0] == 1.0 != exact
+
+
+def test_saving_again_replaces(tmp_path):
+    checkpoint.save(tmp_path / "weights", {"w": np.zeros(3, np.float32)})
+    checkpoint.save(tmp_path / "weights", {"w": np.ones(3, np.float32)})
+    restored, _ = checkpoint.restore(tmp_path / "weights", {"w": jax.ShapeDtypeStruct((3,), jnp.float32)})
+    np.testing.assert_array_equal(restored["w"], np.ones(3))
+
+
+def test_the_files_name_no_path_of_this_machine(tmp_path):
+    checkpoint.save(tmp_path / "weights", tree())
+    for file in (tmp_path / "weights").rglob("*"):
+        assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes(), file.name
+
+
+def test_everything_that_does_not_fit_is_in_one_message(tmp_path):
+    checkpoint.save(tmp_path / "weights", tree())
+    wanted = shapes(tree())
+    wanted["stem"]["kernel"] = jax.ShapeDtypeStruct((4, 3), jnp.float32)
+    wanted["head"] = wanted.pop("blocks")
+    with pytest.raises(checkpoint.CheckpointError) as error:
+        checkpoint.restore(tmp_path / "weights", wanted)
+    message = str(error.value)
+    assert "shape of stem/kernel: expected (4, 3), got (3, 4)" in message
+    assert all(f"missing: head/{n}/slope" in message and f"extra: blocks/{n}/slope" in message for n in (0, 1))
+
+
+def test_other_weights_than_expected_are_refused(tmp_path):
+    checkpoint.save(tmp_path / "weights", tree())
+    with pytest.raises(checkpoint.CheckpointError, match="content SHA-256"):
+        checkpoint.restore(tmp_path / "weights", shapes(tree()), sha256="0" * 64)
+
+
+def test_an_absent_checkpoint_says_how_to_get_it(tmp_path):
+    with pytest.raises(checkpoint.CheckpointError, match="convert_weights"):
+        checkpoint.restore(tmp_path / "nothing", {})
+
+
+def test_content_hash_depends_on_names_shapes_dtypes_and_values_only():
+    base = checkpoint.content_sha256({"a": np.zeros((2, 3), np.float16), "b": np.ones(2, np.float16)})
+    assert base == checkpoint.content_sha256(
+        {"b": np.ones(2, np.float16), "a": np.asfortranarray(np.zeros((2, 3), "f2"))}
+    )
+    others = [
+        {"a": np.zeros((3, 2), np.float16), "b": np.ones(2, np.float16)},
+        {"a": np.zeros((2, 3), np.float32), "b": np.ones(2, np.float16)},
+        {"a": np.zeros((2, 3), np.float16), "c": np.ones(2, np.float16)},
+        {"a": np.zeros((2, 3), np.float16), "b": np.full(2, 2, np.float16)},
+    ]
+    assert base not in [checkpoint.content_sha256(other) for other in others]
+
+
+def test_manifest_tells_source_licence_metric_and_command_of_every_checkpoint():
+    manifest = checkpoint.manifest()
+    for kind in ("extractors", "detectors"):
+        for name, table in manifest[kind].items():
+            assert {"path", "sha256", "source", "source_sha256", "licence", "metric", "command"} <= set(table), name
+            assert (checkpoint.root() / table["path"]).exists(), name
+
+
+def test_manifest_hash_of_the_detector_is_the_file():
+    table = checkpoint.manifest()["detectors"]["yunet"]
+    assert hashlib.sha256((checkpoint.root() / table["path"]).read_bytes()).hexdigest() == table["sha256"]

@@ -1,0 +1,306 @@
+"""engine.extractors: crops, layers, registry, and parity of the shipped networks with their sources."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+from PIL import Image
+
+from engine import checkpoint, extractors, faces
+from engine.config import CANVAS
+from engine.detect import YuNet
+from engine.extractors import InputSpec, layers, registry, weight_map
+
+HERE = Path(__file__).resolve().parent
+LFW = HERE.parent.parent / "shared" / "faces" / "lfw"
+SPEC = InputSpec(size=16, window=(32.0, 144.0), mean=(127.5, 127.5, 127.5), scale=128.0)
+
+
+class Tiny(nnx.Module):
+    def __init__(self, *, rngs: nnx.Rngs | None):
+        self.conv = layers.Conv(3, 6, (3, 3), stride=2, rngs=rngs)
+        self.prelu = layers.PReLU(6)
+        self.depthwise = layers.Depthwise(6, (3, 3), rngs=rngs)
+        self.project = layers.Conv(6, 5, (1, 1), rngs=rngs)
+
+    def __call__(self, x):
+        x = layers.max_pool(self.prelu(self.conv(x)), window=3, stride=2)
+        return jnp.mean(self.project(self.depthwise(x)), axis=(0, 1))
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+    _, state = nnx.split(Tiny(rngs=nnx.Rngs(0)))
+    sha256 = checkpoint.save(tmp_path / "tiny", nnx.to_pure_dict(state))
+    extractors.register("tiny", extractors.Entry(Tiny, SPEC, 5, tmp_path / "tiny", sha256))
+    return extractors.load("tiny")
+
+
+@pytest.fixture(scope="module")
+def canvas() -> np.ndarray:
+    with np.load(HERE / "goldens" / "embeddings.npz") as golden:
+        return golden["canvases"][0].astype(np.float32) / 255
+
+
+# --- crops ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "window"),
+    [(160, (32.0, 144.0)), (112, (32.0, 144.0)), (224, (8.0, 168.0)), (50, (3.3, 171.9)), (8, (0.0, 176.0))],
+)
+def test_crop_agrees_with_pillow_and_jax(canvas, size, window):
+    lo, hi = window
+    ours = extractors.crop(canvas, size=size, window_yx=jnp.array([window, window]))
+    scale = np.float32(size / (hi - lo))
+    theirs = jax.image.scale_and_translate(
+        canvas, (size, size, 3), (0, 1), np.array([scale] * 2), np.array([-lo * scale] * 2, np.float32), "linear"
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    channels = [
+        Image.fromarray(canvas[..., n]).resize((size, size), Image.BILINEAR, (lo, lo, hi, hi)) for n in range(3)
+    ]
+    np.testing.assert_allclose(ours, np.stack([np.asarray(channel) for channel in channels], -1), atol=1e-5)
+
+
+def test_crop_at_whole_pixels_is_an_exact_copy(canvas):
+    ours = extractors.crop(canvas, size=112, window_yx=jnp.array([[32.0, 144.0], [16.0, 128.0]]))
+    np.testing.assert_array_equal(ours, canvas[32:144, 16:128])
+
+
+def test_crop_with_a_window_from_high_to_low_is_mirrored(canvas):
+    mirrored = extractors.crop(canvas, size=112, window_yx=jnp.array([[32.0, 144.0], [144.0, 32.0]]))
+    np.testing.assert_array_equal(mirrored, canvas[32:144, 32:144][:, ::-1])
+
+
+def test_crop_outside_the_canvas_repeats_its_edge(canvas):
+    ours = extractors.crop(canvas, size=40, window_yx=jnp.array([[-20.0, 20.0], [170.0, 210.0]]))
+    np.testing.assert_array_equal(ours[:20, 6:], np.broadcast_to(canvas[0, -1], (20, 34, 3)))
+
+
+# --- layers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride", "padding"),
+    [
+        (7, 3, 1, "SAME"),
+        (8, 3, 2, "SAME"),
+        (7, 3, 2, "SAME"),
+        (9, 5, 3, "SAME"),
+        (8, 3, 2, "VALID"),
+        (7, 7, 1, "VALID"),
+    ],
+)
+def test_depthwise_is_the_grouped_convolution_with_its_gradients(side, kernel, stride, padding):
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(keys[0], (side, side, 4))
+    k = jax.random.normal(keys[1], (kernel, kernel, 4))
+
+    def reference(x, k):
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        strides = (stride, stride)
+        return lax.conv_general_dilated(
+            x[None], k[:, :, None], strides, padding, dimension_numbers=dimensions, feature_group_count=4
+        )[0]
+
+    expected, pull = jax.vjp(reference, x, k)
+    ours, our_pull = jax.vjp(lambda x, k: layers.depthwise(x, k, stride=stride, padding=padding), x, k)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    for a, b in zip(our_pull(jnp.cos(expected)), pull(jnp.cos(expected)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_1x1_convolution_is_the_convolution():
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(keys[0], (5, 6, 7))
+    k = jax.random.normal(keys[1], (1, 1, 7, 3))
+    expected = lax.conv_general_dilated(x[None], k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))[0]
+    np.testing.assert_allclose(layers.conv(x, k, stride=1, padding="SAME"), expected, atol=1e-5)
+
+
+def test_max_pool_and_its_gradient():
+    x = jax.random.normal(jax.random.key(0), (9, 12, 4))
+
+    def reference(x):
+        return lax.reduce_window(x, -jnp.inf, lax.max, (3, 3, 1), (2, 2, 1), "VALID")
+
+    expected, pull = jax.vjp(reference, x)
+    ours, our_pull = jax.vjp(lambda x: layers.max_pool(x, window=3, stride=2), x)
+    np.testing.assert_array_equal(ours, expected)
+    np.testing.assert_allclose(our_pull(expected)[0], pull(expected)[0], atol=1e-6)
+
+
+# --- weight maps ---------------------------------------------------------------------------------------------
+
+
+def test_braces_expand_as_in_bash():
+    assert weight_map.expand("a{1..3}/{w,b}") == ["a1/w", "a1/b", "a2/w", "a2/b", "a3/w", "a3/b"]
+    assert weight_map.expand("x{1..9..4}") == ["x1", "x5", "x9"]
+
+
+def test_fill_lists_all_that_does_not_fit_at_once():
+    abstract = {"a": jax.ShapeDtypeStruct((2,), jnp.float32), "b": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    tensors = {"A": np.zeros(4, np.float32), "stray": np.zeros(1, np.float32)}
+    with pytest.raises(ValueError, match="do not fit") as error:
+        weight_map.fill(abstract, tensors, {"A": "a", "C": "c"})
+    for part in ("missing in the source: C", "stray (1,)", "no such parameter: c", "without a source: b", "shape of a"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["web-incept", "mobilefacenet-192"])
+def test_weight_map_names_every_parameter_once(name):
+    _, shapes = registry.abstract(registry.find(name).build)
+    assert sorted(weight_map.weight_map(name).values()) == sorted(checkpoint.flatten(shapes))
+
+
+# --- registry and embeddings ---------------------------------------------------------------------------------
+
+
+def test_importing_loads_no_weights():
+    code = "import sys, engine.extractors; sys.exit('orbax.checkpoint' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=HERE.parent, check=False).returncode == 0
+
+
+def test_unknown_name_is_told_the_known_ones():
+    with pytest.raises(ValueError, match=r"'arcface'.*mobilefacenet-192.*web-incept"):
+        extractors.load("arcface")
+
+
+def test_a_name_is_registered_once(tiny):
+    assert "tiny" in extractors.available()
+    for taken in ("tiny", "web-incept"):
+        with pytest.raises(ValueError, match="registered already"):
+            extractors.register(taken, registry.find("tiny"))
+
+
+@pytest.mark.parametrize("change", [{"size": 0}, {"window": (144.0, 32.0)}, {"scale": 0.0}])
+def test_input_spec_refuses_nonsense(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        InputSpec(**{"size": 16, "window": (0.0, 1.0), "mean": (0.0, 0.0, 0.0), "scale": 1.0} | change)
+
+
+def test_embedding_has_length_one_and_is_the_same_alone_or_batched(tiny):
+    canvases = jax.random.uniform(jax.random.key(1), (3, CANVAS, CANVAS, 3))
+    together = extractors.embed_batch(tiny, canvases)
+    assert together.shape == (3, tiny.dim)
+    assert together.dtype == jnp.float32
+    np.testing.assert_allclose(jnp.linalg.norm(together, axis=1), np.ones(3), atol=1e-6)
+    for one, expected in zip(canvases, together, strict=True):
+        np.testing.assert_allclose(extractors.embed(tiny, one), expected, atol=1e-5)
+
+
+def test_input_is_scaled_as_the_spec_says(tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Tiny, "__call__", lambda self, x: seen.append(x) or jnp.mean(x, axis=(0, 1)))
+    pixel = np.array([0.2, 0.4, 0.6], np.float32)
+    flat = jnp.broadcast_to(pixel, (CANVAS, CANVAS, 3))
+    spec = InputSpec(size=4, window=(8.0, 168.0), mean=(1.0, 2.0, 3.0), scale=2.0, bgr=True)
+    extractors.embed(extractors.Extractor(tiny.params, "x", spec, tiny.graphdef, 3, ""), flat)
+    np.testing.assert_allclose(seen[0][0, 0], (pixel[::-1] * 255 - [1, 2, 3]) / 2, rtol=1e-5)
+
+
+def test_extractors_are_arguments_of_a_compiled_function(tiny):
+    traces = []
+
+    @jax.jit
+    def both(pair, canvas):
+        traces.append(None)
+        return [extractors.embed(extractor, canvas) for extractor in pair]
+
+    image = jax.random.uniform(jax.random.key(1), (CANVAS, CANVAS, 3))
+    other = jax.tree.map(lambda leaf: leaf + 0.1, tiny)
+    first, second = both((tiny, other), image)
+    assert np.abs(first - second).max() > 1e-3
+    swapped = both((other, tiny), image)
+    np.testing.assert_array_equal(swapped[0], second)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_gradient_on_a_flat_canvas_is_finite(tiny, value):
+    flat = jnp.full((CANVAS, CANVAS, 3), value)
+    gradient = jax.grad(lambda image: extractors.embed(tiny, image)[0])(flat)
+    assert np.isfinite(gradient).all()
+
+
+def test_gradient_of_a_zero_embedding_is_finite(tiny):
+    zero = jax.tree.map(jnp.zeros_like, tiny)
+    gradient = jax.grad(lambda image: extractors.embed(zero, image)[0])(jnp.full((CANVAS, CANVAS, 3), 0.5))
+    np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
+
+
+# --- the shipped networks ------------------------------------------------------------------------------------
+
+
+@functools.cache
+def shipped(name: str) -> extractors.Extractor:
+    return extractors.load(name)
+
+
+@pytest.mark.parametrize("name", ["web-incept", "mobilefacenet-192"])
+def test_parity_with_the_source_network(name):
+    """References by OpenCV's dnn and LiteRT: tools/golden_embeddings.py."""
+    with np.load(HERE / "goldens" / "embeddings.npz") as golden:
+        canvases, expected = golden["canvases"].astype(np.float32) / 255, golden[name]
+    with jax.default_matmul_precision("highest"):
+        ours = np.asarray(extractors.embed_batch(shipped(name), canvases))
+    assert (ours * expected).sum(1).min() > 0.9999
+    assert np.abs(ours - expected).max() < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["web-incept", "mobilefacenet-192"])
+def test_gradient_of_the_shipped_networks_on_grey_is_finite(name):
+    grey = jnp.full((CANVAS, CANVAS, 3), 0.5)
+    gradient = jax.jit(jax.grad(lambda image, extractor: extractors.embed(extractor, image)[0]))(grey, shipped(name))
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0
+
+
+@functools.cache
+def lfw() -> tuple[np.ndarray, np.ndarray]:
+    """Canvases (480, c, c, 3) uint8 and people (480,): four photos each of 120 people drawn with a fixed seed."""
+    generator = np.random.default_rng(0)
+    people = [folder for folder in sorted(LFW.iterdir()) if len(list(folder.glob("*.jpg"))) >= 4]
+    detector = YuNet(checkpoint.root() / "yunet.onnx")
+    canvases, labels = [], []
+    for label, person in enumerate(generator.choice(np.array(people, object), 120, replace=False)):
+        for photo in generator.choice(np.array(sorted(person.glob("*.jpg")), object), 4, replace=False):
+            pixels = cv2.cvtColor(cv2.imread(str(photo)), cv2.COLOR_BGR2RGB)
+            # The photo's subject is the face at its centre.
+            found = detector.detect(pixels)
+            centre = [np.abs(face.box[:2] + face.box[2:] / 2 - 125).max() for face in found]
+            canvases.append(np.rint(faces.cut(pixels, found[int(np.argmin(centre))]).canvas * 255).astype(np.uint8))
+            labels.append(label)
+    return np.stack(canvases), np.array(labels)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LFW.is_dir(), reason="needs ../shared/faces/lfw, which is not part of the repository")
+@pytest.mark.parametrize(("name", "least"), [("web-incept", 0.995), ("mobilefacenet-192", 0.998)])
+def test_lfw_pairs(name, least):
+    canvases, labels = lfw()
+    batches = [canvases[i : i + 16].astype(np.float32) / 255 for i in range(0, len(canvases), 16)]
+    embeddings = np.concatenate([np.asarray(extractors.embed_batch(shipped(name), batch)) for batch in batches])
+    pairs = np.array(list(itertools.combinations(range(len(labels)), 2)))
+    same = labels[pairs[:, 0]] == labels[pairs[:, 1]]
+    generator = np.random.default_rng(1)
+    drawn = [generator.choice(pairs[kind], 400, replace=False) for kind in (same, ~same)]
+    scores = [(embeddings[pair[:, 0]] * embeddings[pair[:, 1]]).sum(1) for pair in drawn]
+    # The share of (same, different) couples in the right order is the area under the ROC curve.
+    auc = np.mean(scores[0][:, None] > scores[1][None, :])
+    print(f"{name}: AUC {auc:.4f} on 400 + 400 LFW pairs")
+    assert auc >= least
