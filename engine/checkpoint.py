@@ -36,6 +36,11 @@ def manifest() -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing; the checkpoints folder belongs beside the package") from None
 
 
+def megabytes(path: str) -> float:
+    """Size on disk of a checkpoint, by its path relative to the folder."""
+    return sum(file.stat().st_size for file in (root() / path).rglob("*") if file.is_file()) / 1e6
+
+
 def flatten(tree: Any) -> dict[str, Any]:
     """Leaves by name: the keys on the way to each, joined by "/"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)

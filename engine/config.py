@@ -82,8 +82,8 @@ class Recipe:
             raise ValueError("extractors must name at least one; `cloak models` lists them")
         if not 0 <= self.jitter < 0.5:
             raise ValueError(f"jitter must be in [0, 0.5); got {self.jitter}")
-        if self.smoothing < 0:
-            raise ValueError(f"smoothing must not be negative; got {self.smoothing}")
+        if not 0 <= self.smoothing < CANVAS:
+            raise ValueError(f"smoothing must be in [0, {CANVAS}) canvas pixels; got {self.smoothing}")
 
     @classmethod
     def of(cls, mode: Mode, **changes: object) -> Recipe:

@@ -85,6 +85,7 @@ class YuNet:
         framed = cv2.copyMakeBorder(pixels[..., ::-1], room, room, room, room, cv2.BORDER_CONSTANT)
         detector = getattr(self._local, "detector", None)
         if detector is None:
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of the CPU target on every load
             detector = cv2.FaceDetectorYN.create(str(self.weights), "", (32, 32), self.settings.min_score, 0.3, 5000)
             self._local.detector = detector
         detector.setInputSize((framed.shape[1], framed.shape[0]))

@@ -40,7 +40,7 @@ class Change(NamedTuple):
     variance: Any
 
 
-def _taps() -> Float32[np.ndarray, "11"]:
+def _taps() -> Float32[np.ndarray, 11]:
     position = np.arange(WINDOW) - WINDOW // 2
     weights = np.exp(-0.5 * (position / SIGMA) ** 2)
     return (weights / weights.sum()).astype(np.float32)

@@ -37,17 +37,21 @@ class Cut(NamedTuple):
 def similarity(landmarks: Float32[np.ndarray, "5 2"]) -> np.ndarray:
     """The rotation, scale and shift (2, 3) that bring landmarks nearest to the template (Umeyama 1991).
 
-    Raises ValueError when the landmarks coincide.
+    Raises ValueError when the landmarks coincide, are not finite or have no orientation.
     """
     source, goal = np.asarray(landmarks, np.float64), np.asarray(TEMPLATE, np.float64)
+    if not np.isfinite(source).all():
+        raise ValueError(f"landmarks must be finite; got {source.tolist()}")
     from_mean, to_mean = source.mean(0), goal.mean(0)
     a, b = source - from_mean, goal - to_mean
     spread = (a * a).sum()
-    if not np.isfinite(spread) or spread < 1e-6:
-        raise ValueError(f"landmarks must be five distinct points; got {landmarks!r}")
+    if spread < 1e-6:
+        raise ValueError(f"landmarks must be five distinct points; got {source.tolist()}")
     # In two dimensions the rotation is closed-form, and a mirrored solution cannot come out.
     cosine = (a * b).sum() / spread
     sine = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / spread
+    if np.hypot(cosine, sine) * np.sqrt(spread) < 0.05 * np.linalg.norm(b):  # their correlation: 1 for a perfect fit
+        raise ValueError(f"landmarks must lie like those of a face; got {source.tolist()}")
     turn = np.array([[cosine, -sine], [sine, cosine]])
     return np.concatenate([turn, (to_mean - turn @ from_mean)[:, None]], 1)
 
@@ -144,8 +148,10 @@ def composite(
 
     deltas: in units of [0, 1], already masked. Returns new pixels; those that no change reaches are bit-identical.
     """
-    boxes = [_footprint(matrix, pixels.shape[:2]) for matrix in matrices]
-    warped = [_warp_back(delta, matrix, box) for delta, matrix, box in zip(deltas, matrices, boxes, strict=True)]
+    # A float sum depends on its order in the last bit, so the faces are summed in one order of their own.
+    faces = sorted(zip(matrices, deltas, strict=True), key=lambda face: np.asarray(face[0]).ravel().tolist())
+    boxes = [_footprint(matrix, pixels.shape[:2]) for matrix, _ in faces]
+    warped = [_warp_back(delta, matrix, box) for (matrix, delta), box in zip(faces, boxes, strict=True)]
     result = pixels.copy()
     for top, left, bottom, right in boxes:
         total = pixels[top:bottom, left:right] / np.float32(255)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-Tree = TypeVar("Tree")
 
 CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 """Makes matrix products about 1.5 times faster on the CPU (DESIGN.md, fact 2)."""
@@ -27,7 +25,7 @@ def configure(*, cache: Path | None = None) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if version("jaxlib").startswith(CPU_FLAG_VERSIONS) and CPU_FLAG.split("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {CPU_FLAG}".strip()
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache or home / "fawkes-engine"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -42,15 +40,17 @@ def faces_mesh(devices: int | None = None) -> Mesh:
     local = jax.local_devices()
     count = len(local) if devices is None else devices
     if not 1 <= count <= len(local):
-        raise ValueError(f"devices must be 1 to {len(local)}, the number of {local[0].platform} devices here; got {count}")
+        raise ValueError(
+            f"devices must be 1 to {len(local)}, the number of {local[0].platform} devices here; got {count}"
+        )
     return Mesh(local[:count], ("face",))
 
 
-def split_faces(batch: Tree, mesh: Mesh) -> Tree:
-    """A batch with its leading axis over the mesh; the axis must be a multiple of the mesh's size."""
+def split_faces(batch: Any, mesh: Mesh) -> Any:
+    """Arrays of host or device with their leading axis over the mesh; it must be a multiple of the mesh's size."""
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("face")))
 
 
-def replicate(tree: Tree, mesh: Mesh) -> Tree:
+def replicate(tree: Any, mesh: Mesh) -> Any:
     """A tree (the extractors) copied to every device of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

@@ -24,7 +24,7 @@ class Face(NamedTuple):
     right eye, nose tip, left and right mouth corner. score: the detector's confidence in [0, 1].
     """
 
-    box: Float32[np.ndarray, "4"]
+    box: Float32[np.ndarray, 4]
     landmarks: Float32[np.ndarray, "5 2"]
     score: float
 

@@ -1,0 +1,1 @@
+"""Collections of photos: what goes in, what comes out, and what became of each."""

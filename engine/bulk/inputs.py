@@ -60,7 +60,7 @@ def _item(path: Path, target: Path) -> Item:
 
 
 def _walk(root: Path, prefix: Path, out: Path) -> Iterator[Item]:
-    ancestors = {root: (root.resolve(),)}
+    ancestors: dict[Path, tuple[Path, ...]] = {root: (root.resolve(),)}
     for folder, folders, files in os.walk(root, followlinks=True):
         here = Path(folder)
         above = ancestors.pop(here)
@@ -87,7 +87,9 @@ def _renamed(items: list[Item], *, out: Path, format: Format) -> list[Item]:
         items = [
             item
             if item.skip
-            else Item(item.source, _target(item.target, NEW_SUFFIX[format], keep_old=_stem(item) in twice), fault=item.fault)
+            else Item(
+                item.source, _target(item.target, NEW_SUFFIX[format], keep_old=_stem(item) in twice), fault=item.fault
+            )
             for item in items
         ]
     seen: dict[str, Path] = {}

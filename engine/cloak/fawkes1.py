@@ -96,7 +96,7 @@ def step(
     gradient, (delta, distance, dssim) = jax.grad(loss, has_aux=True)(state.variable)
     update, adadelta = OPTIMISER.update(gradient, state.memory.adadelta)
     first = state.step == 0
-    modifier = state.variable - rate * update - jnp.where(first, NUDGE * jnp.sign(gradient), 0.0)
+    modifier = state.variable - rate * jnp.asarray(update) - jnp.where(first, NUDGE * jnp.sign(gradient), 0.0)
     adadelta = jax.tree.map(lambda now: jnp.where(first, jnp.zeros_like(now), now), adadelta)
 
     state = keep(state, delta, gain=distance, feasible=dssim <= OUTSIDE * recipe.rho)

@@ -49,4 +49,3 @@ def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) ->
     state = keep(state, delta, gain=reached, feasible=dssim <= recipe.rho)
     update, memory = OPTIMISER.update(gradient, state.memory)
     return state._replace(variable=optax.apply_updates(state.variable, update), memory=memory, step=state.step + 1)
-

@@ -2,7 +2,8 @@
 
 Two promises. Nothing is lost in silence: what the pixels of a Photo cannot hold (16 bits, CMYK, an animation) is
 refused with a reason. And nothing of the clean face is left: the only picture in a written file is the one that was
-handed in; `engine.photo.metadata` says what of the rest is kept. All functions are pure and may run in any number of threads.
+handed in; `engine.photo.metadata` says what of the rest is kept. All functions are pure and may run in any number of
+threads.
 """
 
 from __future__ import annotations

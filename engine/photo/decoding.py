@@ -345,6 +345,7 @@ def _read_heif(data: bytes) -> Photo:
     if info["bit_depth"] != 8 or ";16" in picture.mode:
         raise refusal(_DEEP)
     nclx = info.get("nclx_profile")
+    assert picture.data is not None
     image = Image.frombytes(picture.mode, picture.size, picture.data, "raw", picture.mode, picture.stride)
     chroma = info.get("chroma") if info.get("chroma") in (420, 422, 444) else 444
     # The decoder has turned the picture as its boxes say; EXIF and XMP orientation do not count in HEIF.

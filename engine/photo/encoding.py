@@ -1,7 +1,8 @@
 """From pixels to the bytes of each kind of file: one writer a format, `WRITERS`.
 
 A writer takes an image whose mode the format can hold, the photo's `encoding` and a quality or None. It is
-deterministic, and writes no metadata but what `engine.photo.metadata` has cleaned; where Pillow would alter a block it is
+deterministic, and writes no metadata but what `engine.photo.metadata` has cleaned; where Pillow would alter a block it
+is
 asked for the pixels alone and the block is put in here.
 """
 

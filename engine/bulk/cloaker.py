@@ -1,0 +1,252 @@
+"""The Python API: `Cloaker`, for arrays, Pillow images and paths; `cloak run` is built on the same object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from engine import checkpoint, sharding
+from engine.bulk import people
+from engine.bulk.batching import Batcher, FaceCloak, FaceJob
+from engine.bulk.fit import Fitted, fit
+from engine.bulk.pipeline import Stages, stream
+from engine.bulk.prepare import Prepared, Source, prepare, subset
+from engine.cloak.targets import farthest
+from engine.config import Detection, Mode, Recipe
+from engine.detect import Detector, YuNet
+from engine.extractors import load
+from engine.types import PhotoError
+
+Target = tuple[Float32[np.ndarray, "d"], ...]
+
+
+@dataclass(frozen=True)
+class CloakedFace:
+    """One face. box: (x, y, width, height) in pixels. dssim: of the face region in the result, at most rho.
+
+    shift: L2 distance (0 to 2) that the cloak moves the embedding, by extractor, measured on the canvas.
+    scale: by how much the cloak was scaled to meet the budget at the photo's own size.
+    """
+
+    box: tuple[float, float, float, float]
+    dssim: float
+    shift: dict[str, float]
+    scale: float
+
+
+@dataclass(frozen=True)
+class Cloaked:
+    """What became of one image. image: RGB uint8 (h, w, 3), upright; None unless the status is "cloaked".
+
+    reason: why it is not cloaked, or which of its faces are not.
+    """
+
+    status: Literal["cloaked", "no_face", "skipped", "failed"]
+    reason: str
+    image: UInt8[np.ndarray, "h w 3"] | None
+    faces: tuple[CloakedFace, ...]
+
+
+class Cloaker:
+    """Cloaks faces. Holds the extractors and the compiled solver; make one and keep it. Usable from several threads.
+
+    Example:
+        >>> from engine import Cloaker
+        >>> results = Cloaker(mode="mid").cloak(["me.jpg", "us.png"])
+        >>> Image.fromarray(results[0].image).save("me-cloaked.png")
+    """
+
+    def __init__(
+        self,
+        mode: Mode = "mid",
+        *,
+        recipe: Recipe | None = None,
+        detection: Detection | None = None,
+        detector: Detector | None = None,
+        only: str | Source | None = None,
+        batch: int = 8,
+        devices: int | None = None,
+        workers: int | None = None,
+    ) -> None:
+        """Load weights; compiling waits for the first photo.
+
+        mode: "low", "mid" or "high", or a whole `recipe` instead. only: a photo of the one person to cloak. batch:
+        faces solved at once. devices: how many to use, all by default. workers: threads that decode and write.
+        Raises ValueError for settings that make no sense or a reference photo without exactly one face.
+        """
+        sharding.configure()
+        if batch < 1 or (workers is not None and workers < 1):
+            raise ValueError(f"batch and workers must be at least 1; got {batch} and {workers}")
+        self.recipe = recipe or Recipe.of(mode)
+        self.detection = detection or Detection()
+        self.detector = detector or YuNet(checkpoint.root() / "yunet.onnx", self.detection)
+        self.workers = workers or min(os.cpu_count() or 1, 8)
+        mesh = sharding.faces_mesh(devices)
+        extractors = tuple(load(name) for name in self.recipe.extractors)
+        self.batcher = Batcher(self.recipe, extractors, size=batch, mesh=mesh)
+        self.weights = {extractor.name: extractor.weights_sha256 for extractor in extractors}
+        self._bank = people.bank(self.recipe.extractors) if self.recipe.objective == "target" else ()
+        self._identifier: Batcher | None = None
+        if only is not None or self._bank:
+            self._identifier = Batcher(self.recipe, (load(people.EXTRACTOR),), size=batch, mesh=mesh)
+        self.only = None if only is None else self._reference(_source(only))
+
+    def cloak(self, images: str | Source | Iterable[str | Source]) -> list[Cloaked]:
+        """The results of all images, in order. A bad image is a result with status "failed", not an exception.
+
+        images: RGB uint8 arrays (h, w, 3), grey ones (h, w), Pillow images, encoded bytes or paths.
+        """
+        single = isinstance(images, (str, bytes, Path, np.ndarray, Image.Image))
+        sources = [_source(image) for image in ([images] if single else images)]  # type: ignore[union-attr]
+        return list(self._results(sources, self.targets(sources)))
+
+    def stream(self, images: Iterable[str | Source]) -> Iterator[Cloaked]:
+        """The results as they come, in order, for input of any length; memory stays flat.
+
+        Raises ValueError under objective "target", which has to see all photos of a person first.
+        """
+        if self.recipe.objective == "target":
+            raise ValueError('objective "target" groups photos by person before it starts: use .cloak(images)')
+        return self._results((_source(image) for image in images), {})
+
+    def _results(self, sources: Iterable[Source], targets: dict[tuple[str, int], Target]) -> Iterator[Cloaked]:
+        def finish(source: Source, prepared: Prepared, cloaks: list[FaceCloak]) -> Cloaked:
+            del source
+            shape = prepared.photo.pixels.shape
+            try:
+                fitted = self.fit(
+                    prepared,
+                    cloaks,
+                    encode=lambda pixels: pixels.tobytes(),
+                    decode=lambda data: np.frombuffer(data, np.uint8).reshape(shape),
+                )
+            except PhotoError as error:
+                return Cloaked("failed", str(error), None, ())
+            faces = self.describe(prepared, cloaks, fitted)
+            return Cloaked("cloaked", " ".join(prepared.unusable), fitted.pixels.copy(), faces)
+
+        def admit(source: Source, prepared: Prepared) -> tuple[Prepared, list[FaceJob]] | Cloaked:
+            del source
+            prepared = self.selected(prepared)
+            if prepared.cuts:
+                return prepared, self.jobs(prepared, targets)
+            return Cloaked(*self.nothing(prepared), None, ())
+
+        stages = Stages[Source, Cloaked](prepare=self._prepared, admit=admit, finish=finish)
+        return (result for _, result in stream(sources, stages, self.batcher, workers=self.workers))
+
+    def _prepared(self, source: Source) -> Prepared | Cloaked:
+        try:
+            return prepare(source, self.detector)
+        except PhotoError as error:
+            return Cloaked("failed", str(error), None, ())
+
+    # What follows is shared with the runner of files.
+
+    def selected(self, prepared: Prepared) -> Prepared:
+        """The photo with only the faces of the person of `only`; all of them where none was named."""
+        if self.only is None or not prepared.cuts:
+            return prepared
+        found = self._identify(prepared)
+        return subset(prepared, [i for i, own in enumerate(found) if people.same_person(self.only, own)])
+
+    def nothing(self, prepared: Prepared) -> tuple[Literal["no_face", "skipped"], str]:
+        """Status and reason of a photo in which there is nothing to cloak."""
+        if self.only is not None and prepared.others:
+            return "skipped", "The person of the reference photo is not in it."
+        return "no_face", " ".join(prepared.unusable) or "No face was found: this photo is not protected."
+
+    def jobs(self, prepared: Prepared, targets: dict[tuple[str, int], Target]) -> list[FaceJob]:
+        """The faces of a photo as work for the solver."""
+        none = self.batcher.no_target()
+        return [
+            FaceJob(cut, prepared.photo.grey, prepared.sha256, index, targets.get((prepared.sha256, index), none))
+            for index, cut in enumerate(prepared.cuts)
+        ]
+
+    def fit(
+        self,
+        prepared: Prepared,
+        cloaks: Sequence[FaceCloak],
+        *,
+        encode: Callable[[UInt8[np.ndarray, "h w 3"]], bytes],
+        decode: Callable[[bytes], UInt8[np.ndarray, "h w 3"]],
+    ) -> Fitted:
+        """`fit.fit` with the recipe's budget."""
+        deltas = [cloak.delta for cloak in cloaks]
+        return fit(prepared, deltas, rho=self.recipe.rho, encode=encode, decode=decode)
+
+    def describe(self, prepared: Prepared, cloaks: Sequence[FaceCloak], fitted: Fitted) -> tuple[CloakedFace, ...]:
+        """What is reported of the faces of one photo."""
+        rows = zip(prepared.faces, cloaks, fitted.dssim, fitted.scale, strict=True)
+        return tuple(
+            CloakedFace(
+                box=tuple(round(float(value), 1) for value in face.box),  # type: ignore[arg-type]
+                dssim=dssim,
+                shift=dict(zip(self.recipe.extractors, cloak.shift, strict=True)),
+                scale=scale,
+            )
+            for face, cloak, dssim, scale in rows
+        )
+
+    def targets(self, sources: Iterable[Source]) -> dict[tuple[str, int], Target]:
+        """Under objective "target": where each face, by photo hash and index, is to be moved; else nothing.
+
+        A pass of its own over all photos: faces are grouped into people, and each person gets one far centroid.
+        """
+        if self.recipe.objective != "target":
+            return {}
+        assert self._identifier is not None
+        keys: list[tuple[str, int]] = []
+        own: list[Target] = []
+        identity: list[Float32[np.ndarray, "d"]] = []
+        with ThreadPoolExecutor(self.workers) as pool:
+            for prepared in pool.map(self._prepared, sources):
+                if not isinstance(prepared, Prepared):
+                    continue
+                prepared = self.selected(prepared)
+                if not prepared.cuts:
+                    continue
+                keys += [(prepared.sha256, index) for index in range(len(prepared.cuts))]
+                own += self.batcher.embed([cut.canvas for cut in prepared.cuts])
+                identity += self._identify(prepared)
+        if not keys:
+            return {}
+        persons = people.group(np.stack(identity))
+        result: dict[tuple[str, int], Target] = {}
+        bank = jax.device_put(self._bank)
+        for person in np.unique(persons):
+            members = np.flatnonzero(persons == person)
+            mean = jax.device_put(people.mean_embedding([own[i] for i in members]))
+            chosen = int(farthest(mean, bank, seed=self.recipe.seed))
+            goal = tuple(np.asarray(rows[chosen], np.float32) for rows in self._bank)
+            result.update({keys[i]: goal for i in members})
+        return result
+
+    def _identify(self, prepared: Prepared) -> list[Float32[np.ndarray, "d"]]:
+        assert self._identifier is not None
+        return [own for (own,) in self._identifier.embed([cut.canvas for cut in prepared.cuts])]
+
+    def _reference(self, source: Source) -> Float32[np.ndarray, "d"]:
+        try:
+            prepared = prepare(source, self.detector)
+        except PhotoError as error:
+            raise ValueError(f"the reference photo: {error}") from None
+        if len(prepared.cuts) != 1:
+            raise ValueError(
+                f"the reference photo must show one face, the person's; {len(prepared.cuts)} were found: crop it"
+            )
+        return self._identify(prepared)[0]
+
+
+def _source(image: str | Source) -> Source:
+    return Path(image) if isinstance(image, str) else image

@@ -1,0 +1,132 @@
+"""Who is who in a collection: faces grouped into people, the one person of `--only`, and the bank of far targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float, Float32, Int
+
+from engine import checkpoint
+
+EXTRACTOR = "mobilefacenet-192"
+"""Whose embeddings tell people apart here."""
+
+SIMILARITY = 0.35
+"""Mean cosine similarity at which two groups of faces are one person's."""
+
+SAME_PERSON = 0.35
+"""Cosine similarity at which two single faces are one person's."""
+
+BLOCK = 2048
+"""Rows compared at a time: memory is BLOCK x faces x 4 bytes (160 MB for 20,000 faces), never faces x faces."""
+
+
+def same_person(reference: Float32[np.ndarray, "d"], embedding: Float32[np.ndarray, "d"]) -> bool:
+    """Whether two faces are one person's. reference, embedding: of EXTRACTOR, of length one."""
+    return float(reference @ embedding) >= SAME_PERSON
+
+
+def group(embeddings: Float32[np.ndarray, "n d"], *, similarity: float = SIMILARITY) -> Int[np.ndarray, "n"]:
+    """A person's number for every face, from 0 in the order of each person's first face.
+
+    Average linkage (UPGMA, Sokal & Michener 1958) on the cosine: the two most similar groups merge as long as the mean
+    similarity of their faces is at least `similarity`. The partition does not depend on the order of the faces. Any
+    number of faces: time grows with its square (some ten seconds for 20,000), memory does not.
+
+    embeddings: of length one. Raises ValueError for anything but a matrix of finite numbers.
+
+    Example:
+        >>> group(np.eye(3, dtype=np.float32)[[2, 0, 2]])
+        array([0, 1, 0])
+    """
+    embeddings = np.asarray(embeddings, np.float32)
+    if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
+        raise ValueError(f"embeddings must be a finite (n, d) matrix; got shape {embeddings.shape}")
+    # Sums round differently in another order of the faces, so the order is made the same first.
+    order = np.lexsort(embeddings.T)
+    owner = np.empty(len(embeddings), int)
+    owner[order] = _average_linkage(embeddings[order], similarity)
+    _, first, number = np.unique(owner, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[number]
+
+
+def _average_linkage(faces: Float32[np.ndarray, "n d"], similarity: float) -> Int[np.ndarray, "n"]:
+    """A group's number for every face. Groups are their means: the mean similarity of two groups is its product.
+
+    Two groups that are each other's most similar merge in average linkage whatever else does (Murtagh 1983), so a round
+    merges all such pairs at once; a group with nothing similar enough will never have it, and is done.
+    """
+    owner = np.arange(len(faces))
+    active, means, sizes = np.arange(len(faces)), faces, np.ones(len(faces), np.float32)
+    while len(active) > 1:
+        nearest, best = _nearest(means)
+        rows = np.arange(len(active))
+        merging = (nearest[nearest] == rows) & (rows < nearest) & (best >= similarity)
+        if not merging.any() and best.max() >= similarity:  # rounding can turn a tie into a ring
+            top = int(best.argmax())
+            nearest[nearest[top]] = top
+            merging[min(top, nearest[top])] = True
+        left, right = rows[merging], nearest[merging]
+        target = active.copy()
+        target[right] = active[left]
+        renumbered = np.arange(len(faces))
+        renumbered[active] = target
+        owner = renumbered[owner]
+        means, sizes = means.copy(), sizes.copy()
+        total = sizes[left] + sizes[right]
+        share = (sizes[left] / total)[:, None]
+        means[left] = share * means[left] + (1 - share) * means[right]
+        sizes[left] = total
+        keep = best >= similarity
+        keep[right] = False
+        active, means, sizes = active[keep], means[keep], sizes[keep]
+    return owner
+
+
+def _nearest(means: Float32[np.ndarray, "n d"]) -> tuple[Int[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
+    """For every row the most similar other row, and how similar it is."""
+    nearest, best = np.empty(len(means), int), np.empty(len(means), np.float32)
+    for first in range(0, len(means), BLOCK):
+        some = slice(first, min(first + BLOCK, len(means)))
+        products = means[some] @ means.T
+        own = np.arange(some.stop - first)
+        products[own, own + first] = -np.inf
+        nearest[some] = products.argmax(axis=1)
+        best[some] = products[own, nearest[some]]
+    return nearest, best
+
+
+def mean_embedding(
+    embeddings: Sequence[tuple[Float32[np.ndarray, "d"], ...]],
+) -> tuple[Float32[np.ndarray, "d"], ...]:
+    """The mean of one person's faces in every extractor, scaled to length one."""
+    return tuple(_unit(np.mean(column, axis=0)).astype(np.float32) for column in zip(*embeddings, strict=True))
+
+
+def bank(names: Sequence[str]) -> tuple[Float32[np.ndarray, "k d"], ...]:
+    """The centroids of the population in each extractor, of length one; row i is the same group of people in all.
+
+    Raises CheckpointError for an extractor without centroids, or with centroids of other weights.
+    """
+    manifest = checkpoint.manifest()
+    table = manifest.get("population", {"extractors": {}})
+    for name in names:
+        made_with = table["extractors"].get(name, {}).get("weights_sha256")
+        if made_with is None or made_with != manifest["extractors"].get(name, {}).get("sha256"):
+            known = ", ".join(table["extractors"]) or "none"
+            raise checkpoint.CheckpointError(
+                f"no population centroids for the weights of extractor {name!r} (there are some for: {known}): objective "
+                'target needs them; use objective "away", or make them with tools/make_population.py'
+            )
+    shapes = {
+        name: jax.ShapeDtypeStruct((table["centroids"], one["dim"]), np.float32)
+        for name, one in table["extractors"].items()
+    }
+    centroids, _ = checkpoint.restore(checkpoint.root() / table["path"], shapes, sha256=table["sha256"])
+    return tuple(_unit(np.asarray(centroids[name])) for name in names)  # float16 is of length one to 1/2000 only
+
+
+def _unit(rows: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-9)

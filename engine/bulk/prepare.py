@@ -1,0 +1,90 @@
+"""From a photo to canvases: decode, detect, cut. Host work without JAX, safe in any number of threads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from engine import photo as photos
+from engine.detect import Detector
+from engine.dssim import WINDOW
+from engine.faces import Cut, cut, region_box
+from engine.types import Face, Photo, PhotoError
+
+Source = Path | bytes | np.ndarray | Image.Image
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A photo whose faces are ready to be cloaked.
+
+    sha256: of the file, or of the pixels of an array. faces, cuts, regions: in the same order; a region is (top, left,
+    bottom, right) in pixels. unusable: why faces were found that cannot be cloaked, one sentence each. others: how
+    many faces were found and are not wanted.
+    """
+
+    photo: Photo
+    sha256: str
+    faces: tuple[Face, ...] = ()
+    cuts: tuple[Cut, ...] = ()
+    regions: tuple[tuple[int, int, int, int], ...] = ()
+    unusable: tuple[str, ...] = ()
+    others: int = 0
+
+
+def digest(source: Source) -> str:
+    """SHA-256 of a file's bytes or of an array's shape and pixels. Raises PhotoError for a file that cannot be read."""
+    if isinstance(source, Path):
+        try:
+            with source.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise PhotoError(
+                f"The file cannot be read ({error.strerror}): check that it is there and readable."
+            ) from error
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    array = np.asarray(source)
+    return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()
+
+
+def prepare(source: Source, detector: Detector, *, sha256: str | None = None) -> Prepared:
+    """Decode a photo and cut out all its faces, largest first. Raises PhotoError when it cannot be decoded."""
+    photo = photos.read(source) if isinstance(source, (Path, bytes)) else photos.from_array(source)
+    kept: list[tuple[Face, Cut, tuple[int, int, int, int]]] = []
+    unusable: list[str] = []
+    for face in detector.detect(photo.pixels):
+        try:
+            one, region = cut(photo.pixels, face), region_box(face, photo.size)
+        except ValueError as error:
+            unusable.append(f"Not cloaked: {error}.")
+            continue
+        if min(region[2] - region[0], region[3] - region[1]) < WINDOW or not _has_window(one):
+            where = ", ".join(str(round(float(value))) for value in face.box)
+            unusable.append(f"Not cloaked: the face at {where} lies too far outside the photo.")
+        else:
+            kept.append((face, one, region))
+    faces, cuts, regions = tuple(zip(*kept, strict=True)) or ((), (), ())
+    return Prepared(photo, sha256 or digest(source), faces, cuts, regions, tuple(unusable))
+
+
+def subset(prepared: Prepared, keep: Sequence[int]) -> Prepared:
+    """The same photo with only those faces."""
+
+    def some(column: tuple) -> tuple:
+        return tuple(column[index] for index in keep)
+
+    others = prepared.others + len(prepared.faces) - len(keep)
+    faces, cuts, regions = some(prepared.faces), some(prepared.cuts), some(prepared.regions)
+    return replace(prepared, faces=faces, cuts=cuts, regions=regions, others=others)
+
+
+def _has_window(one: Cut) -> bool:
+    """Whether at least one SSIM window lies wholly inside the region, so that the budget has something to bound."""
+    rows = np.lib.stride_tricks.sliding_window_view(one.region, WINDOW, axis=0).all(-1)
+    return bool(np.lib.stride_tricks.sliding_window_view(rows, WINDOW, axis=1).all(-1).any())

@@ -1,0 +1,338 @@
+"""`cloak run`: a collection of files, cloaked into an output folder, resumable at any point.
+
+Order of events for a photo: its row says "interrupted", its file is written beside and renamed into place, its row
+says what became of it. Whatever is killed in between is done again, and comes out the same: the cloak of a face
+depends on the photo, the settings and the weights alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from engine import __version__
+from engine import photo as photos
+from engine.bulk.batching import FaceCloak, FaceJob
+from engine.bulk.cloaker import Cloaker
+from engine.bulk.inputs import OWN_FOLDER, Item, collect
+from engine.bulk.manifest import Manifest, Row, Status
+from engine.bulk.pipeline import Clock, Stages, stream
+from engine.bulk.prepare import Prepared, digest, prepare
+from engine.config import Detection, Output, Recipe
+from engine.extractors import registry
+from engine.types import PhotoError
+
+INTERRUPTED = "Interrupted before it was done."
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run does besides cloaking. shard: (i, n), only the photos whose content hash is i modulo n."""
+
+    output: Output = field(default_factory=Output)
+    restart: bool = False
+    dry_run: bool = False
+    shard: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        index, count = self.shard
+        if not 0 <= index < count:
+            raise ValueError(f"shard must be I/N with 0 <= I < N; got {index}/{count}")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did. counts: photos by status, of those this call worked on; earlier: those done before it.
+
+    dssim: of all faces cloaked by this call. seconds: wall time as "total", and by phase: prepare and finish are summed
+    over their threads and overlap the solver's. occupancy: share of the solver's slots that held a face.
+    """
+
+    counts: dict[str, int]
+    earlier: dict[str, int]
+    faces: int
+    faces_per_second: float
+    dssim_mean: float | None
+    dssim_max: float | None
+    seconds: dict[str, float]
+    occupancy: float | None
+    dry_run: bool
+
+    @property
+    def worked(self) -> int:
+        """Photos that this call worked on: not done earlier and not passed by as no photos."""
+        return sum(self.counts.values()) - self.counts["skipped"]
+
+    def as_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class _Task:
+    item: Item
+    size: int
+    modified: int
+    sha256: str
+    key: str
+
+    def row(self, status: Status, reason: str, **more: object) -> Row:
+        return Row(
+            self.item.target,
+            str(self.item.source),
+            self.size,
+            self.modified,
+            self.sha256,
+            self.key,
+            status,
+            reason,
+            **more,  # type: ignore[arg-type]
+        )
+
+
+def run(
+    cloaker: Callable[[], Cloaker],
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    settings: str,
+    options: Options,
+    report: Callable[[Row], None] = lambda row: None,
+    started: Callable[[int], None] = lambda photos: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """Cloak all photos under `paths` into `out`. Raises inputs.InputError and manifest.BusyError before it begins.
+
+    cloaker: makes the Cloaker, called only when there is work. settings: text that names everything besides the photo
+    on which a result depends (`fingerprint`). report: gets each photo's row; started: how many photos there are to do.
+    """
+    begun = time.perf_counter()
+    items = collect(paths, out=out, format=options.output.format)
+    if options.dry_run:
+        started(len(items))
+        rows = _dry(cloaker(), items, options, report)
+        return _summary(rows, Counter(), Clock(), time.perf_counter() - begun, dry_run=True)
+    index, count = options.shard
+    with Manifest(out, shard="" if count == 1 else f"{index}-of-{count}") as manifest:
+        _clean(out, shard=options.shard)
+        tasks, passed, earlier = _plan(items, manifest, out, settings, options)
+        for row in passed:
+            manifest.put(row)
+            report(row)
+        rows = [*passed]
+        clock = Clock()
+        started(len(tasks))
+        if tasks:
+            for row in _cloak(cloaker(), tasks, manifest, out, options, clock, progress):
+                report(row)
+                rows.append(row)
+    return _summary(rows, earlier, clock, time.perf_counter() - begun)
+
+
+def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Path | None) -> str:
+    """One line naming everything besides the photo on which a result depends, weights included.
+
+    Raises ValueError for an unknown extractor or a reference photo that cannot be read.
+    """
+    try:
+        reference = None if only is None else digest(only)
+    except PhotoError as error:
+        raise ValueError(f"the reference photo {only}: {error}") from None
+    parts = {
+        "version": __version__,
+        "recipe": asdict(recipe),
+        "weights": {name: registry.find(name).sha256 for name in recipe.extractors},
+        "detection": asdict(detection),
+        "output": asdict(output),
+        "only": reference,
+    }
+    return json.dumps(parts, sort_keys=True)
+
+
+def _plan(
+    items: Sequence[Item], manifest: Manifest, out: Path, settings: str, options: Options
+) -> tuple[list[_Task], list[Row], Counter[str]]:
+    """What is to be done, the rows of what is not a photo or cannot be opened, and the counts of what is done."""
+    tasks: list[_Task] = []
+    passed: list[Row] = []
+    earlier: Counter[str] = Counter()
+    index, count = options.shard
+    for item in items:
+        old = manifest.get(item.target)
+        if item.skip or item.fault:
+            row = Row(
+                item.target,
+                str(item.source),
+                0,
+                0,
+                "",
+                "",
+                "skipped" if item.skip else "failed",
+                item.skip or item.fault,
+            )
+            if old == row and not options.restart:
+                earlier[row.status] += 1
+            else:
+                passed.append(row)
+            continue
+        try:
+            status = item.source.stat()
+            size, modified = status.st_size, status.st_mtime_ns
+            same = old is not None and (old.size, old.modified) == (size, modified) and old.sha256
+            sha256 = old.sha256 if same and old is not None else digest(item.source)
+        except (OSError, PhotoError):
+            # Whatever it is, reading says it best, and says it in the row.
+            size = modified = 0
+            sha256 = hashlib.sha256(item.target.encode()).hexdigest()
+        if int(sha256[:8], 16) % count != index:
+            continue
+        key = hashlib.sha256(f"{sha256} {settings}".encode()).hexdigest()
+        task = _Task(item, size, modified, sha256, key)
+        if not options.restart and old is not None and old.key == key and _intact(old, out):
+            earlier[old.status] += 1
+        elif old is None and (out / item.target).exists():
+            reason = (
+                "A file that is not this tool's lies where its cloaked version goes: move it or choose another --out."
+            )
+            passed.append(Row(item.target, str(item.source), size, modified, sha256, "", "failed", reason))
+        else:
+            tasks.append(task)
+    return tasks, passed, earlier
+
+
+def _intact(row: Row, out: Path) -> bool:
+    if row.status != "cloaked":
+        return True
+    written = out / row.target
+    return written.is_file() and written.stat().st_size == row.written
+
+
+def _clean(out: Path, *, shard: tuple[int, int]) -> None:
+    """Remove what a killed run left half-written."""
+    for left in (out / OWN_FOLDER).glob(f"{shard[0]}-of-{shard[1]}-*.part"):
+        left.unlink()
+
+
+def _write(out: Path, target: str, data: bytes, *, shard: tuple[int, int]) -> None:
+    """Put a file in place whole or not at all."""
+    name = hashlib.sha256(target.encode()).hexdigest()[:16]
+    part = out / OWN_FOLDER / f"{shard[0]}-of-{shard[1]}-{name}.part"
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    (out / target).parent.mkdir(parents=True, exist_ok=True)
+    part.replace(out / target)
+
+
+def _cloak(
+    cloaker: Cloaker,
+    tasks: Sequence[_Task],
+    manifest: Manifest,
+    out: Path,
+    options: Options,
+    clock: Clock,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Row]:
+    targets = cloaker.targets([task.item.source for task in tasks])
+
+    def prepared(task: _Task) -> Prepared | Row:
+        try:
+            return prepare(task.item.source, cloaker.detector, sha256=task.sha256)
+        except PhotoError as error:
+            return task.row("failed", str(error))
+
+    def admit(task: _Task, photo: Prepared) -> tuple[Prepared, list[FaceJob]] | Row:
+        photo = cloaker.selected(photo)
+        if not photo.cuts:
+            return task.row(*cloaker.nothing(photo))
+        if manifest.get(task.item.target) is None:
+            manifest.put(replace(task.row("failed", INTERRUPTED), key=""))
+        return photo, cloaker.jobs(photo, targets)
+
+    def finish(task: _Task, photo: Prepared, cloaks: list[FaceCloak]) -> Row:
+        output = options.output
+        try:
+            fitted = cloaker.fit(
+                photo,
+                cloaks,
+                encode=lambda pixels: photos.encode(photo.photo, pixels, format=output.format, quality=output.quality),
+                decode=photos.decode_pixels,
+            )
+        except PhotoError as error:
+            return task.row("failed", str(error))
+        try:
+            _write(out, task.item.target, fitted.data, shard=options.shard)
+        except OSError as error:
+            reason = f"It could not be written ({error.strerror}): make room or check the output folder's permissions."
+            return replace(task.row("failed", reason), key="")
+        faces = [asdict(face) for face in cloaker.describe(photo, cloaks, fitted)]
+        return task.row("cloaked", " ".join(photo.unusable), written=len(fitted.data), faces=faces)
+
+    stages = Stages[_Task, Row](prepare=prepared, admit=admit, finish=finish)
+    for task, row in stream(tasks, stages, cloaker.batcher, workers=cloaker.workers, clock=clock, progress=progress):
+        if row.status != "cloaked" and manifest.get(task.item.target) is not None:
+            # An earlier version, of other settings or another photo by this name, must not pass for this one's.
+            (out / task.item.target).unlink(missing_ok=True)
+        manifest.put(row)
+        yield row
+
+
+def _dry(cloaker: Cloaker, items: Sequence[Item], options: Options, report: Callable[[Row], None]) -> list[Row]:
+    """What a run would find: which photos have faces, which would fail. Computes no cloak and writes nothing."""
+
+    def found(item: Item) -> Row:
+        task = _Task(item, 0, 0, "", "")
+        if item.skip or item.fault:
+            return task.row("skipped" if item.skip else "failed", item.skip or item.fault)
+        try:
+            photo = prepare(item.source, cloaker.detector)
+            photos.encode(photo.photo, photo.photo.pixels, format=options.output.format, quality=options.output.quality)
+        except PhotoError as error:
+            return task.row("failed", str(error))
+        photo = cloaker.selected(photo)
+        if not photo.cuts:
+            return task.row(*cloaker.nothing(photo))
+        faces: list[dict[str, object]] = [{"box": [round(float(v), 1) for v in face.box]} for face in photo.faces]
+        return task.row("cloaked", " ".join(photo.unusable), faces=faces)
+
+    rows = []
+    with ThreadPoolExecutor(cloaker.workers) as pool:
+        for row in pool.map(found, items):
+            report(row)
+            rows.append(row)
+    return rows
+
+
+def _summary(
+    rows: Sequence[Row], earlier: Counter[str], clock: Clock, total: float, *, dry_run: bool = False
+) -> Summary:
+    counts = Counter({"cloaked": 0, "no_face": 0, "skipped": 0, "failed": 0})
+    counts.update(row.status for row in rows)
+    faces = [face for row in rows for face in row.faces]
+    dssim = [float(face["dssim"]) for face in faces if "dssim" in face]  # type: ignore[arg-type]
+    seconds = {
+        "total": total,
+        "prepare": clock.prepare,
+        "solve": clock.solve,
+        "finish": clock.finish,
+        "wait": clock.wait,
+    }
+    return Summary(
+        counts=dict(counts),
+        earlier=dict(earlier),
+        faces=len(faces),
+        faces_per_second=round(len(dssim) / total, 3) if total else 0.0,
+        dssim_mean=sum(dssim) / len(dssim) if dssim else None,
+        dssim_max=max(dssim) if dssim else None,
+        seconds={name: round(value, 2) for name, value in seconds.items()},
+        occupancy=round(clock.faces / clock.slots, 3) if clock.slots else None,
+        dry_run=dry_run,
+    )

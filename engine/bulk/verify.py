@@ -1,0 +1,68 @@
+"""`cloak verify`: what a cloak changed, measured on the two files as anybody would see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from engine import checkpoint, sharding
+from engine.bulk.prepare import Prepared, prepare
+from engine.config import Detection
+from engine.detect import YuNet
+from engine.dssim import WINDOW, dssim_pixels
+from engine.extractors import available, embed_batch, load
+from engine.faces import cut
+from engine.photo import read
+from engine.types import PhotoError
+
+
+@dataclass(frozen=True)
+class FaceReport:
+    """One face of the original. dssim: of its region at native size. shift: L2 distance (0 to 2), by extractor."""
+
+    box: tuple[float, ...]
+    dssim: float
+    max_change: int
+    shift: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """max_change: largest difference of a pixel, in grey levels of 255. changed: share of pixels that differ."""
+
+    max_change: int
+    changed: float
+    dssim: float
+    faces: tuple[FaceReport, ...]
+
+
+def verify(original: Path, cloaked: Path) -> Report:
+    """Compare a photo with its cloaked version. Raises PhotoError if one cannot be read or their sizes differ."""
+    sharding.configure()
+    before: Prepared = prepare(original, YuNet(checkpoint.root() / "yunet.onnx", Detection()))
+    after = read(cloaked).pixels
+    pixels = before.photo.pixels
+    if after.shape != pixels.shape:
+        sizes = f"{pixels.shape[1]}x{pixels.shape[0]} and {after.shape[1]}x{after.shape[0]}"
+        raise PhotoError(f"The two photos have different sizes, {sizes}: they are not a photo and its cloaked version.")
+    shifts: dict[str, np.ndarray] = {}
+    if before.cuts:
+        pairs = np.stack([one.canvas for one in before.cuts] + [cut(after, face).canvas for face in before.faces])
+        for name in available():
+            clean, changed = np.split(np.asarray(jax.device_get(embed_batch(load(name), pairs))), 2)
+            shifts[name] = np.linalg.norm(clean - changed, axis=1)
+    difference = np.abs(pixels.astype(np.int16) - after)
+    faces = tuple(
+        FaceReport(
+            box=tuple(round(float(value), 1) for value in face.box),
+            dssim=dssim_pixels(pixels[top:bottom, left:right], after[top:bottom, left:right]),
+            max_change=int(difference[top:bottom, left:right].max()),
+            shift={name: float(values[index]) for name, values in shifts.items()},
+        )
+        for index, (face, (top, left, bottom, right)) in enumerate(zip(before.faces, before.regions, strict=True))
+    )
+    whole = dssim_pixels(pixels, after) if min(pixels.shape[:2]) >= WINDOW else float("nan")
+    return Report(int(difference.max()), float((difference.max(axis=2) > 0).mean()), whole, faces)

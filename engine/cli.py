@@ -1,0 +1,202 @@
+"""The command `cloak`: arguments in, one call out, exit code. Every option is defined here and nowhere else.
+
+Exit codes: 0 all done, 1 some photos failed, 2 wrong usage, 3 nothing to do, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from engine import __version__
+from engine.config import Detection, Format, Mode, Objective, Output, Recipe, SolverName
+
+if TYPE_CHECKING:
+    from engine.bulk.run import Summary
+
+OK, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = App(
+    name="cloak",
+    version=__version__,
+    help="Cloak photos against face recognition: changes too small to see that mislead models trained on them.",
+    help_epilogue="Exit codes: 0 all done, 1 some photos failed, 2 wrong usage, 3 nothing to do, 130 interrupted.",
+)
+
+Json = Annotated[bool, Parameter(negative="", help="For machines: the last line of output is one JSON object.")]
+
+
+@app.command
+def run(
+    paths: Annotated[list[Path], Parameter(help="Photos, or folders that are walked and mirrored under --out.")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="Folder for the cloaked photos; the originals are never touched.")],
+    mode: Annotated[Mode, Parameter(help="Budget: DSSIM .004, .007 or .017 round each face.")] = "mid",
+    rho: Annotated[float | None, Parameter(help="Budget of your own instead of the mode's.")] = None,
+    steps: Annotated[int | None, Parameter(help="Solver steps instead of the mode's.")] = None,
+    extractors: Annotated[str | None, Parameter(help="Networks to cloak against, e.g. a,b; `cloak models`.")] = None,
+    objective: Annotated[
+        Objective, Parameter(help="Away from the own embedding, or each person to one far target.")
+    ] = "away",
+    solver: Annotated[
+        SolverName, Parameter(help="How: ours, the paper's, or the released Fawkes 1.0.4's.")
+    ] = "projected",
+    format: Annotated[Format, Parameter(help="Of the files written; keep: as they came.")] = "keep",
+    quality: Annotated[int | None, Parameter(help="1-100 for lossy formats; default: the source's or better.")] = None,
+    only: Annotated[Path | None, Parameter(help="A photo of one person: cloak that person's faces only.")] = None,
+    min_score: Annotated[float, Parameter(help="Least confidence of the face detector, 0-1.")] = Detection.min_score,
+    min_size: Annotated[int, Parameter(help="Smallest face that counts, in pixels.")] = Detection.min_size,
+    dry_run: Annotated[bool, Parameter(negative="", help="Show what would be done; write nothing.")] = False,
+    restart: Annotated[bool, Parameter(negative="", help="Do everything again, also what is done.")] = False,
+    batch: Annotated[int, Parameter(help="Faces solved at once.")] = 8,
+    devices: Annotated[int | None, Parameter(help="How many devices to use; default: all.")] = None,
+    workers: Annotated[int | None, Parameter(help="Threads that read and write; default: the cores.")] = None,
+    shard: Annotated[str, Parameter(help="I/N: this process does the I-th of N shares (from 0).")] = "0/1",
+    seed: Annotated[int, Parameter(help="Of every random choice.")] = 0,
+    json: Json = False,
+) -> int:
+    """Cloak photos. A second call with the same --out goes on where the first one ended."""
+    from engine.bulk.inputs import InputError
+    from engine.bulk.manifest import BusyError
+    from engine.bulk.run import Options
+    from engine.bulk.run import run as run_collection
+    from engine.view import View
+
+    try:
+        names = tuple(name.strip() for name in extractors.split(",")) if extractors else None
+        recipe = Recipe.of(mode, rho=rho, steps=steps, extractors=names, objective=objective, solver=solver, seed=seed)
+        detection = Detection(min_score, min_size)
+        options = Options(Output(format, quality), restart, dry_run, _shard(shard))
+        view = View(quiet=json)
+        with view:
+            view.say("loading JAX and the extractors")
+            from engine.bulk.cloaker import Cloaker
+            from engine.bulk.run import fingerprint
+
+            settings = fingerprint(recipe, detection, options.output, only)
+            summary = run_collection(
+                lambda: Cloaker(
+                    recipe=recipe,
+                    detection=detection,
+                    only=only,
+                    batch=batch,
+                    devices=devices,
+                    workers=workers,
+                ),
+                paths,
+                out,
+                settings=settings,
+                options=options,
+                report=view.row,
+                started=view.started,
+                progress=view.solving,
+            )
+    except (InputError, BusyError, ValueError) as error:
+        return _usage(str(error), as_json=json)
+    except KeyboardInterrupt:
+        print(f"Interrupted. What was done is in {out}; the same command goes on from there.", file=sys.stderr)
+        return INTERRUPTED
+    if json:
+        print(summary.as_json())
+    else:
+        view.summary(summary, out, recipe)
+    return exit_code(summary)
+
+
+def exit_code(summary: Summary) -> int:
+    """0 all done, 1 some failed, 3 nothing to do."""
+    if summary.counts["failed"]:
+        return FAILED
+    return OK if summary.worked else NOTHING
+
+
+@app.command
+def verify(original: Path, cloaked: Path, /, *, json: Json = False) -> int:
+    """Measure what a cloak changed: DSSIM at native size, largest change of a pixel, embedding shift by extractor."""
+    from engine.bulk.verify import verify as compare
+    from engine.types import PhotoError
+
+    try:
+        report = compare(original, cloaked)
+    except PhotoError as error:
+        return _usage(str(error), as_json=json)
+    if json:
+        _print_json(asdict(report))
+        return OK
+    print(f"whole photo: DSSIM {report.dssim:.5f}, largest change {report.max_change}, {report.changed:.1%} of pixels")
+    for face in report.faces:
+        shift = ", ".join(f"{name} {value:.2f}" for name, value in face.shift.items())
+        print(f"face at {face.box}: DSSIM {face.dssim:.5f}, largest change {face.max_change}, shift {shift}")
+    if not report.faces:
+        print("no face was found in the original")
+    return OK
+
+
+@app.command
+def models(*, json: Json = False) -> int:
+    """List the extractors and checkpoints: size, licence, source, accuracy, robust or not."""
+    from engine import checkpoint
+
+    manifest = checkpoint.manifest()
+    rows: list[dict[str, Any]] = [
+        {"name": name, **table, "megabytes": checkpoint.megabytes(table["path"])}
+        for name, table in sorted(manifest["extractors"].items())
+    ]
+    if json:
+        _print_json(rows)
+        return OK
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "network", "dim", "input", "MB", "pair AUC", "robust", "licence", "source")
+    for row in rows:
+        table.add_row(
+            str(row["name"]),
+            str(row["network"]),
+            str(row["dim"]),
+            str(row["input"]["size"]),
+            f"{row['megabytes']:.1f}",
+            str(row["metric"]["lfw_pairs_auc"]),
+            "yes" if row.get("robust") else "no",
+            str(row["licence"]),
+            str(row["source"]),
+        )
+    Console().print(table)
+    return OK
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal()):
+        raise ValueError(f"--shard must be I/N, e.g. 0/4; got {text!r}")
+    return int(index), int(count)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value))
+
+
+def _usage(message: str, *, as_json: bool) -> int:
+    print(f"cloak: {message}", file=sys.stderr)
+    if as_json:
+        _print_json({"error": message})
+    return USAGE
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The console script. Returns the exit code."""
+    try:
+        result = app(arguments, exit_on_error=False, print_error=True)
+    except CycloptsError:
+        return USAGE
+    return result if isinstance(result, int) else OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""Where a person's embeddings are sent under objective "target": one far centroid of the population for all photos."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+CANDIDATES = 24
+"""Centroids that the seed draws; the farthest of them is taken (paper, section 4.2, with centroids for its classes)."""
+
+
+def farthest(
+    person: tuple[Float[Array, "d"], ...], bank: tuple[Float[Array, "n d"], ...], *, seed: int
+) -> Int[Array, ""]:
+    """The index of the centroid to send a person to: the farthest, mean over extractors, of those the seed draws.
+
+    person, bank: for each extractor the person's mean embedding and the centroids, of length one; row i of every bank
+    is the same group of people. The draw depends on the seed alone, so the choice is stable for a person.
+    """
+    count = bank[0].shape[0]
+    drawn = jax.random.permutation(jax.random.key(seed), count)[: min(CANDIDATES, count)]
+    distance = jnp.stack(
+        [jnp.linalg.norm(rows[drawn] - own[None], axis=1) for own, rows in zip(person, bank, strict=True)]
+    )
+    return drawn[jnp.argmax(distance.mean(axis=0))]

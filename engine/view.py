@@ -1,0 +1,100 @@
+"""What a person sees of a run: a progress bar where there is a terminal, what is not protected, and a summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from engine.bulk.manifest import Row
+from engine.bulk.run import Summary
+from engine.config import Recipe
+
+SHOWN = 20
+"""Photos that are named one by one; the rest is in the manifest."""
+
+
+class View:
+    """Progress and findings on stderr, the summary on stdout. A context manager."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        """quiet: nothing but the progress bar, for `--json`."""
+        self._console = Console(stderr=True, highlight=False)
+        self._quiet = quiet
+        self._unprotected = 0
+        self._faces = 0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("photos"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("preparing", total=None, rate="")
+
+    def __enter__(self) -> View:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """What is going on, while nothing else moves."""
+        self._progress.update(self._task, description=text)
+
+    def started(self, photos: int) -> None:
+        """How many photos there are to do."""
+        self._progress.update(self._task, total=photos, description="compiling (kept for the next time)")
+
+    def solving(self, steps: int, faces: int) -> None:
+        """`steps` of a batch of `faces` are done."""
+        self._progress.update(self._task, description=f"cloaking {faces} faces, step {steps}")
+
+    def row(self, row: Row) -> None:
+        """A photo is done."""
+        self._faces += len(row.faces)
+        task = self._progress.tasks[0]
+        rate = f"{self._faces / task.elapsed:.2f} faces/s" if task.elapsed else ""
+        self._progress.update(self._task, advance=0 if row.status == "skipped" else 1, rate=rate)
+        if row.status in ("no_face", "failed") and not self._quiet:
+            self._unprotected += 1
+            if self._unprotected <= SHOWN:
+                word = "NOT PROTECTED" if row.status == "no_face" else "FAILED"
+                self._console.print(f"{word} {escape(row.source)}: {escape(row.reason)}", soft_wrap=True)
+            elif self._unprotected == SHOWN + 1:
+                self._console.print("... and more: the manifest has a row for every photo")
+
+    def summary(self, summary: Summary, out: Path, recipe: Recipe) -> None:
+        """The last lines, on stdout."""
+        counts, earlier = summary.counts, summary.earlier
+        done = f"{counts['cloaked']} cloaked ({summary.faces} faces), {counts['no_face']} without a face, "
+        done += f"{counts['failed']} failed, {counts['skipped']} skipped"
+        if summary.dry_run:
+            print(f"Dry run, nothing was written. Would be: {done}.")
+            return
+        if earlier:
+            what = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(earlier.items()))
+            print(f"Done by earlier calls, nothing to do: {what}.")
+        if summary.worked:
+            print(f"{done}, in {summary.seconds['total']:.1f} s.")
+        elif not earlier:
+            print("Nothing to do: no photos were found.")
+        if summary.dssim_max is not None:
+            dssim = f"mean {summary.dssim_mean:.5f}, largest {summary.dssim_max:.5f}"
+            print(f"DSSIM of the face regions in the files: {dssim}.")
+            print(f"Cloaked photos and the manifest are in {out}.")
+            print(
+                f"Made against {', '.join(recipe.extractors)}: they mislead recognisers built on these networks.\n"
+                "Against others they do much less: see 'Does it protect?' in the README.\n"
+                "Publish no clean photo of the same face."
+            )
