@@ -17,6 +17,7 @@ from engine import __version__
 from engine.config import Detection, Format, Mode, Objective, Output, Recipe, SolverName
 
 if TYPE_CHECKING:
+    from engine.bulk.cloaker import Cloaker
     from engine.bulk.run import Summary
 
 OK, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
@@ -25,6 +26,7 @@ app = App(
     name="cloak",
     version=__version__,
     help="Cloak photos against face recognition: changes too small to see that mislead models trained on them.",
+    result_action="return_value",
     help_epilogue="Exit codes: 0 all done, 1 some photos failed, 2 wrong usage, 3 nothing to do, 130 interrupted.",
 )
 
@@ -64,31 +66,32 @@ def run(
     """Cloak photos. A second call with the same --out goes on where the first one ended."""
     from engine.bulk.inputs import InputError
     from engine.bulk.manifest import BusyError
-    from engine.bulk.run import Options
+    from engine.bulk.run import Options, fingerprint
     from engine.bulk.run import run as run_collection
+    from engine.checkpoint import CheckpointError
     from engine.view import View
+
+    def cloaker() -> Cloaker:
+        from engine.bulk.cloaker import Cloaker
+
+        try:
+            return Cloaker(recipe=recipe, detection=detection, only=only, batch=batch, devices=devices, workers=workers)
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
     try:
         names = tuple(name.strip() for name in extractors.split(",")) if extractors else None
         recipe = Recipe.of(mode, rho=rho, steps=steps, extractors=names, objective=objective, solver=solver, seed=seed)
         detection = Detection(min_score, min_size)
         options = Options(Output(format, quality), restart, dry_run, _shard(shard))
-        view = View(quiet=json)
+        settings = fingerprint(recipe, detection, options.output, only)
+    except ValueError as error:
+        return _usage(str(error), as_json=json)
+    view = View(quiet=json)
+    try:
         with view:
-            view.say("loading JAX and the extractors")
-            from engine.bulk.cloaker import Cloaker
-            from engine.bulk.run import fingerprint
-
-            settings = fingerprint(recipe, detection, options.output, only)
             summary = run_collection(
-                lambda: Cloaker(
-                    recipe=recipe,
-                    detection=detection,
-                    only=only,
-                    batch=batch,
-                    devices=devices,
-                    workers=workers,
-                ),
+                cloaker,
                 paths,
                 out,
                 settings=settings,
@@ -97,7 +100,7 @@ def run(
                 started=view.started,
                 progress=view.solving,
             )
-    except (InputError, BusyError, ValueError) as error:
+    except (InputError, BusyError, CheckpointError) as error:
         return _usage(str(error), as_json=json)
     except KeyboardInterrupt:
         print(f"Interrupted. What was done is in {out}; the same command goes on from there.", file=sys.stderr)

@@ -1,8 +1,10 @@
 """Face detection: YuNet (Wu et al. 2023) through OpenCV, at every scale that a photo needs.
 
 YuNet sees faces of about 10 to 300 pixels. A photo is scanned at 640 pixels and then at doubled sizes, up to
-the one where the smallest face that counts is 12 pixels, and what several scans found is merged. Nothing
-found upright: the photo may lie on its side, so the three other quarter turns are tried.
+the one where the smallest face that counts is 12 pixels, and what several scans found is merged. YuNet also
+finds faces that lie on their side or head, but with the landmarks of an upright one, which would put the
+cloak in the wrong place. So a face that it is not sure of is looked at again in all four quarter turns, and
+the photo is scanned in those that suit a face better; in all of them where nothing was found upright.
 """
 
 from __future__ import annotations
@@ -22,6 +24,12 @@ from engine.types import Face
 FIRST_SCAN = 640
 SMALLEST_SEEN = 12
 OVERLAP = 0.4
+SURE = 0.93
+"""Score from which a face counts as upright: of faces lying on their side or head hardly one reaches it."""
+CLOSE_UP = 100
+"""Side of the face, in pixels, for that look."""
+BETTER = 0.02
+"""How much higher another quarter turn must score to be tried."""
 
 
 class Detector(Protocol):
@@ -51,12 +59,29 @@ class YuNet:
             0.94
         """
         faces = self._scan(pixels)
-        for quarters in (1, 3, 2):
-            if faces:
-                break
+        turns = {self._best_turn(pixels, face) for face in faces} if faces else {1, 2, 3}
+        for quarters in sorted(turns - {0}):
             turned = self._scan(np.ascontiguousarray(np.rot90(pixels, quarters)))
-            faces = [_turn_back(face, quarters, pixels.shape[:2]) for face in turned]
+            faces = _rivals(faces, [_turn_back(face, quarters, pixels.shape[:2]) for face in turned])
         return sorted(faces, key=lambda face: (-float(face.box[2:].max()), *face.box.tolist()))
+
+    def _best_turn(self, pixels: UInt8[np.ndarray, "h w 3"], face: Face) -> int:
+        """The quarter turn in which the face scores highest, by a closer look at it alone."""
+        if face.score >= SURE:
+            return 0
+        side = float(face.box[2:].max())
+        (x, y), reach = face.box[:2] + face.box[2:] / 2, side
+        top, left = max(0, int(y - reach)), max(0, int(x - reach))
+        near = pixels[top : int(y + reach) + 1, left : int(x + reach) + 1]
+        ratio = min(1.0, CLOSE_UP / side)
+        size = max(1, round(near.shape[1] * ratio)), max(1, round(near.shape[0] * ratio))
+        near = cv2.resize(near, size, interpolation=cv2.INTER_AREA)
+        scores = []
+        for quarters in range(4):
+            rows = self._once(np.ascontiguousarray(np.rot90(near, quarters)))
+            scores.append(float(rows[:, 14].max(initial=0)))
+        best = int(np.argmax(scores))
+        return best if scores[best] > max(scores[0], face.score) + BETTER else 0
 
     def _scan(self, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
         rows = np.concatenate([np.empty((0, 15), np.float32), *self._rows(pixels)])
@@ -101,6 +126,20 @@ def _merge(rows: Float32[np.ndarray, "n 15"]) -> Float32[np.ndarray, "k 15"]:
         return rows
     kept = cv2.dnn.NMSBoxes(rows[:, :4].astype(np.float64).tolist(), rows[:, 14].tolist(), 0.0, OVERLAP)
     return rows[np.asarray(kept, int).reshape(-1)]
+
+
+def _rivals(faces: list[Face], others: list[Face]) -> list[Face]:
+    """Both lists, without those in whose place the other list has a face of higher score."""
+
+    def beaten(face: Face, rivals: list[Face]) -> bool:
+        middle = face.box[:2] + face.box[2:] / 2
+        return any(
+            rival.score > face.score
+            and bool((abs(rival.box[:2] + rival.box[2:] / 2 - middle) < rival.box[2:] / 2).all())
+            for rival in rivals
+        )
+
+    return [f for f in faces if not beaten(f, others)] + [f for f in others if not beaten(f, faces)]
 
 
 def _turn_back(face: Face, quarters: int, size: tuple[int, int]) -> Face:

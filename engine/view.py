@@ -48,10 +48,6 @@ class View:
     ) -> None:
         self._progress.stop()
 
-    def say(self, text: str) -> None:
-        """What is going on, while nothing else moves."""
-        self._progress.update(self._task, description=text)
-
     def started(self, photos: int) -> None:
         """How many photos there are to do."""
         self._progress.update(self._task, total=photos, description="compiling (kept for the next time)")

@@ -39,7 +39,7 @@ def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) ->
     gradient = projection.smooth(gradient, sigma=recipe.smoothing) * projection.room(face)
     size = jnp.sqrt((gradient**2).mean()) + 1e-20
     momentum = MOMENTUM * state.memory + (1 - MOMENTUM) * gradient / size
-    left = 0.5 * (1 + jnp.cos(jnp.pi * state.step / recipe.steps))
+    left = 0.5 * (1 + jnp.cos(jnp.pi * state.step.astype(jnp.float32) / recipe.steps))
     # DSSIM is quadratic in the change: the cloak's amplitude, and so the step, goes with the root of the budget.
     rate = STEP * (recipe.rho / 0.007) ** 0.5 * left
     delta = projection.shape(face, state.variable + rate * momentum)

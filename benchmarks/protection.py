@@ -1,0 +1,244 @@
+"""Protection success rate on real photos: the test of section 5.2 of the paper, floor and held-out trackers beside.
+
+Users are 20 people of LFW (benchmarks/users.txt), 20 photos each. Half of a user's photos are scraped cloaked, half are
+clean test photos; 300 other people are clean labels. A tracker is an extractor and a linear softmax head (or the
+nearest class mean) trained on what was scraped. Protection success rate: share of a user's clean test photos that the
+tracker does not name as the user, mean over users. Floor: the same with nothing cloaked. Embeddings and DSSIM are of the
+files that `cloak run` wrote, read and detected anew. A tracker whose extractor made the cloak is "in"; the others are
+"held-out". dlib takes part if `pip install dlib-bin==20.0.1 face-recognition-models==0.3.0 "setuptools<81"` was done.
+
+    python benchmarks/protection.py ../shared/faces/lfw --work /tmp/protection [--set rho=.017 --set extractors=web-incept]
+
+Resumes: the cloaked photos stay in --work. Writes benchmarks/results/protection-NAME.json; the last line is that JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from engine import checkpoint, sharding
+from engine.bulk.manifest import Manifest
+from engine.bulk.prepare import Prepared, prepare
+from engine.detect import YuNet
+from engine.extractors import available, embed_batch, load
+
+HERE = Path(__file__).resolve().parent
+PHOTOS, OTHERS, OTHERS_PHOTOS = 20, 300, 6
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Paths: per user the scraped and the test half, per other person all."""
+
+    scraped: dict[str, list[Path]]
+    tests: dict[str, list[Path]]
+    others: dict[str, list[Path]]
+
+
+def dataset(root: Path) -> Dataset:
+    users = (HERE / "users.txt").read_text().split()
+    scraped, tests = {}, {}
+    for user in users:
+        photos = sorted((root / user).glob("*.jpg"))[:PHOTOS]
+        scraped[user], tests[user] = photos[0::2], photos[1::2]
+    names = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in users)
+    counted = {name: sorted((root / name).glob("*.jpg")) for name in names}
+    eligible = [name for name, photos in counted.items() if 2 <= len(photos) < PHOTOS]
+    chosen = sorted(np.random.default_rng(0).choice(eligible, OTHERS, replace=False))
+    return Dataset(scraped, tests, {str(name): counted[name][:OTHERS_PHOTOS] for name in chosen})
+
+
+def cloak(data: Dataset, work: Path, settings: dict[str, str]) -> dict[Path, Path]:
+    """`cloak run` on the scraped half, laid out in a folder of links; returns the cloaked file of each photo."""
+    source, out = work / "scraped", work / "cloaked"
+    pairs = {}
+    for user, photos in data.scraped.items():
+        (source / user).mkdir(parents=True, exist_ok=True)
+        for photo in photos:
+            link = source / user / photo.name
+            if not link.exists():
+                link.symlink_to(photo.resolve())
+            pairs[photo] = out / user / photo.name
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    done = subprocess.run([sys.executable, "-m", "engine.cli", "run", source, "--out", out, *options], check=False)
+    if done.returncode not in (0, 3):
+        raise SystemExit(f"cloak run ended with {done.returncode}")
+    return pairs
+
+
+def central(photo: Prepared) -> int:
+    """Index of the face nearest to the middle: in LFW that is the person."""
+    height, width = photo.photo.size
+    middles = [(f.box[0] + f.box[2] / 2 - width / 2, f.box[1] + f.box[3] / 2 - height / 2) for f in photo.faces]
+    return int(np.argmin([np.hypot(*middle) for middle in middles]))
+
+
+def engine_embeddings(paths: Sequence[Path], names: Sequence[str]) -> dict[str, dict[Path, np.ndarray]]:
+    """By extractor and path the embedding of the central face."""
+    detector = YuNet(checkpoint.root() / "yunet.onnx")
+    extractors = {name: load(name) for name in names}
+    found: dict[str, dict[Path, np.ndarray]] = {name: {} for name in names}
+    for first in range(0, len(paths), 16):
+        some = list(paths[first : first + 16])
+        prepared = [prepare(path, detector) for path in some]
+        canvases = np.stack([one.cuts[central(one)].canvas for one in prepared])
+        padded = np.concatenate([canvases, np.repeat(canvases[:1], 16 - len(some), 0)])
+        for name, extractor in extractors.items():
+            rows = np.asarray(embed_batch(extractor, padded))
+            found[name].update(zip(some, rows[: len(some)], strict=True))
+    return found
+
+
+def dlib_embeddings(paths: Sequence[Path]) -> dict[Path, np.ndarray] | None:
+    """dlib's own detector (YuNet's box where it finds none), landmarks and ResNet, all of its own library."""
+    try:
+        import dlib
+        import face_recognition_models as weights
+    except ImportError:
+        return None
+    detector, fallback = dlib.get_frontal_face_detector(), YuNet(checkpoint.root() / "yunet.onnx")
+    landmarks = dlib.shape_predictor(weights.pose_predictor_five_point_model_location())
+    network = dlib.face_recognition_model_v1(weights.face_recognition_model_location())
+    found = {}
+    for path in paths:
+        one = prepare(path, fallback)
+        pixels, face = np.ascontiguousarray(one.photo.pixels), one.faces[central(one)]
+        x, y = (float(v) for v in face.landmarks.mean(axis=0))
+        boxes = [box for box in detector(pixels, 1) if box.contains(dlib.point(round(x), round(y)))]
+        left, top, width, height = (round(float(v)) for v in face.box)
+        box = boxes[0] if boxes else dlib.rectangle(left, top, left + width, top + height)
+        found[path] = np.array(network.compute_face_descriptor(pixels, landmarks(pixels, box)), np.float32)
+    return found
+
+
+def linear_head(rows: np.ndarray, labels: np.ndarray, tests: np.ndarray) -> np.ndarray:
+    """The labels a softmax regression names, trained to convergence by L-BFGS with weight decay 1e-4."""
+    mean, scale = rows.mean(0), np.linalg.norm(rows - rows.mean(0), axis=1).mean()
+    x, t = (jnp.asarray((part - mean) / scale * 8) for part in (rows, tests))
+    y = jnp.asarray(labels)
+    params = {"kernel": jnp.zeros((rows.shape[1], int(labels.max()) + 1)), "bias": jnp.zeros(int(labels.max()) + 1)}
+
+    def loss(p: dict[str, jax.Array]) -> jax.Array:
+        logits = x @ p["kernel"] + p["bias"][None]
+        decay = 1e-4 * (p["kernel"] ** 2).sum()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean() + decay
+
+    solver = optax.lbfgs()
+    step = jax.value_and_grad(loss)
+
+    @jax.jit
+    def advance(p, state):  # noqa: ANN001, ANN202
+        value, gradient = step(p)
+        update, state = solver.update(gradient, state, p, value=value, grad=gradient, value_fn=loss)
+        return optax.apply_updates(p, update), state
+
+    state = solver.init(params)
+    for _ in range(150):
+        params, state = advance(params, state)
+    return np.asarray((t @ params["kernel"] + params["bias"][None]).argmax(1))
+
+
+def nearest_mean(rows: np.ndarray, labels: np.ndarray, tests: np.ndarray) -> np.ndarray:
+    """The label of the class whose mean embedding is nearest."""
+    means = np.stack([rows[labels == label].mean(0) for label in range(labels.max() + 1)])
+    return ((tests[:, None] - means[None]) ** 2).sum(-1).argmin(1)
+
+
+TRACKERS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "linear head": linear_head,
+    "nearest class mean": nearest_mean,
+}
+
+
+def protection(data: Dataset, scraped: dict[Path, np.ndarray], clean: dict[Path, np.ndarray], tracker: Callable) -> dict:
+    """Protection success rate by user, and accuracy on the other people (their last photo, left out of training)."""
+    rows, labels, users = [], [], list(data.scraped)
+    for label, user in enumerate(users):
+        rows += [scraped[path] for path in data.scraped[user]]
+        labels += [label] * len(data.scraped[user])
+    for label, photos in enumerate(data.others.values(), len(users)):
+        rows += [clean[path] for path in photos[:-1]]
+        labels += [label] * (len(photos) - 1)
+    tests = [clean[path] for user in users for path in data.tests[user]]
+    tests += [clean[photos[-1]] for photos in data.others.values()]
+    named = tracker(np.stack(rows), np.array(labels), np.stack(tests))
+    counts = [len(data.tests[user]) for user in users]
+    truth = np.repeat(np.arange(len(users)), counts)
+    missed = named[: len(truth)] != truth
+    rates = [float(missed[truth == label].mean()) for label in range(len(users))]
+    others = named[len(truth) :] == np.arange(len(users), len(users) + len(data.others))
+    boot = np.random.default_rng(0).choice(rates, (10_000, len(rates))).mean(1)
+    return {
+        "protection": float(np.mean(rates)),
+        "interval95": [float(value) for value in np.quantile(boot, (0.025, 0.975))],
+        "others_accuracy": float(others.mean()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("faces", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--name", default="mid", help="of the result file")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of `cloak run`")
+    arguments = parser.parse_args()
+    sharding.configure()
+    settings = dict(item.split("=", 1) for item in arguments.set)
+    data = dataset(arguments.faces)
+    cloaked = cloak(data, arguments.work, settings)
+    made_with = set(settings.get("extractors", "").split(",")) - {""} or set(default_extractors())
+    clean_paths = [p for part in (data.scraped, data.tests, data.others) for photos in part.values() for p in photos]
+    paths = [*clean_paths, *cloaked.values()]
+    embeddings = dict(engine_embeddings(paths, available()))
+    if (dlib := dlib_embeddings(paths)) is not None:
+        embeddings["dlib"] = dlib
+    with Manifest(arguments.work / "cloaked") as manifest:
+        dssim = [face["dssim"] for row in manifest.rows() for face in row.faces]
+    rows = []
+    for name, found in embeddings.items():
+        for kind, tracker in TRACKERS.items():
+            floor = protection(data, {p: found[p] for p in cloaked}, found, tracker)
+            result = protection(data, {p: found[c] for p, c in cloaked.items()}, found, tracker)
+            part = "in" if name in made_with else "held-out"
+            rows.append({"extractor": name, "tracker": kind, "part": part, "floor": floor["protection"], **result})
+            print(
+                f"{name:20} {kind:20} {part:9} protection {result['protection']:.1%} "
+                f"({result['interval95'][0]:.0%}-{result['interval95'][1]:.0%}), floor {floor['protection']:.1%}, "
+                f"others named rightly {result['others_accuracy']:.1%}",
+                flush=True,
+            )
+    report = {
+        "settings": settings,
+        "made_with": sorted(made_with),
+        "users": len(data.scraped),
+        "cloaked_photos": len(cloaked),
+        "test_photos": sum(map(len, data.tests.values())),
+        "other_people": len(data.others),
+        "dssim_mean": float(np.mean(dssim)),
+        "dssim_max": float(np.max(dssim)),
+        "rows": rows,
+    }
+    target = HERE / "results" / f"protection-{arguments.name}.json"
+    target.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report))
+
+
+def default_extractors() -> tuple[str, ...]:
+    from engine.config import Recipe
+
+    return Recipe().extractors
+
+
+if __name__ == "__main__":
+    main()

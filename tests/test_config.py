@@ -1,0 +1,109 @@
+"""engine.config: settings are checked when they are made, and an error names the field."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from engine.config import CANVAS, RHO, TEMPLATE, Detection, Output, Recipe
+
+NAN = float("nan")
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (Detection, "min_score", 0.0),
+        (Detection, "min_score", -0.1),
+        (Detection, "min_score", 1.01),
+        (Detection, "min_score", NAN),
+        (Detection, "min_size", 15),
+        (Detection, "min_size", -24),
+        (Recipe, "rho", 0.0),
+        (Recipe, "rho", -0.007),
+        (Recipe, "rho", 0.5),
+        (Recipe, "rho", NAN),
+        (Recipe, "steps", 0),
+        (Recipe, "steps", -1),
+        (Recipe, "extractors", ()),
+        (Recipe, "objective", "towards"),
+        (Recipe, "solver", "adam"),
+        (Recipe, "jitter", -0.01),
+        (Recipe, "jitter", 0.5),
+        (Recipe, "jitter", NAN),
+        (Recipe, "smoothing", -0.5),
+        (Recipe, "smoothing", NAN),
+        (Recipe, "smoothing", INF),
+        (Output, "format", "gif"),
+        (Output, "quality", 0),
+        (Output, "quality", 101),
+    ],
+)
+def test_bad_value_is_refused_by_name(kind: type, field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"^{field} .*{value if value != () else ''}"):
+        kind(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (Detection, "min_score", 1.0),
+        (Detection, "min_size", 16),
+        (Recipe, "rho", 0.499),
+        (Recipe, "steps", 1),
+        (Recipe, "jitter", 0.0),
+        (Recipe, "smoothing", 0.0),
+        (Output, "quality", 1),
+        (Output, "quality", 100),
+    ],
+)
+def test_value_at_the_edge_is_taken(kind: type, field: str, value: object) -> None:
+    assert getattr(kind(**{field: value}), field) == value
+
+
+@pytest.mark.parametrize("mode", ["low", "mid", "high"])
+def test_mode_sets_the_budget_and_nothing_else(mode: str) -> None:
+    assert Recipe.of(mode) == Recipe(rho=RHO[mode])
+
+
+def test_the_modes_differ_and_mid_is_the_papers() -> None:
+    assert RHO["low"] < RHO["mid"] < RHO["high"]
+    assert Recipe.of("mid") == Recipe()
+    assert RHO["mid"] == 0.007
+
+
+def test_changes_override_the_mode_and_none_leaves_it() -> None:
+    recipe = Recipe.of("high", steps=3, rho=None, solver="paper", extractors=None)
+    assert recipe == Recipe(rho=RHO["high"], steps=3, solver="paper")
+    assert Recipe.of("high", rho=0.01).rho == 0.01
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "error", "named"),
+    [
+        ("max", {}, ValueError, "mode must be one of low, mid, high; got 'max'"),
+        ("low", {"steps": 0}, ValueError, "steps"),
+        ("low", {"lambda_": 1}, TypeError, "lambda_"),
+    ],
+)
+def test_recipe_of_checks_what_it_is_given(mode: str, changes: dict, error: type, named: str) -> None:
+    with pytest.raises(error, match=named):
+        Recipe.of(mode, **changes)
+
+
+def test_recipes_are_frozen_and_equal_by_value() -> None:
+    """They are keys of the compile cache and of the manifest."""
+    recipe = Recipe.of("mid", seed=3)
+    assert hash(recipe) == hash(Recipe.of("mid", seed=3))
+    assert recipe != Recipe.of("mid", seed=4)
+    with pytest.raises(FrozenInstanceError):
+        recipe.steps = 1  # type: ignore[misc]
+
+
+def test_template_lies_upright_within_the_canvas() -> None:
+    left_eye, right_eye, nose, left_mouth, right_mouth = TEMPLATE
+    assert left_eye[0] < nose[0] < right_eye[0] < CANVAS
+    assert max(left_eye[1], right_eye[1]) < nose[1] < min(left_mouth[1], right_mouth[1]) < CANVAS
+    assert left_mouth[0] < right_mouth[0]

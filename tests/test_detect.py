@@ -1,0 +1,173 @@
+"""engine.detect: YuNet at every size, side and corner of a photo, on the sample photos."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from engine import checkpoint, photo
+from engine.config import Detection
+from engine.detect import YuNet
+from engine.types import Face
+
+NAMES = ("astronaut.png", "biden.jpg", "obama.jpg")
+FACES = {  # (x, y) of the nose and the width of the face, read off the photos by eye, in pixels
+    "astronaut.png": (221, 121, 75),
+    "biden.jpg": (530, 470, 400),
+    "obama.jpg": (470, 440, 370),
+}
+
+
+def yunet(**settings: float) -> YuNet:
+    return YuNet(checkpoint.root() / "yunet.onnx", Detection(**settings))
+
+
+@pytest.fixture(scope="module")
+def detector() -> YuNet:
+    return yunet()
+
+
+@pytest.fixture(scope="module")
+def pictures(photos: Path) -> dict[str, np.ndarray]:
+    return {name: photo.read(photos / name).pixels for name in NAMES}
+
+
+def middle(face: Face) -> np.ndarray:
+    return face.box[:2] + face.box[2:] / 2
+
+
+def assert_same(one: Face, other: Face, *, share: float) -> None:
+    """Boxes and landmarks agree within a share of the face's longer side."""
+    side = float(other.box[2:].max())
+    np.testing.assert_allclose(one.landmarks, other.landmarks, atol=share * side)
+    np.testing.assert_allclose(one.box, other.box, atol=2 * share * side)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sample_photo_has_one_face_where_it_is(detector: YuNet, pictures: dict[str, np.ndarray], name: str) -> None:
+    faces = detector.detect(pictures[name])
+    assert len(faces) == 1
+    x, y, width = FACES[name]
+    np.testing.assert_allclose(faces[0].landmarks[2], (x, y), atol=0.15 * width)
+    assert 0.7 * width < faces[0].box[2] < 1.4 * width
+    left_eye, right_eye, nose, left_mouth, right_mouth = faces[0].landmarks
+    assert left_eye[0] < nose[0] < right_eye[0]
+    assert max(left_eye[1], right_eye[1]) < nose[1] < min(left_mouth[1], right_mouth[1])
+    assert 0.6 <= faces[0].score <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_face_of_a_huge_photo_is_found(detector: YuNet, pictures: dict[str, np.ndarray], name: str) -> None:
+    pixels = pictures[name]
+    ratio = 4200 / max(pixels.shape)
+    large = cv2.resize(pixels, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_CUBIC)
+    expected, found = detector.detect(pixels)[0], detector.detect(large)[0]
+    assert_same(
+        Face(found.box / np.float32(ratio), found.landmarks / np.float32(ratio), found.score), expected, share=0.1
+    )
+
+
+@pytest.mark.parametrize("corner", [(40, 60), (2700, 60), (1480, 950), (2700, 1700)])
+def test_small_face_in_a_large_photo_is_found(
+    detector: YuNet, pictures: dict[str, np.ndarray], corner: tuple[int, int]
+) -> None:
+    """A face of 40 pixels in a photo of 6 megapixels: 1.3 % of its width."""
+    source = pictures["astronaut.png"]
+    ratio = 40 / float(detector.detect(source)[0].box[2:].max())
+    small = cv2.resize(source[:260, 80:360], None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
+    wide = np.full((2000, 3000, 3), 120, np.uint8)
+    x, y = corner
+    wide[y : y + small.shape[0], x : x + small.shape[1]] = small
+    faces = detector.detect(wide)
+    assert len(faces) == 1
+    expected = (np.array(FACES["astronaut.png"][:2]) - (80, 0)) * ratio + corner
+    np.testing.assert_allclose(faces[0].landmarks[2], expected, atol=6)
+    assert 28 < faces[0].box[2:].max() < 52
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_photo_on_its_side(detector: YuNet, pictures: dict[str, np.ndarray], name: str, quarters: int) -> None:
+    """Landmarks come back in pixels of the turned photo, the owner's left eye still first."""
+    pixels = pictures[name]
+    height, width = pixels.shape[:2]
+    upright = detector.detect(pixels)[0]
+    found = detector.detect(np.ascontiguousarray(np.rot90(pixels, quarters)))[0]
+
+    def turn(points: np.ndarray) -> np.ndarray:  # of the upright photo into np.rot90 of it; coordinates of pixel centres
+        x, y = points[:, 0], points[:, 1]
+        return np.stack([(y, width - 1 - x), (width - 1 - x, height - 1 - y), (height - 1 - y, x)][quarters - 1], 1)
+
+    side = float(upright.box[2:].max())
+    np.testing.assert_allclose(found.landmarks, turn(upright.landmarks), atol=0.08 * side)
+    np.testing.assert_allclose(middle(found), turn(middle(upright)[None])[0], atol=0.1 * side)
+    expected = upright.box[2:] if quarters == 2 else upright.box[:1:-1]
+    np.testing.assert_allclose(found.box[2:], expected, atol=0.15 * side)
+
+
+def test_faces_come_largest_first_and_once(detector: YuNet, pictures: dict[str, np.ndarray]) -> None:
+    source = pictures["astronaut.png"]
+    sheet = np.full((1100, 1500, 3), 90, np.uint8)
+    for ratio, (x, y) in ((0.5, (20, 20)), (1.6, (500, 100)), (0.9, (30, 500))):
+        small = cv2.resize(source, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
+        sheet[y : y + small.shape[0], x : x + small.shape[1]] = small
+    faces = detector.detect(sheet)
+    sides = [float(face.box[2:].max()) for face in faces]
+    assert len(faces) == 3
+    assert sides == sorted(sides, reverse=True)
+    np.testing.assert_allclose(faces[0].landmarks[2], (500 + 221 * 1.6, 100 + 121 * 1.6), atol=20)
+
+
+def test_min_size_is_honoured(pictures: dict[str, np.ndarray]) -> None:
+    side = float(yunet().detect(pictures["astronaut.png"])[0].box[2:].max())
+    assert len(yunet(min_size=int(side) - 5).detect(pictures["astronaut.png"])) == 1
+    assert yunet(min_size=int(side) + 20).detect(pictures["astronaut.png"]) == []
+
+
+def test_min_score_is_honoured(pictures: dict[str, np.ndarray]) -> None:
+    score = yunet().detect(pictures["biden.jpg"])[0].score
+    assert score < 0.999
+    assert yunet(min_score=score - 0.02).detect(pictures["biden.jpg"])[0].score == pytest.approx(score, abs=1e-6)
+    assert yunet(min_score=0.9999).detect(pictures["biden.jpg"]) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (1, 500), (500, 1), (11, 4000), (300, 200)])
+def test_photo_without_a_face(detector: YuNet, size: tuple[int, int]) -> None:
+    assert detector.detect(np.full((*size, 3), 128, np.uint8)) == []
+
+
+def test_threads_find_the_same(detector: YuNet, pictures: dict[str, np.ndarray]) -> None:
+    alone = [detector.detect(pictures[name]) for name in NAMES]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(detector.detect, [pictures[name] for name in NAMES * 3]))
+    for index, faces in enumerate(together):
+        assert len(faces) == len(alone[index % 3])
+        for one, other in zip(faces, alone[index % 3], strict=True):
+            np.testing.assert_array_equal(one.box, other.box)
+            np.testing.assert_array_equal(one.landmarks, other.landmarks)
+            assert one.score == other.score
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.onnx; reinstall"):
+        YuNet(tmp_path / "gone.onnx")
+
+
+@pytest.mark.slow
+def test_lfw_faces_are_found(detector: YuNet, faces_folder: Path) -> None:
+    """Of 300 photos of LFW, whose person is in the middle, each has a face whose box covers the middle."""
+    paths = sorted((faces_folder / "lfw").rglob("*.jpg"))
+    paths = paths[:: max(1, len(paths) // 300)][:300]
+    assert len(paths) == 300
+    missed = []
+    for path in paths:
+        pixels = photo.read(path).pixels
+        centre = np.array([pixels.shape[1], pixels.shape[0]]) / 2
+        faces = detector.detect(pixels)
+        if not any((abs(middle(face) - centre) < face.box[2:] / 2).all() for face in faces):
+            missed.append(path.name)
+    assert missed == []

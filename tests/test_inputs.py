@@ -1,0 +1,79 @@
+"""Which files a run is about, and where they go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.bulk.inputs import InputError, collect
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def test_one_folder_is_mirrored_and_every_file_is_accounted_for(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.JPG", "deep/er/b.png", "notes.txt", "._a.JPG", "c")
+    items = {item.target: item.skip for item in collect([tmp_path / "in"], out=tmp_path / "out")}
+    assert items == {
+        "._a.JPG": "not a photo: .JPG",
+        "a.JPG": "",
+        "c": "not a photo: c",
+        "deep/er/b.png": "",
+        "notes.txt": "not a photo: .txt",
+    }
+
+
+def test_several_folders_keep_their_names(tmp_path: Path) -> None:
+    touch(tmp_path, "one/a.jpg", "two/a.jpg", "single.jpg")
+    items = collect([tmp_path / "one", tmp_path / "two", tmp_path / "single.jpg"], out=tmp_path / "out")
+    assert [item.target for item in items] == ["one/a.jpg", "single.jpg", "two/a.jpg"]
+
+
+def test_the_output_folder_inside_the_input_is_not_an_input(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "out/a.jpg", "out/.cloak/x.part")
+    assert [item.target for item in collect([tmp_path], out=tmp_path / "out")] == ["a.jpg"]
+
+
+def test_a_link_that_leads_back_is_a_fault_and_the_rest_is_found(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.jpg", "sub/b.jpg")
+    (tmp_path / "in/sub/loop").symlink_to(tmp_path / "in", target_is_directory=True)
+    (tmp_path / "else").mkdir()
+    touch(tmp_path / "else", "c.jpg")
+    (tmp_path / "in/other").symlink_to(tmp_path / "else", target_is_directory=True)
+    items = {item.target: item.fault for item in collect([tmp_path / "in"], out=tmp_path / "out")}
+    assert items.pop("sub/loop").startswith("a symbolic link that leads back")
+    assert items == {"a.jpg": "", "sub/b.jpg": "", "other/c.jpg": ""}
+
+
+@pytest.mark.parametrize(
+    ("names", "format", "targets"),
+    [
+        (["a.jpg", "b.heic"], "png", ["a.png", "b.png"]),
+        (["a.jpg", "a.heic"], "png", ["a.heic.png", "a.jpg.png"]),
+        (["a.JPEG", "b.png"], "jpeg", ["a.jpg", "b.jpg"]),
+        (["a.jpg"], "jpeg", ["a.jpg"]),
+        (["a.v1.jpg"], "webp", ["a.v1.webp"]),
+    ],
+)
+def test_a_new_format_brings_its_suffix(tmp_path: Path, names: list[str], format: str, targets: list[str]) -> None:
+    touch(tmp_path / "in", *names)
+    items = collect([tmp_path / "in"], out=tmp_path / "out", format=format)  # type: ignore[arg-type]
+    assert sorted(item.target for item in items) == targets
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "x/a.jpg", "y/x/a.jpg")
+    with pytest.raises(InputError, match="no photos given"):
+        collect([], out=tmp_path / "out")
+    with pytest.raises(InputError, match="nowhere"):
+        collect([tmp_path / "nowhere"], out=tmp_path / "out")
+    with pytest.raises(InputError, match="both be written to x/a.jpg"):
+        collect([tmp_path / "x", tmp_path / "y/x"], out=tmp_path / "out")
+    with pytest.raises(InputError, match="overwritten by its own cloaked version"):
+        collect([tmp_path / "x"], out=tmp_path / "x")
+    with pytest.raises(InputError, match="overwritten by its own cloaked version"):
+        collect([tmp_path / "x/a.jpg"], out=tmp_path / "x")
