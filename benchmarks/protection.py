@@ -2,14 +2,16 @@
 
 Users are 20 people of LFW (benchmarks/users.txt), 20 photos each. Half of a user's photos are scraped cloaked, half are
 clean test photos; 300 other people are clean labels. A tracker is an extractor and a linear softmax head (or the
-nearest class mean) trained on what was scraped. Protection success rate: share of a user's clean test photos that the
-tracker does not name as the user, mean over users. Floor: the same with nothing cloaked. Embeddings and DSSIM are of the
-files that `cloak run` wrote, read and detected anew. A tracker whose extractor made the cloak is "in"; the others are
-"held-out". dlib takes part if `pip install dlib-bin==20.0.1 face-recognition-models==0.3.0 "setuptools<81"` was done.
+nearest class mean) trained on what was scraped. Protection success rate: share of a user's clean test photos that
+the tracker does not name as the user, mean over users. Floor: the same with nothing cloaked. Embeddings and DSSIM are
+of the files that `cloak run` wrote, read and detected anew. A tracker whose extractor made the cloak is "in"; the
+others are "held-out". dlib takes part if it is installed:
+pip install dlib-bin==20.0.1 face-recognition-models==0.3.0 "setuptools<81"
 
-    python benchmarks/protection.py ../shared/faces/lfw --work /tmp/protection [--set rho=.017 --set extractors=web-incept]
+    python benchmarks/protection.py ../shared/faces/lfw --work DIR [--set rho=.017 --set extractors=web-incept]
 
-Resumes: the cloaked photos stay in --work. Writes benchmarks/results/protection-NAME.json; the last line is that JSON.
+Resumes: the cloaked photos stay in DIR/cloaked. Writes benchmarks/results/protection-NAME.json; the last line is
+that JSON.
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ import numpy as np
 import optax
 
 from engine import checkpoint, sharding
-from engine.bulk.manifest import Manifest
 from engine.bulk.prepare import Prepared, prepare
 from engine.detect import YuNet
+from engine.dssim import dssim_pixels
 from engine.extractors import available, embed_batch, load
+from engine.photo import read
 
 HERE = Path(__file__).resolve().parent
 PHOTOS, OTHERS, OTHERS_PHOTOS = 20, 300, 6
@@ -72,7 +75,7 @@ def cloak(data: Dataset, work: Path, settings: dict[str, str]) -> dict[Path, Pat
             pairs[photo] = out / user / photo.name
     options = [f"--{name}={value}" for name, value in settings.items()]
     done = subprocess.run([sys.executable, "-m", "engine.cli", "run", source, "--out", out, *options], check=False)
-    if done.returncode not in (0, 3):
+    if done.returncode not in (0, 3):  # 3: all done by an earlier call
         raise SystemExit(f"cloak run ended with {done.returncode}")
     return pairs
 
@@ -82,6 +85,13 @@ def central(photo: Prepared) -> int:
     height, width = photo.photo.size
     middles = [(f.box[0] + f.box[2] / 2 - width / 2, f.box[1] + f.box[3] / 2 - height / 2) for f in photo.faces]
     return int(np.argmin([np.hypot(*middle) for middle in middles]))
+
+
+def measure(original: Path, changed: Path) -> float:
+    """DSSIM of the central face's region between the two files."""
+    before = prepare(original, YuNet(checkpoint.root() / "yunet.onnx"))
+    top, left, bottom, right = before.regions[central(before)]
+    return dssim_pixels(before.photo.pixels[top:bottom, left:right], read(changed).pixels[top:bottom, left:right])
 
 
 def engine_embeddings(paths: Sequence[Path], names: Sequence[str]) -> dict[str, dict[Path, np.ndarray]]:
@@ -138,7 +148,7 @@ def linear_head(rows: np.ndarray, labels: np.ndarray, tests: np.ndarray) -> np.n
     step = jax.value_and_grad(loss)
 
     @jax.jit
-    def advance(p, state):  # noqa: ANN001, ANN202
+    def advance(p, state):
         value, gradient = step(p)
         update, state = solver.update(gradient, state, p, value=value, grad=gradient, value_fn=loss)
         return optax.apply_updates(p, update), state
@@ -161,7 +171,9 @@ TRACKERS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] 
 }
 
 
-def protection(data: Dataset, scraped: dict[Path, np.ndarray], clean: dict[Path, np.ndarray], tracker: Callable) -> dict:
+def protection(
+    data: Dataset, scraped: dict[Path, np.ndarray], clean: dict[Path, np.ndarray], tracker: Callable
+) -> dict:
     """Protection success rate by user, and accuracy on the other people (their last photo, left out of training)."""
     rows, labels, users = [], [], list(data.scraped)
     for label, user in enumerate(users):
@@ -203,8 +215,7 @@ def main() -> None:
     embeddings = dict(engine_embeddings(paths, available()))
     if (dlib := dlib_embeddings(paths)) is not None:
         embeddings["dlib"] = dlib
-    with Manifest(arguments.work / "cloaked") as manifest:
-        dssim = [face["dssim"] for row in manifest.rows() for face in row.faces]
+    dssim = [measure(original, changed) for original, changed in cloaked.items()]
     rows = []
     for name, found in embeddings.items():
         for kind, tracker in TRACKERS.items():

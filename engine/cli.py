@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.bulk.cloaker import Cloaker
     from engine.bulk.run import Summary
 
+BATCH = 8
 OK, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
 
 app = App(
@@ -41,7 +42,7 @@ def run(
     out: Annotated[Path, Parameter(help="Folder for the cloaked photos; the originals are never touched.")],
     mode: Annotated[Mode, Parameter(help="Budget: DSSIM .004, .007 or .017 round each face.")] = "mid",
     rho: Annotated[float | None, Parameter(help="Budget of your own instead of the mode's.")] = None,
-    steps: Annotated[int | None, Parameter(help="Solver steps instead of the mode's.")] = None,
+    steps: Annotated[int | None, Parameter(help="Solver steps instead of the solver's own.")] = None,
     extractors: Annotated[str | None, Parameter(help="Networks to cloak against, e.g. a,b; `cloak models`.")] = None,
     objective: Annotated[
         Objective, Parameter(help="Away from the own embedding, or each person to one far target.")
@@ -56,7 +57,7 @@ def run(
     min_size: Annotated[int, Parameter(help="Smallest face that counts, in pixels.")] = Detection.min_size,
     dry_run: Annotated[bool, Parameter(negative="", help="Show what would be done; write nothing.")] = False,
     restart: Annotated[bool, Parameter(negative="", help="Do everything again, also what is done.")] = False,
-    batch: Annotated[int, Parameter(help="Faces solved at once.")] = 8,
+    batch: Annotated[int | None, Parameter(help="Faces solved at once; default: 8, fewer for fewer photos.")] = None,
     devices: Annotated[int | None, Parameter(help="How many devices to use; default: all.")] = None,
     workers: Annotated[int | None, Parameter(help="Threads that read and write; default: the cores.")] = None,
     shard: Annotated[str, Parameter(help="I/N: this process does the I-th of N shares (from 0).")] = "0/1",
@@ -71,11 +72,13 @@ def run(
     from engine.checkpoint import CheckpointError
     from engine.view import View
 
-    def cloaker() -> Cloaker:
+    def cloaker(photos: int) -> Cloaker:
         from engine.bulk.cloaker import Cloaker
 
+        # By all photos of the collection, not by those still to do: resuming must compute what one call would have.
+        slots = min(BATCH, 1 << max(photos - 1, 0).bit_length()) if batch is None else batch
         try:
-            return Cloaker(recipe=recipe, detection=detection, only=only, batch=batch, devices=devices, workers=workers)
+            return Cloaker(recipe=recipe, detection=detection, only=only, batch=slots, devices=devices, workers=workers)
         except ValueError as error:
             raise InputError(str(error)) from error
 
@@ -154,23 +157,12 @@ def models(*, json: Json = False) -> int:
     if json:
         _print_json(rows)
         return OK
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("name", "network", "dim", "input", "MB", "pair AUC", "robust", "licence", "source")
     for row in rows:
-        table.add_row(
-            str(row["name"]),
-            str(row["network"]),
-            str(row["dim"]),
-            str(row["input"]["size"]),
-            f"{row['megabytes']:.1f}",
-            str(row["metric"]["lfw_pairs_auc"]),
-            "yes" if row.get("robust") else "no",
-            str(row["licence"]),
-            str(row["source"]),
-        )
-    Console().print(table)
+        robust = "adversarially trained" if row["robust"] else "not robust"
+        print(f"{row['name']}: {row['description']}")
+        print(f"    {row['dim']}-D from {row['input']['size']} px, {row['megabytes']:.1f} MB, {robust}")
+        print(f"    LFW pairs AUC {row['metric']['lfw_pairs_auc']} ({row['metric']['lfw_pairs_command']})")
+        print(f"    licence {row['licence']}; from {row['source']}")
     return OK
 
 

@@ -28,6 +28,14 @@ Format = Literal["keep", "png", "jpeg", "webp"]
 RHO: dict[str, float] = {"low": 0.004, "mid": 0.007, "high": 0.017}
 """DSSIM budget of each mode; the paper's default is .007 (its section 5.2)."""
 
+STEPS: dict[str, dict[str, int]] = {
+    "projected": {"low": 40, "mid": 40, "high": 40},
+    "paper": {"low": 1000, "mid": 1000, "high": 1000},
+    "fawkes1": {"low": 40, "mid": 75, "high": 150},
+}
+"""Steps by solver and mode. Ours: half as many again gain less than 2 % of shift (benchmarks/steps.py); the paper's from
+its section 5.1, the released tool's from its `protection.py`."""
+
 
 def _choice(name: str, value: str, kind: object) -> None:
     if value not in get_args(kind):
@@ -68,7 +76,7 @@ class Recipe:
     objective: Objective = "away"
     solver: SolverName = "projected"
     jitter: float = 0.1
-    smoothing: float = 2.5
+    smoothing: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -95,7 +103,9 @@ class Recipe:
         """
         _choice("mode", mode, Mode)
         given = {name: value for name, value in changes.items() if value is not None}
-        return replace(cls(rho=RHO[mode]), **given)  # type: ignore[arg-type]
+        _choice("solver", str(given.get("solver", cls.solver)), SolverName)
+        steps = STEPS[str(given.get("solver", cls.solver))][mode]
+        return replace(cls(rho=RHO[mode], steps=steps), **given)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

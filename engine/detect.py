@@ -24,7 +24,7 @@ from engine.types import Face
 FIRST_SCAN = 640
 SMALLEST_SEEN = 12
 OVERLAP = 0.4
-SURE = 0.93
+SURE = 0.92
 """Score from which a face counts as upright: of faces lying on their side or head hardly one reaches it."""
 CLOSE_UP = 100
 """Side of the face, in pixels, for that look."""

@@ -16,9 +16,9 @@ from engine.types import Face
 
 NAMES = ("astronaut.png", "biden.jpg", "obama.jpg")
 FACES = {  # (x, y) of the nose and the width of the face, read off the photos by eye, in pixels
-    "astronaut.png": (221, 121, 75),
-    "biden.jpg": (530, 470, 400),
-    "obama.jpg": (470, 440, 370),
+    "astronaut.png": (221, 124, 90),
+    "biden.jpg": (590, 400, 270),
+    "obama.jpg": (495, 262, 240),
 }
 
 
@@ -65,10 +65,11 @@ def test_face_of_a_huge_photo_is_found(detector: YuNet, pictures: dict[str, np.n
     pixels = pictures[name]
     ratio = 4200 / max(pixels.shape)
     large = cv2.resize(pixels, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_CUBIC)
-    expected, found = detector.detect(pixels)[0], detector.detect(large)[0]
-    assert_same(
-        Face(found.box / np.float32(ratio), found.landmarks / np.float32(ratio), found.score), expected, share=0.1
-    )
+    expected = detector.detect(pixels)[0]
+    # The nearest and not the largest: at 4200 pixels it also sees a face in the astronaut's space shuttle.
+    found = min(detector.detect(large), key=lambda face: np.linalg.norm(middle(face) / ratio - middle(expected)))
+    small = Face(found.box / np.float32(ratio), found.landmarks / np.float32(ratio), found.score)
+    assert_same(small, expected, share=0.1)
 
 
 @pytest.mark.parametrize("corner", [(40, 60), (2700, 60), (1480, 950), (2700, 1700)])
@@ -98,7 +99,9 @@ def test_photo_on_its_side(detector: YuNet, pictures: dict[str, np.ndarray], nam
     upright = detector.detect(pixels)[0]
     found = detector.detect(np.ascontiguousarray(np.rot90(pixels, quarters)))[0]
 
-    def turn(points: np.ndarray) -> np.ndarray:  # of the upright photo into np.rot90 of it; coordinates of pixel centres
+    def turn(
+        points: np.ndarray,
+    ) -> np.ndarray:  # of the upright photo into np.rot90 of it; coordinates of pixel centres
         x, y = points[:, 0], points[:, 1]
         return np.stack([(y, width - 1 - x), (width - 1 - x, height - 1 - y), (height - 1 - y, x)][quarters - 1], 1)
 

@@ -317,7 +317,9 @@ def test_bad_face_is_refused_by_name(landmarks: np.ndarray, problem: str) -> Non
 
 
 @given(
-    landmarks=st.lists(st.tuples(st.floats(-300, 600, width=32), st.floats(-300, 600, width=32)), min_size=5, max_size=5)
+    landmarks=st.lists(
+        st.tuples(st.floats(-300, 600, width=32), st.floats(-300, 600, width=32)), min_size=5, max_size=5
+    )
 )
 @settings(max_examples=100, deadline=None)
 def test_any_landmarks_give_a_canvas_or_a_value_error(landmarks: list[tuple[float, float]]) -> None:

@@ -81,7 +81,7 @@ def test_twenty_steps_of_the_package(
     extractors = tuple(network(golden, name) for name in str(golden[f"{run}.networks"]))
     recipe = Recipe(rho=float(threshold), steps=int(steps), solver="fawkes1", extractors=("net",))
     images = jnp.asarray(golden["images"], jnp.float32) / 255
-    start = np.random.RandomState(int(seed)).uniform(-1, 1, images.shape) * scale * fawkes1.START  # noqa: NPY002
+    start = np.random.RandomState(int(seed)).uniform(-1, 1, images.shape) * scale * fawkes1.START
     start = jnp.asarray(start.astype(np.float32))
 
     @jax.vmap
@@ -91,9 +91,7 @@ def test_twenty_steps_of_the_package(
         mask = jnp.ones((SIDE, SIDE, 1), jnp.float32)
         return Problem(dssim.clean(image), mask, weights, own, own, jnp.bool_(False), jax.random.key(0))
 
-    step = jax.jit(
-        jax.vmap(partial(fawkes1.step, recipe, extractors, rate=float(rate), penalty=float(penalty)))
-    )
+    step = jax.jit(jax.vmap(partial(fawkes1.step, recipe, extractors, rate=float(rate), penalty=float(penalty))))
     faces, state = pose(images), jax.vmap(fawkes1.from_modifier)(start)
     grid = golden["grid"]
     for index in range(int(steps)):

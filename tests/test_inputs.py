@@ -71,7 +71,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         collect([], out=tmp_path / "out")
     with pytest.raises(InputError, match="nowhere"):
         collect([tmp_path / "nowhere"], out=tmp_path / "out")
-    with pytest.raises(InputError, match="both be written to x/a.jpg"):
+    with pytest.raises(InputError, match=r"both be written to x/a\.jpg"):
         collect([tmp_path / "x", tmp_path / "y/x"], out=tmp_path / "out")
     with pytest.raises(InputError, match="overwritten by its own cloaked version"):
         collect([tmp_path / "x"], out=tmp_path / "x")

@@ -98,7 +98,7 @@ class _Task:
 
 
 def run(
-    cloaker: Callable[[], Cloaker],
+    cloaker: Callable[[int], Cloaker],
     paths: Sequence[Path],
     out: Path,
     *,
@@ -110,14 +110,15 @@ def run(
 ) -> Summary:
     """Cloak all photos under `paths` into `out`. Raises inputs.InputError and manifest.BusyError before it begins.
 
-    cloaker: makes the Cloaker, called only when there is work. settings: text that names everything besides the photo
-    on which a result depends (`fingerprint`). report: gets each photo's row; started: how many photos there are to do.
+    cloaker: makes the Cloaker for a collection of so many photos, called only when there is work. settings: text that
+    names everything besides the photo on which a result depends (`fingerprint`). report: gets each photo's row; started: how many photos there are to do.
     """
     begun = time.perf_counter()
     items = collect(paths, out=out, format=options.output.format)
+    photos = sum(not (item.skip or item.fault) for item in items)
     if options.dry_run:
         started(len(items))
-        rows = _dry(cloaker(), items, options, report)
+        rows = _dry(cloaker(photos), items, options, report)
         return _summary(rows, Counter(), Clock(), time.perf_counter() - begun, dry_run=True)
     index, count = options.shard
     with Manifest(out, shard="" if count == 1 else f"{index}-of-{count}") as manifest:
@@ -130,7 +131,7 @@ def run(
         clock = Clock()
         started(len(tasks))
         if tasks:
-            for row in _cloak(cloaker(), tasks, manifest, out, options, clock, progress):
+            for row in _cloak(cloaker(photos), tasks, manifest, out, options, clock, progress):
                 report(row)
                 rows.append(row)
     return _summary(rows, earlier, clock, time.perf_counter() - begun)

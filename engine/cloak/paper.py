@@ -47,5 +47,6 @@ def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) ->
 
     gradient, (delta, reached, dssim) = jax.grad(loss, has_aux=True)(state.variable)
     state = keep(state, delta, gain=reached, feasible=dssim <= recipe.rho)
-    update, memory = OPTIMISER.update(gradient, state.memory)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to its integer count
+        update, memory = OPTIMISER.update(gradient, state.memory)
     return state._replace(variable=optax.apply_updates(state.variable, update), memory=memory, step=state.step + 1)

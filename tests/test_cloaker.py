@@ -1,0 +1,156 @@
+"""The Python API, with real photos and faces and a tiny network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_cloak
+from PIL import Image
+
+from engine import Cloaker, Recipe
+from engine.checkpoint import CheckpointError
+from engine.dssim import dssim_pixels
+from engine.faces import region_box
+from engine.types import Face
+
+RECIPE = Recipe(extractors=("tiny",), steps=6)
+
+
+@pytest.fixture(scope="module")
+def cloaker(tmp_path_factory: pytest.TempPathFactory) -> Cloaker:
+    tiny_cloak.provide(tmp_path_factory.mktemp("weights") / "tiny")
+    return Cloaker(recipe=RECIPE, batch=2, workers=2)
+
+
+@pytest.fixture(scope="module")
+def astronaut() -> np.ndarray:
+    with Image.open(Path(__file__).parent / "photos" / "astronaut.png") as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_every_kind_of_image_in_order_and_bad_ones_as_results(
+    cloaker: Cloaker, astronaut: np.ndarray, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    wall = np.full((90, 120, 3), 77, np.uint8)
+    images = [
+        astronaut,
+        str(photos / "obama.jpg"),
+        wall,
+        tmp_path / "text.jpg",
+        Image.fromarray(astronaut),
+        (photos / "astronaut.png").read_bytes(),
+        astronaut.mean(axis=2).astype(np.uint8),
+        astronaut.astype(np.float32),
+    ]
+    results = cloaker.cloak(images)
+    statuses = ["cloaked", "cloaked", "no_face", "failed", "cloaked", "cloaked", "cloaked", "failed"]
+    assert [result.status for result in results] == statuses
+    for image, result in zip(images, results, strict=True):
+        assert (result.image is None) == (result.status != "cloaked")
+        assert bool(result.reason) == (result.status != "cloaked")
+        if result.image is not None and isinstance(image, np.ndarray):
+            original = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+            (face,) = result.faces
+            box = region_box(Face(np.array(face.box, np.float32), np.zeros((5, 2), np.float32), 1.0), image.shape[:2])
+            top, left, bottom, right = box
+            measured = dssim_pixels(original[top:bottom, left:right], result.image[top:bottom, left:right])
+            assert 0.001 < measured <= RECIPE.rho
+            assert face.dssim == pytest.approx(measured, rel=0.02)  # the box is rounded to a tenth of a pixel
+            outside = np.ones(image.shape[:2], bool)
+            outside[top - 2 : bottom + 2, left - 2 : right + 2] = False
+            np.testing.assert_array_equal(result.image[outside], original[outside])
+    np.testing.assert_array_equal(results[0].image, results[4].image)
+    grey = results[6].image
+    assert grey is not None
+    assert (grey == grey[..., :1]).all()
+    assert "uint8" in results[7].reason
+
+
+def test_one_image_need_not_be_a_list_and_alone_it_gets_the_same_cloak(
+    cloaker: Cloaker, astronaut: np.ndarray, photos: Path
+) -> None:
+    alone = cloaker.cloak(astronaut)[0].image
+    among = cloaker.cloak([photos / "obama.jpg", photos / "biden.jpg", astronaut])[2].image
+    np.testing.assert_array_equal(alone, among)
+
+
+def test_streams_are_lazy_and_bounded(cloaker: Cloaker, astronaut: np.ndarray) -> None:
+    taken = 0
+
+    def endless() -> Iterator[np.ndarray]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield astronaut
+
+    results = cloaker.stream(endless())
+    assert [next(results).status for _ in range(6)] == ["cloaked"] * 6
+    assert taken <= 6 + 4 * cloaker.workers + 2 * cloaker.batcher.size
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_two_threads_may_share_it(cloaker: Cloaker, astronaut: np.ndarray, photos: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda image: cloaker.cloak(image)[0].image, [astronaut, photos / "obama.jpg"])
+    np.testing.assert_array_equal(first, cloaker.cloak(astronaut)[0].image)
+    np.testing.assert_array_equal(second, cloaker.cloak(photos / "obama.jpg")[0].image)
+
+
+@pytest.mark.slow
+def test_only_one_person_of_a_group_is_cloaked(cloaker: Cloaker, photos: Path, tmp_path: Path) -> None:
+    del cloaker  # for its registration of "tiny"
+    with Image.open(photos / "obama.jpg") as image:
+        first = np.asarray(image.convert("RGB"))[:700, :900]
+    with Image.open(photos / "biden.jpg") as image:
+        second = np.asarray(image.convert("RGB").resize((485, 1102)))[:700]
+    group = np.concatenate([first, second], axis=1)
+    only = Cloaker(recipe=RECIPE, batch=2, only=photos / "obama.jpg")
+    together, absent = only.cloak([group, second])
+    assert together.status == "cloaked"
+    assert together.image is not None
+    assert len(together.faces) == 1
+    np.testing.assert_array_equal(together.image[:, 900:], second)
+    assert (together.image[:, :900] != first).any()
+    assert absent.status == "skipped"
+    assert "reference photo" in absent.reason
+    Image.fromarray(group).save(tmp_path / "group.png")
+    with pytest.raises(ValueError, match="must show one face"):
+        Cloaker(recipe=RECIPE, only=tmp_path / "group.png")
+
+
+@pytest.mark.slow
+def test_objective_target_gives_each_person_one_goal(photos: Path) -> None:
+    with Image.open(photos / "obama.jpg") as image:
+        obama = np.asarray(image.convert("RGB"))
+    with Image.open(photos / "biden.jpg") as image:
+        biden = np.asarray(image.convert("RGB"))
+    recipe = Recipe(extractors=("mobilefacenet-192",), steps=3, objective="target")
+    cloaker = Cloaker(recipe=recipe, batch=4)
+    sources = [obama, np.ascontiguousarray(obama[:900]), biden, np.ascontiguousarray(biden[:1500])]
+    targets = cloaker.targets(sources)  # type: ignore[arg-type]
+    assert len(targets) == 4
+    goals = {goal[0].tobytes() for goal in targets.values()}
+    assert len(goals) <= 2
+    by_photo = [next(goal for (sha, _), goal in targets.items() if sha == digest) for digest in map(_digest, sources)]
+    np.testing.assert_array_equal(by_photo[0], by_photo[1])
+    np.testing.assert_array_equal(by_photo[2], by_photo[3])
+    assert all(result.status == "cloaked" for result in cloaker.cloak(sources))
+    with pytest.raises(ValueError, match=r"use \.cloak"):
+        cloaker.stream(sources)
+
+
+def _digest(array: np.ndarray) -> str:
+    from engine.bulk.prepare import digest
+
+    return digest(array)
+
+
+def test_target_needs_a_bank_of_the_same_extractor(cloaker: Cloaker) -> None:
+    del cloaker
+    with pytest.raises(CheckpointError, match="make_population"):
+        Cloaker(recipe=Recipe(extractors=("tiny",), objective="target"))
