@@ -209,11 +209,18 @@ def test_colour_key_becomes_alpha_so_that_a_changed_pixel_cannot_turn_transparen
 # --- quality
 
 
-@pytest.mark.parametrize(("source", "finest"), [(60, 90), (90, 90), (97, 97)])
-def test_jpeg_is_written_at_the_finer_of_its_own_tables_and_quality_90(source, finest):
-    found = photo.read(save(scene(), "JPEG", quality=source, subsampling=2, progressive=True))
+@pytest.mark.parametrize("source", [30, 60, 75, 90, 97])
+def test_jpeg_keeps_its_quantisation_or_whole_fractions_of_a_coarse_one(source):
+    data = save(scene(), "JPEG", quality=source, subsampling=2, progressive=True)
+    found = photo.read(data)
     written = Image.open(io.BytesIO(photo.encode(found, found.pixels)))
-    assert written.quantization == Image.open(io.BytesIO(save(scene(), "JPEG", quality=finest))).quantization
+    bound = Image.open(io.BytesIO(save(scene(), "JPEG", quality=75))).quantization
+    for number, before in Image.open(io.BytesIO(data)).quantization.items():
+        steps = np.array(written.quantization[number])
+        assert (np.array(before) % steps == 0).all()
+        assert (steps <= np.maximum(bound[number], 1)).all()
+        if source >= 75:
+            np.testing.assert_array_equal(steps, before)
     assert [layer[1:3] for layer in written.layer] == [(2, 2), (1, 1), (1, 1)]
     assert written.info["progressive"]
 

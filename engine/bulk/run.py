@@ -111,7 +111,8 @@ def run(
     """Cloak all photos under `paths` into `out`. Raises inputs.InputError and manifest.BusyError before it begins.
 
     cloaker: makes the Cloaker for a collection of so many photos, called only when there is work. settings: text that
-    names everything besides the photo on which a result depends (`fingerprint`). report: gets each photo's row; started: how many photos there are to do.
+    names everything besides the photo on which a result depends (`fingerprint`). report: gets each photo's row;
+    started: how many photos there are to do; progress: as in `pipeline.stream`.
     """
     begun = time.perf_counter()
     items = collect(paths, out=out, format=options.output.format)

@@ -139,6 +139,8 @@ def solve(
         True
     """
     problems, state = _begin(recipe, batch, embed(extractors, batch.canvas))
+    # What begins as a constant XLA copies to every device, and the step would be compiled again once it is none.
+    problems, state = jax.device_put((problems, state), jnp.asarray(batch.canvas).sharding)
     for done in range(0, recipe.steps, CHUNK):
         count = min(CHUNK, recipe.steps - done)
         state = _advance(recipe, extractors, problems, state, count)

@@ -133,8 +133,9 @@ def encode(
     """The bytes of a file with these upright pixels and all else as in `photo`; the same bytes for the same input.
 
     pixels: uint8 RGB of the photo's size; of a grey photo all three channels must be equal. format: keep | png | jpeg |
-    webp. quality: 1 to 100 for the lossy formats. None keeps a JPEG at the finer of its own quantisation and that of
-    quality 90, so that neither a coarse file erases the cloak nor a fine one is damaged, keeps lossless WebP lossless,
+    webp. quality: 1 to 100 for the lossy formats. None keeps a JPEG at its own quantisation steps, or whole fractions
+    of those that are coarser than quality 75's: a coarse file does not erase the cloak, and writing does not damage
+    what the cloak left alone. It keeps lossless WebP lossless,
     and is a high quality elsewhere. Raises PhotoError where the format cannot hold the photo, ValueError for arguments
     that do not fit together.
     """

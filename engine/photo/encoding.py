@@ -45,10 +45,22 @@ def _exif_bytes(own: dict[str, Any], limit: int | None = None) -> bytes:
 
 @cache
 def _standard_tables() -> tuple[np.ndarray, np.ndarray]:
-    """libjpeg's luminance and chrominance tables at quality 90."""
-    sample = JpegImagePlugin.JpegImageFile(io.BytesIO(_save(Image.new("RGB", (8, 8)), "JPEG", quality=90)))
+    """libjpeg's luminance and chrominance tables at quality 75, what most programs write at least."""
+    sample = JpegImagePlugin.JpegImageFile(io.BytesIO(_save(Image.new("RGB", (8, 8)), "JPEG", quality=75)))
     tables = sample.quantization
     return np.array(tables[0]), np.array(tables[1])
+
+
+def _finer(table: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Quantisation steps at most `bound` that divide the source's, entry by entry; 1 to 255.
+
+    Steps that divide the source's hold its coefficients exactly: what the cloak left alone is decoded to nearly the
+    same pixels. Finer steps that do not divide them change every pixel, which spends the DSSIM budget (up to .004 of
+    .007), weakens the cloak by a tenth to a fifth, and makes files 1.4 to 1.9 times as large.
+    """
+    steps = np.arange(1, 256)
+    fits = (table[:, None] % steps == 0) & (steps <= np.minimum(table, bound)[:, None])
+    return 256 - np.argmax(fits[:, ::-1], axis=1) - 1
 
 
 def _write_jpeg(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
@@ -62,7 +74,7 @@ def _write_jpeg(image: Image.Image, own: dict[str, Any], quality: int | None) ->
     if quality is None and (tables := own.get("tables")):
         luminance, chrominance = _standard_tables()
         bounds = [luminance if n == 0 or options["keep_rgb"] else chrominance for n in range(len(tables))]
-        fine = [np.clip(np.minimum(t, b), 1, 255).reshape(8, 8) for t, b in zip(tables, bounds, strict=True)]
+        fine = [_finer(np.asarray(t), b).reshape(8, 8) for t, b in zip(tables, bounds, strict=True)]
         fine = [(table.T if own.get("transposed") else table).ravel().tolist() for table in fine]
         options |= {"quality": -1, "qtables": fine[:2] if len(fine) == 3 and fine[1] == fine[2] else fine}
     data = _save(image, "JPEG", **options)
