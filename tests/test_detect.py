@@ -125,6 +125,16 @@ def test_faces_come_largest_first_and_once(detector: YuNet, pictures: dict[str, 
     np.testing.assert_allclose(faces[0].landmarks[2], (500 + 221 * 1.6, 100 + 121 * 1.6), atol=20)
 
 
+def test_upright_and_upside_down_faces_in_one_photo(detector: YuNet, pictures: dict[str, np.ndarray]) -> None:
+    """Each face has its own way up, and turning the photo for one does not lose or double the other."""
+    upright = cv2.resize(pictures["obama.jpg"], (364, 455), interpolation=cv2.INTER_AREA)
+    turned = cv2.resize(pictures["astronaut.png"][:250, 90:310], (400, 455), interpolation=cv2.INTER_LINEAR)[::-1, ::-1]
+    faces = detector.detect(np.concatenate([upright, turned], 1))
+    assert len(faces) == 2
+    eyes_over_mouth = {bool(face.box[0] < 364): bool(face.landmarks[0, 1] < face.landmarks[3, 1]) for face in faces}
+    assert eyes_over_mouth == {True: True, False: False}
+
+
 def test_min_size_is_honoured(pictures: dict[str, np.ndarray]) -> None:
     side = float(yunet().detect(pictures["astronaut.png"])[0].box[2:].max())
     assert len(yunet(min_size=int(side) - 5).detect(pictures["astronaut.png"])) == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from scipy import ndimage
 
 from engine import dssim
 from engine.cloak import projection, solver
-from engine.cloak.objective import Problem, embeddings, window_weights
+from engine.cloak.objective import Problem, window_weights
 from engine.config import Recipe
 
 SIDE = 64
@@ -26,13 +25,12 @@ ROUNDING = 5e-6
 """Float32 rounding of a DSSIM, against float64."""
 
 PROJECTED = Recipe(rho=0.007, steps=23, jitter=0, smoothing=1.0, extractors=("tiny",))
-FEW = replace(PROJECTED, steps=3)
 RECIPES = {
     "projected away .007": PROJECTED,
     "projected target .03": Recipe(
         rho=0.03, steps=23, objective="target", jitter=0.1, smoothing=2.5, extractors=("tiny",)
     ),
-    "projected away .0005": Recipe(rho=0.0005, steps=1, jitter=0, smoothing=0, extractors=("tiny",)),
+    "projected away .0005": Recipe(rho=0.0005, steps=3, jitter=0, smoothing=0, extractors=("tiny",)),
     "paper away .007": Recipe(rho=0.007, steps=30, solver="paper", extractors=("tiny",)),
     "paper target .1": Recipe(rho=0.1, steps=100, solver="paper", objective="target", extractors=("tiny",)),
     "fawkes1 away .007": Recipe(rho=0.007, steps=40, solver="fawkes1", extractors=("tiny",)),
@@ -109,7 +107,7 @@ def test_cloak_is_within_the_budget(name: str) -> None:
         assert result.dssim[index] == pytest.approx(measured, abs=ROUNDING)
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("projected")])
+@pytest.mark.parametrize("name", ["projected away .007", "projected target .03"])
 def test_projected_spends_the_budget(name: str) -> None:
     """Scaling to the largest feasible cloak leaves less than 2 % of the budget unused where there is structure."""
     assert (solved(name).dssim[[TEXTURED, GREY]] > 0.98 * RECIPES[name].rho).all()
@@ -162,9 +160,9 @@ def test_projected_moves_much_further_than_noise() -> None:
     assert solved("projected away .007").shift[TEXTURED].mean() > 4 * noise_shift(0.007)
 
 
-def test_more_steps_move_further() -> None:
-    few = run(FEW, faces())
-    assert (solved("projected away .007").shift[:2].mean(1) > few.shift[:2].mean(1)).all()
+def test_budget_and_steps_move_further() -> None:
+    little = solved("projected away .0005").shift[[TEXTURED, GREY]].mean(1)
+    assert (solved("projected away .007").shift[[TEXTURED, GREY]].mean(1) > 2 * little).all()
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if "target" in name])
@@ -177,15 +175,14 @@ def test_target_is_approached(name: str) -> None:
             np.mean([np.linalg.norm(e[index] - t[index]) for e, t in zip(found, batch.target, strict=True)])
             for found in (before, after)
         )
-        assert now < was - 0.1
+        assert now < was - 0.05
         assert result.dssim[index] > 0.1 * RECIPES[name].rho
 
 
 def test_without_a_feasible_cloak_the_photo_is_left_as_it_was() -> None:
-    """No iterate of one step of the paper's solver keeps so small a budget: no change rather than one past it."""
-    result = run(Recipe(rho=1e-5, steps=1, solver="paper", extractors=("tiny",)), faces())
-    assert not result.delta.any()
-    np.testing.assert_allclose(result.shift, 0, atol=2e-3)
+    """On mid-grey no iterate of the paper's solver keeps .007: no change rather than one past the budget."""
+    assert not solved("paper away .007").delta[FLAT].any()
+    assert solved("paper away .007").delta[TEXTURED].any()
 
 
 # --- and depends on the face alone -----------------------------------------------------------------------------
@@ -220,14 +217,22 @@ def test_size_of_the_batch_hardly_matters(size: int) -> None:
     np.testing.assert_allclose(some.dssim, whole.dssim, atol=ROUNDING)
 
 
+@each_solver
 @pytest.mark.parametrize("word", range(4), ids=["seed", "hash", "hash's second word", "index in the photo"])
-def test_identity_decides_the_cloak(word: int) -> None:
-    batch = faces()
-    batch.identity[:, word] += 1
-    other = run(PROJECTED, batch)
-    for index in range(4):
-        difference = np.abs(other.delta[index] - solved("projected away .007").delta[index]).max()
-        assert difference > 0.002
+def test_identity_decides_the_start(name: str, word: int) -> None:
+    """Another seed, content hash or place in the photo: noise that has nothing to do with this one's."""
+
+    def start(batch: solver.Batch) -> np.ndarray:
+        clean = solver.embed(EXTRACTORS, jnp.asarray(batch.canvas))
+        state = solver._begin(RECIPES[name], jax.tree.map(jnp.asarray, batch), clean)[1]
+        return np.asarray(state.variable)
+
+    batch, quiet = faces(), np.s_[FLAT, EDGE + 4 : -EDGE - 4, EDGE + 4 : -EDGE - 4]
+    changed = batch._replace(identity=batch.identity + np.eye(4, dtype=np.uint32)[word])
+    noise, other, again = (start(each)[quiet] for each in (batch, changed, faces()))
+    np.testing.assert_array_equal(noise, again)
+    assert noise.std() > 1e-6
+    assert abs(np.corrcoef(noise.ravel(), other.ravel())[0, 1]) < 0.2
 
 
 def test_same_call_gives_the_same_cloak() -> None:
@@ -253,7 +258,9 @@ def test_steps_in_one_loop_or_one_by_one(name: str) -> None:
         np.testing.assert_allclose(one, other, atol=1e-3 * np.abs(one).max())
 
 
-@pytest.mark.parametrize("recipe", [FEW, RECIPES["paper away .007"], PROJECTED], ids=["3", "30", "23"])
+@pytest.mark.parametrize(
+    "recipe", [RECIPES["projected away .0005"], RECIPES["paper away .007"], PROJECTED], ids=["3", "30", "23"]
+)
 def test_progress_counts_the_steps(recipe: Recipe) -> None:
     seen: list[int] = []
     solver.solve(recipe, EXTRACTORS, jax.tree.map(jnp.asarray, faces()), progress=seen.append)
@@ -289,17 +296,7 @@ def test_second_call_compiles_nothing(compiled: list[str], steps: int) -> None:
         solver.solve(recipe, EXTRACTORS[:1], batch)
 
     call([0, 1, 2])
-    assert {"_begin", "_vstep", "_settle", "_finish"} <= set(compiled)
+    assert {"_begin", "_vstep", "_settle"} <= set(compiled)
     assert compiled.count("_vstep") == 1
     call([3, 2, 1])
     assert compiled == []
-
-
-def test_gradient_of_a_black_canvas_is_finite() -> None:
-    """Nothing to see, embedding undefined: the step must not poison the batch with NaN."""
-    batch = jax.tree.map(jnp.asarray, faces())
-
-    def total(canvas: jax.Array) -> jax.Array:
-        return jnp.stack([found.sum() for found in embeddings(EXTRACTORS, canvas)]).sum()
-
-    assert bool(jnp.isfinite(jax.grad(total)(batch.canvas[BLACK])).all())

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -156,7 +157,7 @@ class Cloaker:
         """The photo with only the faces of the person of `only`; all of them where none was named."""
         if self.only is None or not prepared.cuts:
             return prepared
-        found = self._identify(prepared)
+        found = self._identify([cut.canvas for cut in prepared.cuts])
         return subset(prepared, [i for i, own in enumerate(found) if people.same_person(self.only, own)])
 
     def nothing(self, prepared: Prepared) -> tuple[Literal["no_face", "skipped"], str]:
@@ -209,16 +210,14 @@ class Cloaker:
         keys: list[tuple[str, int]] = []
         own: list[Target] = []
         identity: list[Float32[np.ndarray, "d"]] = []
+        remaining = iter(sources)
         with ThreadPoolExecutor(self.workers) as pool:
-            for prepared in pool.map(self._prepared, sources):
-                if not isinstance(prepared, Prepared):
-                    continue
-                prepared = self.selected(prepared)
-                if not prepared.cuts:
-                    continue
-                keys += [(prepared.sha256, index) for index in range(len(prepared.cuts))]
-                own += self.batcher.embed([cut.canvas for cut in prepared.cuts])
-                identity += self._identify(prepared)
+            while some := list(islice(remaining, 4 * self.workers)):  # a few at a time: photos are large
+                found = [self.selected(one) for one in pool.map(self._prepared, some) if isinstance(one, Prepared)]
+                canvases = [cut.canvas for one in found for cut in one.cuts]
+                keys += [(one.sha256, index) for one in found for index in range(len(one.cuts))]
+                own += self.batcher.embed(canvases)
+                identity += self._identify(canvases)
         if not keys:
             return {}
         persons = people.group(np.stack(identity))
@@ -232,9 +231,9 @@ class Cloaker:
             result.update({keys[i]: goal for i in members})
         return result
 
-    def _identify(self, prepared: Prepared) -> list[Float32[np.ndarray, "d"]]:
+    def _identify(self, canvases: Sequence[Float32[np.ndarray, "c c 3"]]) -> list[Float32[np.ndarray, "d"]]:
         assert self._identifier is not None
-        return [own for (own,) in self._identifier.embed([cut.canvas for cut in prepared.cuts])]
+        return [own for (own,) in self._identifier.embed(canvases)]
 
     def _reference(self, source: Source) -> Float32[np.ndarray, "d"]:
         try:
@@ -245,7 +244,7 @@ class Cloaker:
             raise ValueError(
                 f"the reference photo must show one face, the person's; {len(prepared.cuts)} were found: crop it"
             )
-        return self._identify(prepared)[0]
+        return self._identify([prepared.cuts[0].canvas])[0]
 
 
 def _source(image: str | Source) -> Source:

@@ -116,10 +116,11 @@ def run(
     """
     begun = time.perf_counter()
     items = collect(paths, out=out, format=options.output.format)
-    photos = sum(not (item.skip or item.fault) for item in items)
+    # All of them, also those done and those of other shards: batch size and people must not depend on what is left.
+    sources = [item.source for item in items if not (item.skip or item.fault)]
     if options.dry_run:
         started(len(items))
-        rows = _dry(cloaker(photos), items, options, report)
+        rows = _dry(cloaker(len(sources)), items, options, report)
         return _summary(rows, Counter(), Clock(), time.perf_counter() - begun, dry_run=True)
     index, count = options.shard
     with Manifest(out, shard="" if count == 1 else f"{index}-of-{count}") as manifest:
@@ -132,7 +133,7 @@ def run(
         clock = Clock()
         started(len(tasks))
         if tasks:
-            for row in _cloak(cloaker(photos), tasks, manifest, out, options, clock, progress):
+            for row in _cloak(cloaker(len(sources)), sources, tasks, manifest, out, options, clock, progress):
                 report(row)
                 rows.append(row)
     return _summary(rows, earlier, clock, time.perf_counter() - begun)
@@ -199,7 +200,7 @@ def _plan(
         task = _Task(item, size, modified, sha256, key)
         if not options.restart and old is not None and old.key == key and _intact(old, out):
             earlier[old.status] += 1
-        elif old is None and (out / item.target).exists():
+        elif (out / item.target).exists() and not (old and (old.status == "cloaked" or old.reason == INTERRUPTED)):
             reason = (
                 "A file that is not this tool's lies where its cloaked version goes: move it or choose another --out."
             )
@@ -236,6 +237,7 @@ def _write(out: Path, target: str, data: bytes, *, shard: tuple[int, int]) -> No
 
 def _cloak(
     cloaker: Cloaker,
+    sources: Sequence[Path],
     tasks: Sequence[_Task],
     manifest: Manifest,
     out: Path,
@@ -243,19 +245,20 @@ def _cloak(
     clock: Clock,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Row]:
-    targets = cloaker.targets([task.item.source for task in tasks])
+    targets = cloaker.targets(sources)
 
     def prepared(task: _Task) -> Prepared | Row:
         try:
             return prepare(task.item.source, cloaker.detector, sha256=task.sha256)
-        except PhotoError as error:
-            return task.row("failed", str(error))
+        except Exception as error:
+            return _fault(task, error)
 
     def admit(task: _Task, photo: Prepared) -> tuple[Prepared, list[FaceJob]] | Row:
         photo = cloaker.selected(photo)
         if not photo.cuts:
             return task.row(*cloaker.nothing(photo))
-        if manifest.get(task.item.target) is None:
+        old = manifest.get(task.item.target)
+        if old is None or old.status != "cloaked":
             manifest.put(replace(task.row("failed", INTERRUPTED), key=""))
         return photo, cloaker.jobs(photo, targets)
 
@@ -268,13 +271,9 @@ def _cloak(
                 encode=lambda pixels: photos.encode(photo.photo, pixels, format=output.format, quality=output.quality),
                 decode=photos.decode_pixels,
             )
-        except PhotoError as error:
-            return task.row("failed", str(error))
-        try:
             _write(out, task.item.target, fitted.data, shard=options.shard)
-        except OSError as error:
-            reason = f"It could not be written ({error.strerror}): make room or check the output folder's permissions."
-            return replace(task.row("failed", reason), key="")
+        except Exception as error:
+            return _fault(task, error)
         faces = [asdict(face) for face in cloaker.describe(photo, cloaks, fitted)]
         return task.row("cloaked", " ".join(photo.unusable), written=len(fitted.data), faces=faces)
 
@@ -287,6 +286,17 @@ def _cloak(
         yield row
 
 
+def _fault(task: _Task, error: Exception) -> Row:
+    """The row of a photo that raised: the run goes on. What is not the photo's own fault is tried again next time."""
+    if isinstance(error, PhotoError):
+        return task.row("failed", str(error))
+    if isinstance(error, OSError):
+        reason = f"It could not be written ({error.strerror}): make room or check the output folder's permissions."
+    else:
+        reason = f"Unexpected {type(error).__name__}: {error}. This is a mistake in the program: please report it."
+    return replace(task.row("failed", reason), key="")
+
+
 def _dry(cloaker: Cloaker, items: Sequence[Item], options: Options, report: Callable[[Row], None]) -> list[Row]:
     """What a run would find: which photos have faces, which would fail. Computes no cloak and writes nothing."""
 
@@ -297,8 +307,8 @@ def _dry(cloaker: Cloaker, items: Sequence[Item], options: Options, report: Call
         try:
             photo = prepare(item.source, cloaker.detector)
             photos.encode(photo.photo, photo.photo.pixels, format=options.output.format, quality=options.output.quality)
-        except PhotoError as error:
-            return task.row("failed", str(error))
+        except Exception as error:
+            return _fault(task, error)
         photo = cloaker.selected(photo)
         if not photo.cuts:
             return task.row(*cloaker.nothing(photo))

@@ -1,0 +1,200 @@
+"""engine.bulk.fit: the budget holds in the pixels that come back from the encoded file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tiny
+
+from engine import photo as photos
+from engine.bulk.fit import Fitted, fit
+from engine.bulk.prepare import Prepared, prepare
+from engine.config import CANVAS, TEMPLATE
+from engine.dssim import dssim_pixels
+from engine.faces import region_box
+from engine.types import Face, PhotoError
+
+SIZE = (300, 380)
+
+
+def face_at(x: float, y: float, *, scale: float = 1.0) -> Face:
+    """An upright face with the middle of its canvas at (x, y); scale: photo pixels a canvas pixel."""
+    landmarks = (np.array(TEMPLATE) - (88, 98)) * scale + (x, y)
+    side = 80 * scale
+    return Face(np.array([x - side / 2, y - side / 2, side, side], np.float32), landmarks.astype(np.float32), 0.9)
+
+
+ONE = (face_at(180, 150),)
+SMALL = (face_at(180, 150, scale=0.5),)
+LARGE = (face_at(190, 150, scale=1.7),)
+APART = (face_at(80, 110, scale=0.8), face_at(290, 190, scale=0.9))
+OVERLAPPING = (face_at(150, 140), face_at(215, 165, scale=0.9))
+BORDER = (face_at(15, 150), face_at(370, 290))
+SCENES = {"one": ONE, "small": SMALL, "large": LARGE, "apart": APART, "overlapping": OVERLAPPING, "border": BORDER}
+every_scene = pytest.mark.parametrize("scene", SCENES)
+
+
+class Found:
+    """A detector that knows where the faces are."""
+
+    def __init__(self, faces: tuple[Face, ...]) -> None:
+        self.faces = faces
+
+    def detect(self, pixels: np.ndarray) -> list[Face]:
+        return list(self.faces)
+
+
+def prepared(faces: tuple[Face, ...], *, grey: bool = False) -> Prepared:
+    pixels = tiny.texture_pixels(1, *SIZE, contrast=0.1)
+    found = prepare(pixels[..., 0].copy() if grey else pixels, Found(faces))
+    assert len(found.cuts) == len(faces)
+    return found
+
+
+def noises(subject: Prepared, size: float) -> list[np.ndarray]:
+    """For each face smooth noise of this root mean square, inside its mask."""
+    return [
+        one.mask * (tiny.texture(50 + index, CANVAS, CANVAS, sigma=2, contrast=0.1) - 0.5) * (size / 0.1)
+        for index, one in enumerate(subject.cuts)
+    ]
+
+
+def encoder(subject: Prepared, format: str, quality: int | None = None) -> Callable[[np.ndarray], bytes]:
+    return lambda pixels: photos.encode(subject.photo, pixels, format=format, quality=quality)
+
+
+def fitted(subject: Prepared, deltas: list[np.ndarray], *, rho: float, format: str = "png", quality: int | None = None):
+    return fit(subject, deltas, rho=rho, encode=encoder(subject, format, quality), decode=photos.decode_pixels)
+
+
+def assert_within(result: Fitted, subject: Prepared, faces: tuple[Face, ...], rho: float) -> None:
+    """Measured anew on what the bytes decode to, and that is also what is reported."""
+    seen = photos.decode_pixels(result.data)
+    np.testing.assert_array_equal(seen, result.pixels)
+    original = subject.photo.pixels
+    for face, reported in zip(faces, result.dssim, strict=True):
+        top, left, bottom, right = region_box(face, SIZE)
+        measured = dssim_pixels(original[top:bottom, left:right], seen[top:bottom, left:right])
+        assert measured <= rho
+        assert reported == pytest.approx(measured, abs=1e-7)
+
+
+@pytest.mark.parametrize("rho", [0.002, 0.007, 0.03])
+@pytest.mark.parametrize("grey", [False, True])
+@every_scene
+def test_every_face_is_within_the_budget_of_a_lossless_file(scene: str, grey: bool, rho: float) -> None:
+    """Cloaks far past the budget are scaled down until each face fits, and not much further than they need."""
+    subject = prepared(SCENES[scene], grey=grey)
+    result = fitted(subject, noises(subject, 0.15), rho=rho)
+    assert_within(result, subject, SCENES[scene], rho)
+    assert max(result.dssim) > 0.6 * rho
+    assert all(0 < scale < 1 for scale in result.scale)
+    if grey:
+        assert np.ptp(result.pixels, axis=2).max() == 0
+
+
+@every_scene
+def test_cloak_that_fits_is_not_scaled(scene: str) -> None:
+    """Neither down nor up, however much of the budget is left: written as it came from the canvas."""
+    subject = prepared(SCENES[scene])
+    deltas = noises(subject, 0.01)
+    result = fitted(subject, deltas, rho=0.05)
+    assert_within(result, subject, SCENES[scene], 0.05)
+    assert result.scale == (1.0,) * len(deltas)
+    assert 0 < max(result.dssim) < 0.03
+    assert (result.pixels != subject.photo.pixels).any()
+
+
+def test_no_cloak_writes_the_photo_as_it_was() -> None:
+    subject = prepared(OVERLAPPING)
+    result = fitted(subject, noises(subject, 0.0), rho=0.007)
+    np.testing.assert_array_equal(result.pixels, subject.photo.pixels)
+    assert result.dssim == pytest.approx((0, 0), abs=1e-7)
+
+
+@pytest.mark.parametrize(("quality", "rho"), [(60, 0.007), (60, 0.02), (60, 0.0001), (95, 0.007), (30, 0.005)])
+@pytest.mark.parametrize("grey", [False, True])
+def test_jpeg_fits_or_says_that_it_cannot(grey: bool, quality: int, rho: float) -> None:
+    """Never past the budget; refused only where the format alone, with no cloak at all, leaves less than a third."""
+    subject = prepared(OVERLAPPING, grey=grey)
+    bare = photos.decode_pixels(encoder(subject, "jpeg", quality)(subject.photo.pixels))
+    boxes = [np.s_[top:bottom, left:right] for top, left, bottom, right in subject.regions]
+    loss = max(dssim_pixels(subject.photo.pixels[box], bare[box]) for box in boxes)
+    result = reason = None
+    try:
+        result = fitted(subject, noises(subject, 0.1), rho=rho, format="jpeg", quality=quality)
+    except PhotoError as error:
+        reason = str(error)
+    if result is None:
+        assert f"budget of {rho:g}: choose --format png or a higher --quality" in reason
+        assert loss > 2 / 3 * rho
+    else:
+        assert_within(result, subject, OVERLAPPING, rho)
+        assert loss < rho
+        assert result.data[:2] == b"\xff\xd8"
+
+
+@pytest.mark.parametrize(("quality", "rho", "fits"), [(95, 0.02, True), (30, 0.0005, False)])
+def test_jpeg_of_clear_cases(quality: int, rho: float, fits: bool) -> None:
+    subject = prepared(ONE)
+    if fits:
+        result = fitted(subject, noises(subject, 0.1), rho=rho, format="jpeg", quality=quality)
+        assert_within(result, subject, ONE, rho)
+        assert result.dssim[0] > 0.5 * rho
+    else:
+        with pytest.raises(PhotoError, match=r"budget of 0\.0005: choose --format png or a higher --quality"):
+            fitted(subject, noises(subject, 0.1), rho=rho, format="jpeg", quality=quality)
+
+
+def test_faces_apart_are_scaled_apart() -> None:
+    """One face past the budget does not cost the other its cloak."""
+    subject = prepared(APART)
+    little, much = noises(subject, 0.01)[0], noises(subject, 0.2)[1]
+    result = fitted(subject, [little, much], rho=0.01)
+    assert_within(result, subject, APART, 0.01)
+    assert result.scale[0] == 1.0
+    assert result.scale[1] < 0.8
+
+
+def test_a_face_gives_way_to_one_it_overlaps() -> None:
+    """A small face before a large one, all change made by the large one's cloak and within its own budget.
+
+    Scaling the small one alone, which is the one past the budget, could never make room.
+    """
+    faces = (face_at(180, 150, scale=1.6), face_at(180, 150, scale=0.5))
+    subject = prepared(faces)
+    local = np.zeros((CANVAS, CANVAS, 1), np.float32)
+    local[80:116, 70:106] = 1
+    large, small = noises(subject, 0.1)
+    result = fitted(subject, [large * local, 0 * small], rho=0.01)
+    assert_within(result, subject, faces, 0.01)
+    assert result.dssim[0] < 0.005
+    assert result.dssim[1] > 0.006
+    assert result.scale[0] < 0.9
+
+
+def test_only_the_bytes_count() -> None:
+    """A decoder that sees more than was encoded, as a codec's loss would be, makes the cloak give way."""
+    subject = prepared(ONE)
+    deltas = noises(subject, 0.03)
+    noise = np.random.default_rng(3).integers(-3, 4, (*SIZE, 3))
+
+    def decode(data: bytes) -> np.ndarray:
+        return (photos.decode_pixels(data) + noise).clip(0, 255).astype(np.uint8)
+
+    exact = fitted(subject, deltas, rho=0.02)
+    lossy = fit(subject, deltas, rho=0.02, encode=encoder(subject, "png"), decode=decode)
+    assert lossy.scale[0] < exact.scale[0]
+    assert lossy.dssim[0] <= 0.02
+
+
+def test_grey_photo_stays_grey_with_a_coloured_change() -> None:
+    """Even if a solver let colour through, a file of one channel gets one channel."""
+    subject = prepared(ONE, grey=True)
+    deltas = noises(subject, 0.05)
+    assert np.ptp(deltas[0], axis=2).max() > 0.01
+    result = fitted(subject, deltas, rho=0.01)
+    assert np.ptp(result.pixels, axis=2).max() == 0
+    assert photos.read(result.data).grey
