@@ -91,7 +91,7 @@ class YuNet:
     def _rows(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Iterator[Float32[np.ndarray, "n 15"]]:
         height, width = pixels.shape[:2]
         longest = max(height, width)
-        finest = min(longest, max(FIRST_SCAN, longest * SMALLEST_SEEN / self.settings.min_size))
+        finest = min(longest, max(FIRST_SCAN, round(longest * SMALLEST_SEEN / self.settings.min_size)))
         side = min(FIRST_SCAN, longest)
         while True:
             size = max(1, round(width * side / longest)), max(1, round(height * side / longest))
@@ -100,7 +100,7 @@ class YuNet:
             yield self._once(small) * scale
             if side >= finest:
                 return
-            side = min(side * 2, round(finest)) if side * 2 < finest * 0.9 else round(finest)
+            side = side * 2 if side * 2 < finest * 0.9 else finest
 
     def _once(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "n 15"]:
         if min(pixels.shape[:2]) < SMALLEST_SEEN:

@@ -184,3 +184,14 @@ def test_lfw_faces_are_found(detector: YuNet, faces_folder: Path) -> None:
         if not any((abs(middle(face) - centre) < face.box[2:] / 2).all() for face in faces):
             missed.append(path.name)
     assert missed == []
+
+
+@pytest.mark.parametrize("longest", [639, 641, 1279, 1281, 1283, 1401, 2001, 3003])
+@pytest.mark.parametrize("min_size", [16, 24, 25, 37])
+def test_the_scans_of_any_size_come_to_an_end(longest: int, min_size: int) -> None:
+    detector = YuNet(checkpoint.root() / "yunet.onnx", Detection(min_size=min_size))
+    scans = 0
+    for _ in detector._rows(np.zeros((16, longest, 3), np.uint8)):
+        scans += 1
+        assert scans <= 4
+    assert scans >= 1
