@@ -115,7 +115,7 @@ def test_mean_embedding_is_the_direction_of_the_mean():
 
 
 def test_the_bank_has_the_same_rows_for_every_extractor():
-    names = extractors.available()
+    names = tuple(checkpoint.manifest()["extractors"])
     banks = people.bank(names)
     table = checkpoint.manifest()["population"]
     assert {len(rows) for rows in banks} == {table["centroids"]}
@@ -130,7 +130,7 @@ def test_the_bank_has_the_same_rows_for_every_extractor():
 
 def test_the_rows_of_a_bank_are_the_same_people_in_every_extractor():
     # Groups alike for one network are alike for another, only if row i is the same people in both.
-    names = extractors.available()
+    names = tuple(checkpoint.manifest()["extractors"])
     if len(names) < 2:
         pytest.skip("one extractor only")
     first, second = people.bank(names[:2])
@@ -141,7 +141,7 @@ def test_the_rows_of_a_bank_are_the_same_people_in_every_extractor():
 
 
 def test_the_bank_comes_in_the_order_asked_for():
-    names = extractors.available()
+    names = tuple(checkpoint.manifest()["extractors"])
     for name, rows in zip(names[::-1], people.bank(names[::-1]), strict=True):
         np.testing.assert_array_equal(rows, people.bank([name])[0])
 
@@ -165,7 +165,7 @@ def distances(person: tuple[np.ndarray, ...], bank: tuple[np.ndarray, ...]) -> n
 
 
 def test_targets_in_the_shipped_bank_are_stable_and_far():
-    bank = people.bank(extractors.available())
+    bank = people.bank(tuple(checkpoint.manifest()["extractors"]))
     for seed in range(4):
         person = tuple(rows[seed] for rows in bank)
         first, again = (int(farthest(person, bank, seed=seed)) for _ in range(2))
