@@ -65,6 +65,7 @@ def dataset(root: Path) -> Dataset:
 def cloak(data: Dataset, work: Path, settings: dict[str, str]) -> dict[Path, Path]:
     """`cloak run` on the scraped half, laid out in a folder of links; returns the cloaked file of each photo."""
     source, out = work / "scraped", work / "cloaked"
+    suffix = {"png": ".png", "webp": ".webp"}.get(settings.get("format", "keep"), ".jpg")
     pairs = {}
     for user, photos in data.scraped.items():
         (source / user).mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def cloak(data: Dataset, work: Path, settings: dict[str, str]) -> dict[Path, Pat
             link = source / user / photo.name
             if not link.exists():
                 link.symlink_to(photo.resolve())
-            pairs[photo] = out / user / photo.name
+            pairs[photo] = (out / user / photo.name).with_suffix(suffix)
     options = [f"--{name}={value}" for name, value in settings.items()]
     done = subprocess.run([sys.executable, "-m", "engine.cli", "run", source, "--out", out, *options], check=False)
     if done.returncode not in (0, 3):  # 3: all done by an earlier call
