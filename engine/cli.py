@@ -43,7 +43,10 @@ def run(
     mode: Annotated[Mode, Parameter(help="Budget: DSSIM .004, .007 or .017 round each face.")] = "mid",
     rho: Annotated[float | None, Parameter(help="Budget of your own instead of the mode's.")] = None,
     steps: Annotated[int | None, Parameter(help="Solver steps instead of the solver's own.")] = None,
-    extractors: Annotated[str | None, Parameter(help="Networks to cloak against, e.g. a,b; `cloak models`.")] = None,
+    extractors: Annotated[
+        str | None,
+        Parameter(help="Networks to cloak against, e.g. a,b:2 (b counts double), a:bfloat16; `cloak models`."),
+    ] = None,
     objective: Annotated[
         Objective, Parameter(help="Away from the own embedding, or each person to one far target.")
     ] = "away",

@@ -24,6 +24,7 @@ Objective = Literal["away", "target"]
 SolverName = Literal["projected", "paper", "fawkes1"]
 Mode = Literal["low", "mid", "high"]
 Format = Literal["keep", "png", "jpeg", "webp"]
+Precision = Literal["float32", "bfloat16"]
 
 RHO: dict[str, float] = {"low": 0.004, "mid": 0.007, "high": 0.017}
 """DSSIM budget of each mode; the paper's default is .007 (its section 5.2)."""
@@ -61,13 +62,49 @@ class Detection:
 
 
 @dataclass(frozen=True)
+class Member:
+    """One extractor of an ensemble. name: in the registry. weight: of its distance in the objective, positive; only
+    the ratios count. precision: of its products and activations; pixels, distances and the cloak stay float32.
+    """
+
+    name: str
+    weight: float = 1.0
+    precision: Precision = "float32"
+
+    @classmethod
+    def parse(cls, text: str) -> Member:
+        """NAME, NAME:WEIGHT, NAME:PRECISION or NAME:WEIGHT:PRECISION. Raises ValueError for anything else.
+
+        Example:
+            >>> Member.parse("web-incept:2:bfloat16")
+            Member(name='web-incept', weight=2.0, precision='bfloat16')
+        """
+        name, *rest = (part.strip() for part in text.split(":"))
+        member = cls(name)
+        if rest and rest[-1] in get_args(Precision):
+            member = replace(member, precision=rest.pop())  # type: ignore[arg-type]
+        try:
+            if rest:
+                member = replace(member, weight=float(rest.pop()))
+        except ValueError:
+            rest = [text]
+        if rest or not name or not 0 < member.weight < float("inf"):
+            raise ValueError(
+                "an extractor is NAME, NAME:WEIGHT, NAME:PRECISION or NAME:WEIGHT:PRECISION, its weight a positive "
+                f"number, its precision one of {', '.join(get_args(Precision))}; got {text!r}"
+            )
+        return member
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How a cloak is made; hashable, so that it is a static argument of the jitted solver.
 
-    rho: DSSIM budget. steps: solver steps. extractors: names in the registry. objective: "away" from the face's
-    own embedding or towards one "target" for each person. jitter: standard range of the random change of scale and
-    offset of every extractor's crop at every step, as a share of the crop's side. smoothing: sigma, in canvas
-    pixels, of the Gaussian that the gradient passes through. seed: of every random choice.
+    rho: DSSIM budget. steps: solver steps. extractors: the ensemble, each as `Member.parse` reads it; they share the
+    budget. objective: "away" from the face's own embedding or towards one "target" for each person. jitter: standard
+    range of the random change of scale and offset of every extractor's crop at every step, as a share of the crop's
+    side. smoothing: sigma, in canvas pixels, of the Gaussian that the gradient passes through. seed: of every random
+    choice.
     """
 
     rho: float = RHO["mid"]
@@ -88,10 +125,27 @@ class Recipe:
             raise ValueError(f"steps must be at least 1; got {self.steps}")
         if not self.extractors:
             raise ValueError("extractors must name at least one; `cloak models` lists them")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"extractors must differ; got {', '.join(self.extractors)}")
         if not 0 <= self.jitter < 0.5:
             raise ValueError(f"jitter must be in [0, 0.5); got {self.jitter}")
         if not 0 <= self.smoothing < CANVAS:
             raise ValueError(f"smoothing must be in [0, {CANVAS}) canvas pixels; got {self.smoothing}")
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The ensemble."""
+        return tuple(Member.parse(text) for text in self.extractors)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its extractors."""
+        return tuple(member.name for member in self.members)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Their weights, as given."""
+        return tuple(member.weight for member in self.members)
 
     @classmethod
     def of(cls, mode: Mode, **changes: object) -> Recipe:

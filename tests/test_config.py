@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import FrozenInstanceError
 
 import pytest
 
-from engine.config import CANVAS, RHO, TEMPLATE, Detection, Output, Recipe
+from engine.config import CANVAS, RHO, TEMPLATE, Detection, Member, Output, Recipe
 
 NAN = float("nan")
 INF = float("inf")
@@ -91,6 +92,33 @@ def test_changes_override_the_mode_and_none_leaves_it() -> None:
 def test_recipe_of_checks_what_it_is_given(mode: str, changes: dict, error: type, named: str) -> None:
     with pytest.raises(error, match=named):
         Recipe.of(mode, **changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "member"),
+    [
+        ("net", Member("net")),
+        ("net:2", Member("net", 2.0)),
+        ("net:bfloat16", Member("net", 1.0, "bfloat16")),
+        (" net : .5 : float32 ", Member("net", 0.5, "float32")),
+    ],
+)
+def test_a_member_of_an_ensemble_has_a_name_a_weight_and_a_precision(text: str, member: Member) -> None:
+    assert Member.parse(text) == member
+    assert Recipe(extractors=("other", text)).members == (Member("other"), member)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":2", "net:", "net:0", "net:-1", "net:nan", "net:inf", "net:half", "net:1:2", "net:bfloat16:2"]
+)
+def test_what_is_no_member_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(text))):
+        Recipe(extractors=("other", text))
+
+
+def test_an_extractor_counts_once() -> None:
+    with pytest.raises(ValueError, match="must differ"):
+        Recipe(extractors=("net", "net:2"))
 
 
 def test_recipes_are_frozen_and_equal_by_value() -> None:

@@ -79,7 +79,9 @@ def test_twenty_steps_of_the_package(
 ) -> None:
     threshold, steps, rate, penalty, seed, scale = golden[f"{run}.settings"]
     extractors = tuple(network(golden, name) for name in str(golden[f"{run}.networks"]))
-    recipe = Recipe(rho=float(threshold), steps=int(steps), solver="fawkes1", extractors=("net",))
+    recipe = Recipe(
+        rho=float(threshold), steps=int(steps), solver="fawkes1", extractors=tuple(str(golden[f"{run}.networks"]))
+    )
     images = jnp.asarray(golden["images"], jnp.float32) / 255
     start = np.random.RandomState(int(seed)).uniform(-1, 1, images.shape) * scale * fawkes1.START
     start = jnp.asarray(start.astype(np.float32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -24,17 +25,17 @@ TEXTURED, GREY, FLAT, BLACK = range(4)
 ROUNDING = 5e-6
 """Float32 rounding of a DSSIM, against float64."""
 
-PROJECTED = Recipe(rho=0.007, steps=23, jitter=0, smoothing=1.0, extractors=("tiny",))
+PROJECTED = Recipe(rho=0.007, steps=23, jitter=0, smoothing=1.0, extractors=("one", "two"))
 RECIPES = {
     "projected away .007": PROJECTED,
     "projected target .03": Recipe(
-        rho=0.03, steps=23, objective="target", jitter=0.1, smoothing=2.5, extractors=("tiny",)
+        rho=0.03, steps=23, objective="target", jitter=0.1, smoothing=2.5, extractors=("one", "two")
     ),
-    "projected away .0005": Recipe(rho=0.0005, steps=3, jitter=0, smoothing=0, extractors=("tiny",)),
-    "paper away .007": Recipe(rho=0.007, steps=30, solver="paper", extractors=("tiny",)),
-    "paper target .1": Recipe(rho=0.1, steps=100, solver="paper", objective="target", extractors=("tiny",)),
-    "fawkes1 away .007": Recipe(rho=0.007, steps=40, solver="fawkes1", extractors=("tiny",)),
-    "fawkes1 target .03": Recipe(rho=0.03, steps=40, solver="fawkes1", objective="target", extractors=("tiny",)),
+    "projected away .0005": Recipe(rho=0.0005, steps=3, jitter=0, smoothing=0, extractors=("one", "two")),
+    "paper away .007": Recipe(rho=0.007, steps=30, solver="paper", extractors=("one", "two")),
+    "paper target .1": Recipe(rho=0.1, steps=100, solver="paper", objective="target", extractors=("one", "two")),
+    "fawkes1 away .007": Recipe(rho=0.007, steps=40, solver="fawkes1", extractors=("one", "two")),
+    "fawkes1 target .03": Recipe(rho=0.03, steps=40, solver="fawkes1", objective="target", extractors=("one", "two")),
 }
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 SOLVERS = ("projected away .007", "paper away .007", "fawkes1 away .007")
@@ -287,7 +288,7 @@ def compiled() -> Iterator[list[str]]:
 @pytest.mark.parametrize("steps", [1, 12])
 def test_second_call_compiles_nothing(compiled: list[str], steps: int) -> None:
     """However many steps, the remainder of a chunk included; other faces, targets and keys are no new shapes."""
-    recipe = Recipe(rho=0.0071, steps=steps, jitter=0, smoothing=0, extractors=("tiny",))
+    recipe = Recipe(rho=0.0071, steps=steps, jitter=0, smoothing=0, extractors=("one",))
 
     def call(index: list[int]) -> None:
         batch = pick(faces(), index)
@@ -300,3 +301,32 @@ def test_second_call_compiles_nothing(compiled: list[str], steps: int) -> None:
     assert compiled.count("_vstep") == 1
     call([3, 2, 1])
     assert compiled == []
+
+
+# --- ensembles --------------------------------------------------------------------------------------------------
+
+
+def test_weights_say_which_member_the_budget_goes_to() -> None:
+    shifts = [
+        run(replace(PROJECTED, extractors=names), faces()).shift[TEXTURED]
+        for names in (("one:9", "two"), ("one", "two"), ("one", "two:9"))
+    ]
+    assert shifts[0][0] > shifts[1][0] > shifts[2][0]
+    assert shifts[0][1] < shifts[1][1] < shifts[2][1]
+
+
+def test_only_the_ratio_of_the_weights_counts() -> None:
+    scaled = run(replace(PROJECTED, extractors=("one:2", "two:2")), faces())
+    np.testing.assert_array_equal(scaled.delta, solved("projected away .007").delta)
+
+
+def test_bfloat16_gives_nearly_the_same_embeddings_and_shift_within_the_budget() -> None:
+    half = tuple(replace(one, precision="bfloat16") for one in EXTRACTORS)
+    batch = jax.tree.map(jnp.asarray, faces())
+    for exact, rounded in zip(solver.embed(EXTRACTORS, batch.canvas), solver.embed(half, batch.canvas), strict=True):
+        assert rounded.dtype == jnp.float32
+        assert 0.998 < (exact * rounded).sum(-1)[:2].min() < 1  # a flat face has no embedding to speak of
+    result = jax.device_get(solver.solve(PROJECTED, half, batch))
+    own = [reference_dssim(c, c + d, r) for c, d, r in zip(faces().canvas, result.delta, faces().region, strict=True)]
+    assert max(own) <= PROJECTED.rho + ROUNDING
+    assert result.shift[TEXTURED] == pytest.approx(solved("projected away .007").shift[TEXTURED], rel=0.1)

@@ -92,10 +92,10 @@ class Cloaker:
         self.detector = detector or YuNet(checkpoint.root() / "yunet.onnx", self.detection)
         self.workers = workers or min(os.cpu_count() or 1, 8)
         mesh = sharding.faces_mesh(devices)
-        extractors = tuple(load(name) for name in self.recipe.extractors)
+        extractors = tuple(load(member.name, precision=member.precision) for member in self.recipe.members)
         self.batcher = Batcher(self.recipe, extractors, size=batch, mesh=mesh)
         self.weights = {extractor.name: extractor.weights_sha256 for extractor in extractors}
-        self._bank = people.bank(self.recipe.extractors) if self.recipe.objective == "target" else ()
+        self._bank = people.bank(self.recipe.names) if self.recipe.objective == "target" else ()
         self._identifier: Batcher | None = None
         if only is not None or self._bank:
             self._identifier = Batcher(self.recipe, (load(people.EXTRACTOR),), size=batch, mesh=mesh)
@@ -193,7 +193,7 @@ class Cloaker:
             CloakedFace(
                 box=tuple(round(float(value), 1) for value in face.box),  # type: ignore[arg-type]
                 dssim=dssim,
-                shift=dict(zip(self.recipe.extractors, cloak.shift, strict=True)),
+                shift=dict(zip(self.recipe.names, cloak.shift, strict=True)),
                 scale=scale,
             )
             for face, cloak, dssim, scale in rows

@@ -151,7 +151,7 @@ def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Path
     parts = {
         "version": __version__,
         "recipe": asdict(recipe),
-        "weights": {name: registry.find(name).sha256 for name in recipe.extractors},
+        "weights": {name: registry.find(name).sha256 for name in recipe.names},
         "detection": asdict(detection),
         "output": asdict(output),
         "only": reference,

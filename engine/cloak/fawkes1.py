@@ -57,7 +57,9 @@ def _delta(face: Problem, modifier: Array) -> Array:
 
 def _distance(recipe: Recipe, face: Problem, found: tuple[Array, ...]) -> Array:
     goal = face.clean if recipe.objective == "away" else face.target
-    total = jnp.stack([((a - b) ** 2).sum() for a, b in zip(found, goal, strict=True)]).sum()
+    # The package has no weights: a weight of 1 is its sum.
+    squared = jnp.stack([((a - b) ** 2).sum() for a, b in zip(found, goal, strict=True)])
+    total = jnp.array(recipe.weights) @ squared
     return total if recipe.objective == "away" else -total
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from engine.config import Objective
+from engine.config import Recipe
 from engine.dssim import WINDOW, Clean
 from engine.extractors import Extractor, embed
 
@@ -52,11 +52,12 @@ def distances(these: tuple[Float[Array, "d"], ...], those: tuple[Float[Array, "d
     return jnp.sqrt(squared + 1e-12)
 
 
-def gain(objective: Objective, face: Problem, found: tuple[Float[Array, "d"], ...]) -> Float[Array, ""]:
-    """What the solver maximises, mean over the extractors: the distance from clean, or minus that to the target."""
-    if objective == "away":
-        return distances(found, face.clean).mean()
-    return -distances(found, face.target).mean()
+def gain(recipe: Recipe, face: Problem, found: tuple[Float[Array, "d"], ...]) -> Float[Array, ""]:
+    """What the solver maximises: the extractors' weighted mean distance from clean, or minus that to the target."""
+    weights = jnp.array(recipe.weights) / sum(recipe.weights)
+    if recipe.objective == "away":
+        return weights @ distances(found, face.clean)
+    return -weights @ distances(found, face.target)
 
 
 def jittered(

@@ -42,7 +42,7 @@ def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) ->
     def loss(variable: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
         delta = _delta(face, variable)
         found = embeddings(extractors, face.original.image + delta)
-        reached, dssim = gain(recipe.objective, face, found), projection.cost(face, delta)
+        reached, dssim = gain(recipe, face, found), projection.cost(face, delta)
         return -reached + PENALTY * jnp.maximum(dssim - recipe.rho, 0.0), (delta, reached, dssim)
 
     gradient, (delta, reached, dssim) = jax.grad(loss, has_aux=True)(state.variable)

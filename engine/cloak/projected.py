@@ -40,7 +40,7 @@ def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) ->
     def ascent(delta: jax.Array) -> jax.Array:
         canvas, key = face.original.image + delta, step_key(face.key, state.step)
         found = jittered(extractors, canvas, amount=recipe.jitter, key=key)
-        return gain(recipe.objective, face, found)
+        return gain(recipe, face, found)
 
     gradient = jax.grad(ascent)(state.variable).mean(axis=-1, keepdims=True) * face.mask
     gradient = projection.smooth(gradient, sigma=recipe.smoothing) * projection.room(face)
@@ -57,4 +57,4 @@ def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) ->
 
 def settle(recipe: Recipe, face: Problem, state: State, found: tuple[jax.Array, ...]) -> State:
     """Keep the iterate if it is the best so far; found: its embeddings at the extractors' own crops, no jitter."""
-    return keep(state, state.variable, gain=gain(recipe.objective, face, found), feasible=jnp.bool_(True))
+    return keep(state, state.variable, gain=gain(recipe, face, found), feasible=jnp.bool_(True))

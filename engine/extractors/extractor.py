@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from engine.config import Precision
 from engine.extractors.crop import crop
 from engine.extractors.spec import InputSpec
 
@@ -24,7 +25,8 @@ class Extractor:
 
     params: the weights, float32. name: as given to `load`. spec: what the network expects of its input.
     graphdef: the network without weights. dim: length of an embedding. weights_sha256: content hash of the
-    checkpoint (`engine.checkpoint.content_sha256`), part of the key of everything computed with it.
+    checkpoint (`engine.checkpoint.content_sha256`), part of the key of everything computed with it. precision: of the
+    network's products and activations.
     """
 
     params: Any
@@ -33,6 +35,7 @@ class Extractor:
     graphdef: nnx.GraphDef = field(metadata={"static": True}, repr=False)
     dim: int = field(metadata={"static": True})
     weights_sha256: str = field(metadata={"static": True})
+    precision: Precision = field(default="float32", metadata={"static": True})
 
 
 def embed(
@@ -52,7 +55,9 @@ def embed(
     if spec.bgr:
         x = x[..., ::-1]
     x = (x * 255.0 - jnp.array(spec.mean, jnp.float32)[None, None]) / spec.scale
-    raw = nnx.merge(extractor.graphdef, extractor.params)(x)
+    precision = jnp.dtype(extractor.precision)
+    params, x = jax.tree.map(lambda leaf: leaf.astype(precision), (extractor.params, x))
+    raw = nnx.merge(extractor.graphdef, params)(x).astype(jnp.float32)
     return raw * jax.lax.rsqrt(jnp.maximum(jnp.sum(raw * raw), EPSILON))
 
 

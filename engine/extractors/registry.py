@@ -16,6 +16,7 @@ import jax
 from flax import nnx
 
 from engine import checkpoint
+from engine.config import Precision
 from engine.extractors.extractor import Extractor
 from engine.extractors.spec import InputSpec
 
@@ -75,8 +76,8 @@ def abstract(build: Callable[..., nnx.Module]) -> tuple[nnx.GraphDef, dict]:
     return graphdef, nnx.to_pure_dict(state)
 
 
-def load(name: str) -> Extractor:
-    """The extractor `name` with its weights.
+def load(name: str, *, precision: Precision = "float32") -> Extractor:
+    """The extractor `name` with its weights, to be run at `precision`.
 
     Raises ValueError for an unknown name and `checkpoint.CheckpointError` for weights that do not fit the
     network or whose hash is not the manifest's.
@@ -93,4 +94,5 @@ def load(name: str) -> Extractor:
         graphdef=graphdef,
         dim=entry.dim,
         weights_sha256=sha256,
+        precision=precision,
     )
