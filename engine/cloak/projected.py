@@ -1,8 +1,8 @@
 """The default solver: preconditioned gradient ascent with momentum; every iterate is projected into the budget.
 
 All three channels change alike. DSSIM hardly counts colour, so a cloak free to use it turns eyes green and brows blue;
-and JPEG's coarse chroma erases it: at rho .007 colour moves embeddings a tenth further in a PNG, but in a JPEG of
-quality 75 a twentieth less, the budget being spent on what is lost (`python benchmarks/recipe.py`).
+and JPEG's coarse chroma erases it: colour moves embeddings further in a PNG, but less far in a JPEG of quality 75:
+there the budget is spent on what is lost.
 
 The projection scales the cloak down to its DSSIM budget (`dssim.largest_scale`), so every iterate is feasible and
 no penalty weight has to be found. The step shrinks as a cosine over the recipe's steps.

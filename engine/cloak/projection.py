@@ -31,7 +31,7 @@ def room(face: Problem) -> Float[Array, "c c 1"]:
     """How much change a pixel takes for the same DSSIM: the local standard deviation of the photo, SSIM's C2 added.
 
     DSSIM's second-order cost of a change is about its square over (2 * variance + C2). Its full inverse crowds the
-    cloak onto edges (largest change 72 of 255 at rho .007 against 48); its root keeps the gain in distance.
+    cloak onto edges, where single pixels show; its root keeps the gain in distance.
     """
     variance = face.original.variance.mean(axis=-1, keepdims=True)
     edge = (face.mask.shape[0] - variance.shape[0]) // 2

@@ -98,8 +98,8 @@ def _steps(recipe: Recipe, extractors: Extractors, problems: Problem, state: Sta
 
 
 def _advance(recipe: Recipe, extractors: Extractors, problems: Problem, state: State, count: int) -> State:
-    # Inside a loop XLA:CPU runs the convolutions about four times slower (58 against 243 ms a step and face for
-    # web-incept), so there the loop is the host's; an accelerator gets all the steps in one call.
+    # Inside a loop XLA:CPU runs the convolutions several times slower (jaxlib 0.10), so there the loop is the host's;
+    # an accelerator gets all the steps in one call.
     if jax.default_backend() != "cpu":
         return _steps(recipe, extractors, problems, state, jnp.int32(count))
     for _ in range(count):
