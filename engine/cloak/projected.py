@@ -30,7 +30,7 @@ def init(recipe: Recipe, face: Problem) -> State:
     grey = (*face.original.image.shape[:2], 1)
     noise = jax.random.normal(step_key(face.key, jnp.int32(-1)), grey)
     noise = projection.smooth(noise, sigma=recipe.smoothing)
-    delta = projection.budget(face, projection.shape(face, noise), rho=recipe.rho / 10)
+    delta = projection.budget(face, projection.shape(face, CAP * noise), rho=recipe.rho / 10)
     return start(delta, jnp.zeros(grey), delta)
 
 
