@@ -102,6 +102,8 @@ def test_crop_outside_the_canvas_repeats_its_edge(canvas):
         (9, 5, 3, "SAME"),
         (8, 3, 2, "VALID"),
         (7, 7, 1, "VALID"),
+        (8, 3, 2, 1),
+        (7, 3, 1, 2),
     ],
 )
 def test_depthwise_is_the_grouped_convolution_with_its_gradients(side, kernel, stride, padding):
@@ -112,8 +114,9 @@ def test_depthwise_is_the_grouped_convolution_with_its_gradients(side, kernel, s
     def reference(x, k):
         dimensions = ("NHWC", "HWIO", "NHWC")
         strides = (stride, stride)
+        pads = [(padding, padding)] * 2 if isinstance(padding, int) else padding
         return lax.conv_general_dilated(
-            x[None], k[:, :, None], strides, padding, dimension_numbers=dimensions, feature_group_count=4
+            x[None], k[:, :, None], strides, pads, dimension_numbers=dimensions, feature_group_count=4
         )[0]
 
     expected, pull = jax.vjp(reference, x, k)
@@ -123,12 +126,26 @@ def test_depthwise_is_the_grouped_convolution_with_its_gradients(side, kernel, s
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_1x1_convolution_is_the_convolution():
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [
+        ((1, 1), 1, "SAME"),
+        ((1, 1), 2, "SAME"),
+        ((1, 1), 1, 1),
+        ((5, 6), 1, "VALID"),
+        ((3, 3), 2, 1),
+        ((3, 3), 2, "SAME"),
+        ((5, 6), 1, "SAME"),
+    ],
+)
+def test_convolution_in_every_form_is_the_convolution(kernel, stride, padding):
     keys = jax.random.split(jax.random.key(0), 2)
     x = jax.random.normal(keys[0], (5, 6, 7))
-    k = jax.random.normal(keys[1], (1, 1, 7, 3))
-    expected = lax.conv_general_dilated(x[None], k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))[0]
-    np.testing.assert_allclose(layers.conv(x, k, stride=1, padding="SAME"), expected, atol=1e-5)
+    k = jax.random.normal(keys[1], (*kernel, 7, 3))
+    pads = [(padding, padding)] * 2 if isinstance(padding, int) else padding
+    strides = (stride, stride)
+    expected = lax.conv_general_dilated(x[None], k, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))[0]
+    np.testing.assert_allclose(layers.conv(x, k, stride=stride, padding=padding), expected, atol=1e-4)
 
 
 def test_max_pool_and_its_gradient():

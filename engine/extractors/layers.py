@@ -16,32 +16,36 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-Padding = Literal["SAME", "VALID"]
+Padding = Literal["SAME", "VALID"] | int
+"""TensorFlow's rules (SAME with stride 2 pads an even side at its end only), or so many zeros on every side."""
 
 
 def conv(x: Float[Array, "h w i"], kernel: Float[Array, "kh kw i o"], *, stride: int, padding: Padding):
-    """Convolution of one example, TensorFlow's padding rule; (h, w, i) to (h', w', o)."""
+    """Convolution of one example; (h, w, i) to (h', w', o)."""
+    pads = _pads(x, kernel, stride, padding)
 
     def native(x, kernel):
         return lax.conv_general_dilated(
-            x[None], kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x[None], kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )[0]
 
-    if kernel.shape[:2] != (1, 1) or stride != 1:
+    if kernel.shape[:3] == x.shape and not any(sum(pads, ())):
+        return (x.reshape(-1) @ kernel.reshape(-1, kernel.shape[3]))[None, None]  # a dense layer
+    if kernel.shape[:2] != (1, 1) or stride != 1 or any(sum(pads, ())):
         return native(x, kernel)
     # XLA's CPU convolution is about half as fast on a 1x1 kernel as its matrix product.
     return lax.platform_dependent(x, kernel, cpu=lambda x, kernel: x @ kernel[0, 0], default=native)
 
 
 def depthwise(x: Float[Array, "h w c"], kernel: Float[Array, "kh kw c"], *, stride: int, padding: Padding):
-    """Depthwise convolution of one example, TensorFlow's padding rule; (h, w, c) to (h', w', c)."""
+    """Depthwise convolution of one example; (h, w, c) to (h', w', c)."""
 
     def native(x, kernel):
         return lax.conv_general_dilated(
             x[None],
             kernel[:, :, None, :],
             (stride, stride),
-            padding,
+            _pads(x, kernel, stride, padding),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=x.shape[-1],
         )[0]
@@ -56,6 +60,9 @@ def depthwise(x: Float[Array, "h w c"], kernel: Float[Array, "kh kw c"], *, stri
 
 
 def _pads(x: Array, kernel: Array, stride: int, padding: Padding) -> tuple[tuple[int, int], ...]:
+    """Zeros (before, after) on the two axes."""
+    if isinstance(padding, int):
+        return ((padding, padding), (padding, padding))
     return tuple(lax.padtype_to_pads(x.shape[:2], kernel.shape[:2], (stride, stride), padding))
 
 
