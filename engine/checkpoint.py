@@ -36,8 +36,8 @@ def manifest() -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing; the checkpoints folder belongs beside the package") from None
 
 
-def megabytes(path: str) -> float:
-    """Size on disk of a checkpoint, by its path relative to the folder."""
+def megabytes(path: Path | str) -> float:
+    """Size on disk of a checkpoint, by its path, which may be relative to the folder."""
     return sum(file.stat().st_size for file in (root() / path).rglob("*") if file.is_file()) / 1e6
 
 

@@ -19,6 +19,7 @@ from engine.config import Detection, Format, Mode, Objective, Output, Recipe, So
 if TYPE_CHECKING:
     from engine.bulk.cloaker import Cloaker
     from engine.bulk.run import Summary
+    from engine.extractors import Entry
 
 BATCH = 8
 OK, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
@@ -148,12 +149,18 @@ def verify(original: Path, cloaked: Path, /, *, json: Json = False) -> int:
 def models(*, json: Json = False) -> int:
     """List the extractors and checkpoints: size, licence, source, accuracy, robust or not."""
     from engine import checkpoint
+    from engine.extractors import registry
 
-    manifest = checkpoint.manifest()
-    rows: list[dict[str, Any]] = [
-        {"name": name, **table, "megabytes": checkpoint.megabytes(table["path"])}
-        for name, table in sorted(manifest["extractors"].items())
-    ]
+    try:
+        tables = registry.tables()
+        rows: list[dict[str, Any]] = [
+            {"name": name, **tables[name], "megabytes": checkpoint.megabytes(tables[name]["path"])}
+            if name in tables
+            else {"name": name, **_brought(registry.find(name))}
+            for name in registry.available()
+        ]
+    except (checkpoint.CheckpointError, ValueError) as error:
+        return _usage(str(error), as_json=json)
     if json:
         _print_json(rows)
         return OK
@@ -161,8 +168,60 @@ def models(*, json: Json = False) -> int:
         robust = "adversarially trained" if row["robust"] else "not robust"
         print(f"{row['name']}: {row['description']}")
         print(f"    {row['dim']}-D from {row['input']['size']} px, {row['megabytes']:.1f} MB, {robust}")
-        print(f"    LFW pairs AUC {row['metric']['lfw_pairs_auc']} ({row['metric']['lfw_pairs_command']})")
+        if metric := row.get("metric"):
+            print(f"    LFW pairs AUC {metric['lfw_pairs_auc']} ({metric['lfw_pairs_command']})")
         print(f"    licence {row['licence']}; from {row['source']}")
+    return OK
+
+
+def _brought(entry: Entry) -> dict[str, Any]:
+    """What is known of an extractor of another package."""
+    from engine import checkpoint
+
+    return {
+        "description": "an extractor of another package",
+        "dim": entry.dim,
+        "input": asdict(entry.spec),
+        "megabytes": checkpoint.megabytes(entry.path),
+        "robust": False,
+        "licence": "unknown",
+        "source": entry.build.__module__,
+    }
+
+
+@app.command
+def convert(
+    source: Annotated[Path | None, Parameter(help="The file with the weights.")] = None,
+    /,
+    *,
+    layout: Annotated[str | None, Parameter("--as", help="What the file is; --list shows all.")] = None,
+    name: Annotated[str | None, Parameter(help="Of the extractor, for --extractors.")] = None,
+    licence: Annotated[str, Parameter(help="Of the weights, for your records.")] = "unknown",
+    out: Annotated[Path | None, Parameter(help="Folder to keep it in; default: FAWKES_ENGINE_HOME or your data.")] = None,
+    half: Annotated[bool, Parameter(negative="", help="float16 on disk, half the size.")] = False,
+    replace: Annotated[bool, Parameter(negative="", help="Replace a converted extractor of that name.")] = False,
+    list_: Annotated[bool, Parameter("--list", negative="", help="List what --as takes.")] = False,
+    json: Json = False,
+) -> int:
+    """Make an extractor of a published network's weights; the extra `convert` reads most kinds of file."""
+    from engine.convert import layouts
+    from engine.convert.conversion import convert as make
+
+    if list_:
+        print(layouts.listing())
+        return OK
+    if source is None or layout is None or name is None:
+        return _usage("convert takes SOURCE --as LAYOUT --name NAME; --list shows the layouts", as_json=json)
+    try:
+        folder = make(source, layout=layout, name=name, out=out, licence=licence, half=half, replace=replace)
+    except (ValueError, OSError, ImportError) as error:
+        return _usage(str(error), as_json=json)
+    if json:
+        _print_json({"name": name, "path": str(folder)})
+        return OK
+    print(f"{name} is in {folder}")
+    known = "" if out is None else f"with FAWKES_ENGINE_HOME={out}: "
+    print(f"{known}cloak run PHOTOS --out DIR --extractors {name}")
     return OK
 
 

@@ -26,12 +26,15 @@ class Block(nnx.Module):
 
     def __init__(self, i: int, o: int, *, stride: int, project: bool, se: bool, rngs: nnx.Rngs | None):
         """`i` channels in, `o` out. `project`: whether the shortcut is a convolution or what it passes over."""
+        shortcut = Conv(i, o, (1, 1), stride=stride, rngs=rngs) if project else None
+        if se:  # The order in which layers are defined is that in which they run in the source: see engine.convert.
+            self.shortcut = shortcut
         self.norm = Affine(i)
         self.conv1 = Conv(i, o, (3, 3), padding=1, rngs=rngs)
         self.prelu = PReLU(o)
         self.conv2 = Conv(o, o, (3, 3), stride=stride, padding=1, rngs=rngs)
         self.se = SqueezeExcite(o, rngs=rngs) if se else None
-        self.shortcut = Conv(i, o, (1, 1), stride=stride, rngs=rngs) if project else None
+        self.shortcut = shortcut
         self.stride = stride
 
     def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "H W o"]:
@@ -59,7 +62,7 @@ class IResNet(nnx.Module):
             stages.append(nnx.List([first, *rest]))
             i = o
         self.stages = nnx.List(stages)
-        self.head = Conv(512, dim, (7, 7), padding="VALID", rngs=rngs)
+        self.bottleneck = Conv(512, dim, (7, 7), padding="VALID", rngs=rngs)
 
     def __call__(self, x: Float[Array, "112 112 3"]) -> Float[Array, " d"]:
         """One example in, one embedding out."""
@@ -67,7 +70,7 @@ class IResNet(nnx.Module):
         for stage in self.stages:
             for block in stage:
                 x = block(x)
-        return self.head(x)[0, 0]
+        return self.bottleneck(x)[0, 0]
 
 
 def build(*, depth: int, se: bool = False, dim: int = 512, rngs: nnx.Rngs | None) -> IResNet:

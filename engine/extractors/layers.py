@@ -127,6 +127,20 @@ def _kernel(rngs: nnx.Rngs | None, shape: tuple[int, ...], *, fan_in: int) -> nn
     return nnx.Param((2 / fan_in) ** 0.5 * jax.random.normal(rngs.params(), shape, jnp.float32))
 
 
+class SqueezeExcite(nnx.Module):
+    """Scales every channel by what two dense layers make of all channels' means (Hu et al., CVPR 2018)."""
+
+    def __init__(self, channels: int, *, reduction: int = 16, rngs: nnx.Rngs | None):
+        """`channels` in and out, a `reduction`-th of them between; zeros without `rngs`."""
+        self.squeeze = Conv(channels, channels // reduction, (1, 1), rngs=rngs)
+        self.excite = Conv(channels // reduction, channels, (1, 1), rngs=rngs)
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """One example in, one out."""
+        mean = jnp.mean(x, axis=(0, 1), keepdims=True)
+        return x * jax.nn.sigmoid(self.excite(jax.nn.relu(self.squeeze(mean))))
+
+
 class Conv(nnx.Module):
     """Convolution with a bias (and a batch norm folded into both). `kernel` is (kh, kw, i, o), `bias` (o,)."""
 
@@ -166,6 +180,19 @@ class Depthwise(nnx.Module):
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "H W c"]:
         """One example in, one out."""
         return depthwise(x, self.kernel[...], stride=self.stride, padding=self.padding) + self.bias[...][None, None]
+
+
+class Affine(nnx.Module):
+    """x * scale + shift by channel: a batch norm that cannot be folded, before a ReLU or a zero-padded convolution."""
+
+    def __init__(self, channels: int):
+        """The identity on `channels` at first."""
+        self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
+        self.shift = nnx.Param(jnp.zeros((channels,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """One example in, one out."""
+        return x * self.scale[...][None, None] + self.shift[...][None, None]
 
 
 class PReLU(nnx.Module):

@@ -1,0 +1,161 @@
+"""Which published files can be converted: LAYOUTS, by the name that `cloak convert --as` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from engine.convert import folding, frozen_graph, keras_h5, modules, torch_file
+from engine.extractors.iresnet import BLOCKS
+from engine.extractors.spec import InputSpec
+from engine.extractors.weight_map import document
+
+Format = Literal["torch", "keras", "frozen", "onnx"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which the weights of one network are published.
+
+    title: whose files these are, for a person. network: module of engine.extractors, and options: what its `build`
+    takes. spec: what the network was trained to see. weight_map: the file in weight_maps; None for ONNX, whose names
+    say nothing: there the n-th convolution of the file is the n-th of ours. rename: of tensors, before anything else.
+    """
+
+    title: str
+    format: Format
+    network: str
+    spec: InputSpec
+    weight_map: str | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rename: Callable[[str], str] = str
+
+    def read(self, path: Path | str) -> dict[str, np.ndarray]:
+        """The source's weights in our conventions, under the names of the weight map's left side; not for ONNX.
+
+        Raises ImportError for a reader that is not installed and ValueError for a file that is not of this format.
+        """
+        assert self.weight_map is not None
+        if self.format == "frozen":
+            return _facenet_graph(path)
+        about = document(self.weight_map)
+        epsilon = about["epsilon"]
+        if self.format == "keras":
+            layers = modules.from_keras(keras_h5.read(path), epsilon=epsilon)
+        else:
+            tensors = {self.rename(name): value for name, value in torch_file.read(path).items()}
+            layers = modules.from_torch(tensors, epsilon=epsilon, flattened=about.get("flattened", {}))
+        layers = modules.drop(layers, about.get("ignored", ()))
+        layers = modules.fold(layers, after=about.get("fold_after", {}), before=about.get("fold_before", {}))
+        return modules.tensors(layers)
+
+
+def find(name: str) -> Layout:
+    """The layout `name`. Raises ValueError that lists all where there is none."""
+    if name not in LAYOUTS:
+        raise ValueError(f"no layout named {name!r}; there are\n{listing()}")
+    return LAYOUTS[name]
+
+
+def listing() -> str:
+    """A line for each layout."""
+    width = max(map(len, LAYOUTS))
+    return "\n".join(f"  {name:{width}}  {layout.title}" for name, layout in LAYOUTS.items())
+
+
+def _facenet_graph(path: Path | str) -> dict[str, np.ndarray]:
+    """facenet's frozen graph, whose bottleneck alone still has its batch norm."""
+    tensors = frozen_graph.read(path)
+    base = "InceptionResnetV1/Bottleneck"
+    names = {kind: f"{base}/BatchNorm/{kind}" for kind in ("beta", "moving_mean", "moving_variance")}
+    if f"{base}/weights" in tensors and all(name in tensors for name in names.values()):
+        beta, mean, variance = (tensors.pop(name) for name in names.values())
+        gain, offset = folding.batch_norm(beta=beta, mean=mean, variance=variance, epsilon=0.001)
+        kernel, bias = folding.norm_after(tensors[f"{base}/weights"][None, None], None, gain=gain, offset=offset)
+        tensors |= {f"{base}/weights": kernel, f"{base}/biases": bias}
+    return tensors
+
+
+def _by_stage(blocks: tuple[int, ...]) -> Callable[[str], str]:
+    """Turns the "body.5.x" of an IR-SE network, which counts all blocks, into "body.<stage>.<block>.x"."""
+    places = [(stage, block) for stage, count in enumerate(blocks) for block in range(count)]
+
+    def rename(name: str) -> str:
+        head, *rest = name.split(".")
+        if head != "body" or not rest or not rest[0].isdecimal() or int(rest[0]) >= len(places):
+            return name
+        stage, block = places[int(rest[0])]
+        return ".".join((head, str(stage), str(block), *rest[1:]))
+
+    return rename
+
+
+_GREY = (127.5, 127.5, 127.5)
+FACENET = InputSpec(size=160, window=(32.0, 144.0), mean=_GREY, scale=128.0)
+ARCFACE = InputSpec(size=112, window=(32.0, 144.0), mean=_GREY, scale=127.5)
+
+
+def _iresnets(depth: int) -> dict[str, Layout]:
+    plain, se = {"depth": depth}, {"depth": depth, "se": True}
+    name = f"iresnet{depth}"
+    return {
+        f"{name}/insightface": Layout(
+            f"insightface arcface_torch, iresnet{depth} state dict (.pt, .pth)",
+            "torch",
+            "iresnet",
+            ARCFACE,
+            "iresnet-insightface",
+            plain,
+        ),
+        f"{name}/frbench": Layout(
+            f"frbench ir-{depth} state dict", "torch", "iresnet", ARCFACE, "iresnet-frbench", plain
+        ),
+        f"{name}/onnx": Layout(
+            f"an ONNX export of an insightface iresnet{depth}", "onnx", "iresnet", ARCFACE, None, plain
+        ),
+        f"{name}-se/frbench": Layout(
+            f"frbench irse-{depth} state dict (cavaface's IR-SE)",
+            "torch",
+            "iresnet",
+            ARCFACE,
+            "iresnet-se-frbench",
+            se,
+            _by_stage(BLOCKS[depth]),
+        ),
+        f"{name}-se/onnx": Layout(
+            f"an ONNX export of a cavaface IR-SE-{depth}", "onnx", "iresnet", ARCFACE, None, se
+        ),
+    }
+
+
+LAYOUTS: dict[str, Layout] = {
+    "inception-resnet-v1/facenet-pytorch": Layout(
+        "facenet-pytorch state dict (20180402-114759-vggface2.pt, 20180408-102900-casia-webface.pt)",
+        "torch",
+        "inception_resnet_v1",
+        FACENET,
+        "inception-resnet-v1-facenet-pytorch",
+    ),
+    "inception-resnet-v1/facenet-pb": Layout(
+        "davidsandberg/facenet frozen graph with folded batch norms (.pb)",
+        "frozen",
+        "inception_resnet_v1",
+        FACENET,
+        "web-incept",
+    ),
+    "inception-resnet-v1/keras": Layout(
+        "Keras model or weights with the layer names of keras-facenet and deepface (.h5)",
+        "keras",
+        "inception_resnet_v1",
+        FACENET,
+        "inception-resnet-v1-keras",
+    ),
+    "inception-resnet-v1/onnx": Layout(
+        "an ONNX export of facenet-pytorch's network", "onnx", "inception_resnet_v1", FACENET, None
+    ),
+    **{name: layout for depth in BLOCKS for name, layout in _iresnets(depth).items()},
+}
