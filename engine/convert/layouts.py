@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,14 +45,15 @@ class Layout:
             return _facenet_graph(path)
         about = document(self.weight_map)
         epsilon = about["epsilon"]
+        read = keras_h5.read if self.format == "keras" else torch_file.read
+        tensors = {self.rename(name): value for name, value in read(path).items()}
         if self.format == "keras":
-            layers = modules.from_keras(keras_h5.read(path), epsilon=epsilon)
+            layers = modules.from_keras(tensors, epsilon=epsilon)
         else:
-            tensors = {self.rename(name): value for name, value in torch_file.read(path).items()}
             layers = modules.from_torch(tensors, epsilon=epsilon, flattened=about.get("flattened", {}))
-        layers = modules.drop(layers, about.get("ignored", ()))
+        layers = modules.scale_input(layers, about.get("input_std", {}), scale=self.spec.scale)
         layers = modules.fold(layers, after=about.get("fold_after", {}), before=about.get("fold_before", {}))
-        return modules.tensors(layers)
+        return modules.tensors(layers, ignored=about.get("ignored", ()))
 
 
 def find(name: str) -> Layout:
@@ -80,6 +82,11 @@ def _facenet_graph(path: Path | str) -> dict[str, np.ndarray]:
     return tensors
 
 
+def _keras_2_name(name: str) -> str:
+    """Keras 3 has "conv1_conv" for the "conv1/conv" of Keras 2."""
+    return re.sub(r"^conv1_(conv|bn)/", r"conv1/\1/", name)
+
+
 def _by_stage(blocks: tuple[int, ...]) -> Callable[[str], str]:
     """Turns the "body.5.x" of an IR-SE network, which counts all blocks, into "body.<stage>.<block>.x"."""
     places = [(stage, block) for stage, count in enumerate(blocks) for block in range(count)]
@@ -97,6 +104,8 @@ def _by_stage(blocks: tuple[int, ...]) -> Callable[[str], str]:
 _GREY = (127.5, 127.5, 127.5)
 FACENET = InputSpec(size=160, window=(32.0, 144.0), mean=_GREY, scale=128.0)
 ARCFACE = InputSpec(size=112, window=(32.0, 144.0), mean=_GREY, scale=127.5)
+TORCHVISION = InputSpec(size=224, window=(8.0, 168.0), mean=(123.675, 116.28, 103.53), scale=57.375)
+CAFFE = InputSpec(size=224, window=(8.0, 168.0), mean=(103.939, 116.779, 123.68), scale=1.0, bgr=True)
 
 
 def _iresnets(depth: int) -> dict[str, Layout]:
@@ -158,4 +167,70 @@ LAYOUTS: dict[str, Layout] = {
         "an ONNX export of facenet-pytorch's network", "onnx", "inception_resnet_v1", FACENET, None
     ),
     **{name: layout for depth in BLOCKS for name, layout in _iresnets(depth).items()},
+    "densenet121/torchvision": Layout(
+        "torchvision densenet121 state dict; the embedding is what its classifier sees",
+        "torch",
+        "densenet121",
+        TORCHVISION,
+        "densenet121-torchvision",
+    ),
+    "densenet121/keras": Layout(
+        "keras.applications DenseNet121 (.h5), fed as Fawkes 0.x feeds low_extract.h5: BGR minus ImageNet's means",
+        "keras",
+        "densenet121",
+        CAFFE,
+        "densenet121-keras",
+        rename=_keras_2_name,
+    ),
+    "mobilefacenet/insightface": Layout(
+        "insightface arcface_torch, mbf state dict (.pt, .pth)",
+        "torch",
+        "mobilefacenet",
+        ARCFACE,
+        "mobilefacenet-insightface",
+        {"form": "arcface", "width": 2},
+    ),
+    "mobilefacenet/insightface-onnx": Layout(
+        "an ONNX export of it, such as w600k_mbf.onnx",
+        "onnx",
+        "mobilefacenet",
+        ARCFACE,
+        None,
+        {"form": "arcface", "width": 2},
+    ),
+    "mobilefacenet/onnx": Layout(
+        "an ONNX export of the MobileFaceNet of the paper's width",
+        "onnx",
+        "mobilefacenet",
+        ARCFACE,
+        None,
+        {"form": "arcface"},
+    ),
+    "mobilefacenet/frbench": Layout(
+        "frbench mobilefacenet-plain state dict",
+        "torch",
+        "mobilefacenet",
+        ARCFACE,
+        "mobilefacenet-frbench",
+        {"form": "arcface"},
+    ),
+    "mobilefacenet-eca/frbench": Layout(
+        "frbench mobilefacenet state dict (with channel attention)",
+        "torch",
+        "mobilefacenet",
+        ARCFACE,
+        "mobilefacenet-eca-frbench",
+        {"form": "arcface", "eca": True},
+    ),
+    **{
+        f"vit-{size}/insightface": Layout(
+            f"insightface arcface_torch, vit_{size} state dict (.pt, .pth)",
+            "torch",
+            "vit",
+            ARCFACE,
+            "vit-insightface",
+            {"width": width, "depth": depth},
+        )
+        for size, width, depth in (("t", 256, 12), ("s", 512, 12), ("b", 512, 24), ("l", 768, 24))
+    },
 }

@@ -83,9 +83,14 @@ def _batch_norm(module: dict[str, np.ndarray], *, epsilon: float) -> dict[str, n
     return {"scale": gain, "shift": offset}
 
 
-def drop(modules: Modules, patterns: Iterable[str]) -> Modules:
-    """Without the layers whose names fit one of `patterns` (as file names do): a classifier's last layer, say."""
-    return {name: m for name, m in modules.items() if not any(fnmatch.fnmatchcase(name, p) for p in patterns)}
+def scale_input(modules: Modules, deviations: Mapping[str, Any], *, scale: float) -> Modules:
+    """First convolutions that see (x - mean) / scale instead of (x - mean) / deviation, one deviation a channel."""
+    scaled = dict(modules)
+    for name, deviation in deviations.items():
+        if "kernel" in modules.get(name, {}):
+            gain = np.float32(scale) / np.array(deviation, np.float32)
+            scaled[name] = modules[name] | {"kernel": modules[name]["kernel"] * gain[:, None]}
+    return scaled
 
 
 def fold(modules: Modules, *, after: Mapping[str, str], before: Mapping[str, str]) -> Modules:
@@ -125,9 +130,10 @@ def _pairs(rules: Mapping[str, str], modules: Modules) -> list[tuple[str, str]]:
     return pairs
 
 
-def tensors(modules: Modules) -> dict[str, np.ndarray]:
-    """{"layer/kind": array}."""
-    return {f"{name}/{kind}".removeprefix("/"): v for name, module in modules.items() for kind, v in module.items()}
+def tensors(modules: Modules, *, ignored: Iterable[str]) -> dict[str, np.ndarray]:
+    """{"layer/kind": array} of all but what fits one of the patterns `ignored` (as file names do)."""
+    named = {f"{name}/{kind}".removeprefix("/"): v for name, module in modules.items() for kind, v in module.items()}
+    return {name: v for name, v in named.items() if not any(fnmatch.fnmatchcase(name, p) for p in ignored)}
 
 
 def fit(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

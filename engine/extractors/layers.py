@@ -8,6 +8,7 @@ it is folded into kernel and bias when a checkpoint is converted.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Literal
 
 import jax
@@ -120,6 +121,13 @@ def max_pool(x: Float[Array, "h w c"], *, window: int, stride: int) -> Float[Arr
     return x
 
 
+def average_pool(x: Float[Array, "h w c"], *, window: int) -> Float[Array, "H W c"]:
+    """Mean over squares side by side; what is left at the end of an axis is dropped."""
+    height, width, channels = x.shape[0] // window, x.shape[1] // window, x.shape[2]
+    x = x[: height * window, : width * window]
+    return jnp.mean(x.reshape(height, window, width, window, channels), axis=(1, 3))
+
+
 def _kernel(rngs: nnx.Rngs | None, shape: tuple[int, ...], *, fan_in: int) -> nnx.Param:
     """He-normal, or zeros without `rngs`: a network made only to be filled should not draw 20 million numbers."""
     if rngs is None:
@@ -180,6 +188,52 @@ class Depthwise(nnx.Module):
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "H W c"]:
         """One example in, one out."""
         return depthwise(x, self.kernel[...], stride=self.stride, padding=self.padding) + self.bias[...][None, None]
+
+
+class EfficientAttention(nnx.Module):
+    """Scales every channel by a short convolution over all channels' means, ECA (Wang et al., CVPR 2020)."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs | None):
+        """The kernel's length follows from `channels` as in the paper; zeros without `rngs`."""
+        length = int(abs(math.log2(channels) + 1) / 2)
+        length = max(3, length if length % 2 else length + 1)
+        self.kernel = _kernel(rngs, (length,), fan_in=length)
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """One example in, one out."""
+        kernel, channels = self.kernel[...], x.shape[2]
+        mean = jnp.pad(jnp.mean(x, axis=(0, 1)), len(kernel) // 2)
+        weight = sum(kernel[n] * mean[n : n + channels] for n in range(len(kernel)))
+        return x * jax.nn.sigmoid(weight)[None, None]
+
+
+class Dense(nnx.Module):
+    """A dense layer on the last axis. `kernel` is (i, o), `bias` (o,)."""
+
+    def __init__(self, i: int, o: int, *, rngs: nnx.Rngs | None):
+        """`i` numbers in, `o` out; zeros without `rngs`."""
+        self.kernel = _kernel(rngs, (i, o), fan_in=i)
+        self.bias = nnx.Param(jnp.zeros((o,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        """One example in, one out."""
+        y = x @ self.kernel[...]
+        return y + jnp.expand_dims(self.bias[...], range(y.ndim - 1))
+
+
+class LayerNorm(nnx.Module):
+    """Tokens with mean 0 and deviation 1, then scaled and shifted (Ba et al., 2016)."""
+
+    def __init__(self, width: int):
+        """`width` of a token."""
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.shift = nnx.Param(jnp.zeros((width,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """One example's tokens in, as many out."""
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        normal = centred * lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + 1e-5)
+        return normal * self.scale[...][None] + self.shift[...][None]
 
 
 class Affine(nnx.Module):
