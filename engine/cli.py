@@ -197,7 +197,9 @@ def convert(
     layout: Annotated[str | None, Parameter("--as", help="What the file is; --list shows all.")] = None,
     name: Annotated[str | None, Parameter(help="Of the extractor, for --extractors.")] = None,
     licence: Annotated[str, Parameter(help="Of the weights, for your records.")] = "unknown",
-    out: Annotated[Path | None, Parameter(help="Folder to keep it in; default: FAWKES_ENGINE_HOME or your data.")] = None,
+    out: Annotated[
+        Path | None, Parameter(help="Folder to keep it in; default: FAWKES_ENGINE_HOME or your data.")
+    ] = None,
     half: Annotated[bool, Parameter(negative="", help="float16 on disk, half the size.")] = False,
     replace: Annotated[bool, Parameter(negative="", help="Replace a converted extractor of that name.")] = False,
     list_: Annotated[bool, Parameter("--list", negative="", help="List what --as takes.")] = False,

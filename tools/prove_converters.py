@@ -5,7 +5,8 @@
 The reference network is built by its own library, its weights and the statistics of its batch norms are drawn at
 random, and it is saved as a user would have it. That file is converted, and both networks see the same random pixels,
 each after its own scaling. The figure is the largest absolute difference between the two embeddings of length one;
-more than 1e-4, or than a hundredth of what lies between two of the inputs, fails. Results are kept by layout in benchmarks/results/converters.json.
+more than 1e-4, or than a hundredth of what lies between two of the inputs, fails. Results are kept by layout in
+benchmarks/results/converters.json.
 
 Needs, in an environment of its own beside the engine: torch, torchvision, facenet-pytorch, frbench, timm, onnx,
 onnxscript, h5py, tensorflow-cpu, tf-keras and deepface (pip install --no-deps for those whose pins disagree).
@@ -101,7 +102,7 @@ def torch_reference(
     forward: Callable[[Any, Any], Any] = lambda network, x: network(x),
     size: int = 112,
 ) -> Callable[[Path], Reference]:
-    """A PyTorch network as a state dict or, with `onnx` = "torchscript" or "dynamo", exported and run by onnxruntime."""
+    """A PyTorch network as a state dict or, by the exporter `onnx` ("torchscript", "dynamo"), run by onnxruntime."""
 
     def make(folder: Path) -> Reference:
         import torch
@@ -292,7 +293,11 @@ def insightface_names(name: str) -> str:
 
 
 def keras_reference(
-    build: Callable[[], Any], scaled: Callable[[np.ndarray], np.ndarray], *, weights_only: bool, output: str | None = None
+    build: Callable[[], Any],
+    scaled: Callable[[np.ndarray], np.ndarray],
+    *,
+    weights_only: bool,
+    output: str | None = None,
 ) -> Callable[[Path], Reference]:
     """A Keras 2 network, saved whole or as weights alone; the embedding is what the layer `output` makes, if given."""
 
@@ -516,7 +521,10 @@ def main() -> int:
         for proof in table[name]:
             found, between = difference(name, proof)
             failed |= not found < min(LIMIT, between / 100)
-            print(f"{name:40} {found:.1e} of {between:.1e}  {proof.library} {version(proof.library)}: {proof.what}", flush=True)
+            print(
+                f"{name:40} {found:.1e} of {between:.1e}  {proof.library} {version(proof.library)}: {proof.what}",
+                flush=True,
+            )
             results[name].append(
                 {
                     "library": proof.library,

@@ -73,7 +73,9 @@ def convert(
 def _check_name(name: str, *, folder: Path | None, replace: bool) -> None:
     """Raises ValueError for a name that an extractor cannot have or that is taken."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"a name has up to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit; got {name!r}")
+        raise ValueError(
+            f"a name has up to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit; got {name!r}"
+        )
     if name in set(registry.available()) - set(converted.cards()):
         raise ValueError(f"{name!r} is the name of an extractor that comes with a package; choose another")
     if name in converted.cards(folder) and not replace:

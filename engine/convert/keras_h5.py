@@ -24,7 +24,7 @@ def read(path: Path | str) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is not an HDF5 file ({error})") from error
     tensors: dict[str, np.ndarray] = {}
     with file:
-        root = file["model_weights"] if "model_weights" in file else file
+        root = file.get("model_weights", file)
         if "layer_names" not in root.attrs and "layer_names0" not in root.attrs:
             raise ValueError(f"{path} is an HDF5 file, but not one of Keras's: it has no layer_names")
         for layer in _texts(root, "layer_names"):

@@ -135,9 +135,7 @@ def _iresnets(depth: int) -> dict[str, Layout]:
             se,
             _by_stage(BLOCKS[depth]),
         ),
-        f"{name}-se/onnx": Layout(
-            f"an ONNX export of a cavaface IR-SE-{depth}", "onnx", "iresnet", ARCFACE, None, se
-        ),
+        f"{name}-se/onnx": Layout(f"an ONNX export of a cavaface IR-SE-{depth}", "onnx", "iresnet", ARCFACE, None, se),
     }
 
 

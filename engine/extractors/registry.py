@@ -73,9 +73,7 @@ def tables() -> dict[str, dict[str, Any]]:
 
 def network(name: str, options: Mapping[str, Any]) -> Callable[..., nnx.Module]:
     """`build` of the module `name` of this package, with its options. Raises ValueError where there is none."""
-    if not name.isidentifier() or not hasattr(
-        module := importlib.import_module(f"engine.extractors.{name}"), "build"
-    ):
+    if not name.isidentifier() or not hasattr(module := importlib.import_module(f"engine.extractors.{name}"), "build"):
         raise ValueError(f"there is no network named {name!r}")
     return functools.partial(module.build, **options)
 
@@ -104,7 +102,7 @@ def _of_package(name: str) -> Entry:
     if not found:
         raise ValueError(f"no extractor named {name!r}; there are {', '.join(available())}")
     given = found[0].load()
-    entry = given if isinstance(given, Entry) else given()
+    entry = given() if callable(given) else given
     if not isinstance(entry, Entry):
         raise ValueError(
             f"the entry point {name!r} ({found[0].value}) must be an engine.extractors.Entry or a function that "

@@ -1,6 +1,7 @@
 """Vision transformer (Dosovitskiy et al., ICLR 2021) as insightface trains it: 112 px in, 512 numbers out.
 
-Patches of 9 pixels and no class token: the embedding is a dense head over all tokens. The head's batch norms are folded.
+Patches of 9 pixels and no class token: the embedding is made by a dense head over all tokens, whose batch norms are
+folded.
 """
 
 from __future__ import annotations

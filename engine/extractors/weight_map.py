@@ -83,8 +83,8 @@ def fill(
 ) -> dict[str, np.ndarray]:
     """The source's tensors under our names: every parameter of `abstract`, each of the right shape.
 
-    `abstract` maps parameter paths to shapes; `mapping` may hold `*`, see `resolve`. Every tensor must be used. Raises ValueError with all that is
-    missing, extra or mis-shaped in one message.
+    `abstract` maps parameter paths to shapes; `mapping` may hold `*`, see `resolve`. Every tensor must be used. Raises
+    ValueError with all that is missing, extra or mis-shaped in one message.
     """
     mapping = resolve(mapping, abstract)
     filled = {path: tensors[source] for source, path in mapping.items() if source in tensors}
