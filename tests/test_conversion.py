@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -312,54 +314,52 @@ def test_a_damaged_card_says_so(home: Path, capsys) -> None:
 
 # --- extractors of other packages ---------------------------------------------------------------------------------
 
-PACKAGE = """
-from pathlib import Path
-import jax.numpy as jnp
-from flax import nnx
-from engine.extractors import Entry, InputSpec
 
-class Network(nnx.Module):
-    def __init__(self, *, rngs):
-        self.kernel = nnx.Param(jnp.zeros((3, 4)))
-
-    def __call__(self, x):
-        return jnp.mean(x, axis=(0, 1)) @ self.kernel[...]
-
-def entry():
-    spec = InputSpec(size=8, window=(32.0, 144.0), mean=(127.5, 127.5, 127.5), scale=127.5)
-    return Entry(Network, spec, dim=4, path=Path(__file__).parent / "weights")
-
-WRONG = 3
-"""
+def example() -> tuple[str, str]:
+    """The module and the lines of pyproject.toml in the docstring of engine.extractors."""
+    text = extractors.__doc__ or ""
+    module, _, project = text.partition("and in its pyproject.toml\n")
+    return textwrap.dedent(module.partition("A complete one:\n")[2]), textwrap.dedent(project.partition("Without")[0])
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    site = tmp_path / "site"
-    information = site / "other_faces-1.0.dist-info"
+    """The example, installed: a module and its dist-info on the path, and an entry point that is wrong."""
+    module, project = example()
+    ((group, points),) = tomllib.loads(project)["project"]["entry-points"].items()
+    information = tmp_path / "site" / "my_faces-1.0.dist-info"
     information.mkdir(parents=True)
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: other-faces\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text(
-        "[fawkes_engine.extractors]\nother = other_faces:entry\nbroken = other_faces:WRONG\n"
-    )
-    (site / "other_faces.py").write_text(PACKAGE)
-    checkpoint.save(site / "weights", {"kernel": np.eye(3, 4, dtype=np.float32)})
-    monkeypatch.syspath_prepend(str(site))
-    yield site
-    sys.modules.pop("other_faces", None)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: my-faces\nVersion: 1.0\n")
+    lines = [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
+    (information / "entry_points.txt").write_text("\n".join(lines))
+    (tmp_path / "site" / "my_faces.py").write_text(module)
+    runpy.run_path(str(tmp_path / "site" / "my_faces.py"), run_name="__main__")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    yield tmp_path / "site"
+    sys.modules.pop("my_faces", None)
 
 
-def test_an_installed_package_brings_an_extractor(package: Path, capsys) -> None:
-    assert "other" in extractors.available()
-    extractor = extractors.load("other")
-    canvas = np.broadcast_to(np.array([1.0, 0.5, 0.5], np.float32), (1, 176, 176, 3))
-    np.testing.assert_allclose(extractors.embed_batch(extractor, canvas), [[1, 0, 0, 0]], atol=1e-4)
+def test_the_documented_example_is_an_extractor_once_it_is_installed(package: Path, capsys) -> None:
+    capsys.readouterr()
+    assert "my-faces" in extractors.available()
+    extractor = extractors.load("my-faces")
+    canvases = jax.random.uniform(jax.random.key(0), (2, 176, 176, 3))
+    embeddings = extractors.embed_batch(extractor, canvases)
+    assert embeddings.shape == (2, 32)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    assert np.abs(embeddings[0] - embeddings[1]).max() > 1e-4
     with pytest.raises(ValueError, match="registered already"):
-        extractors.register("other", registry.find("other"))
+        extractors.register("my-faces", registry.find("my-faces"))
+
+    assert cli.main(["models", "--json"]) == cli.OK
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (rows["my-faces"]["dim"], rows["my-faces"]["source"]) == (32, "my_faces")
 
 
 def test_an_entry_point_that_is_no_extractor_says_so(package: Path) -> None:
-    with pytest.raises(ValueError, match="broken.*must be an engine.extractors.Entry"):
+    with (package / "my_faces-1.0.dist-info" / "entry_points.txt").open("a") as file:
+        file.write("\nbroken = my_faces:WEIGHTS\n")
+    with pytest.raises(ValueError, match=r"broken.*must be an engine.extractors.Entry"):
         extractors.load("broken")
 
 

@@ -182,6 +182,7 @@ def timm_vit(width: int, depth: int) -> Callable[[], Any]:
     """insightface's transformer of timm's parts: timm's trunk without class token, and the head over all tokens."""
 
     def build() -> Any:
+        import_torchvision()
         import timm.models.vision_transformer as timm
         import torch
         from torch import nn
