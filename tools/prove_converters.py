@@ -291,6 +291,30 @@ def insightface_names(name: str) -> str:
     return name
 
 
+def magface(depth: int) -> Callable[[], Any]:
+    """frbench's IR with MagFace's epsilon, wrapped as MagFace saves it, beside a classifier."""
+
+    def build() -> Any:
+        from torch import nn
+
+        network = frbench(f"ir-{depth}")()
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eps = 2e-5
+        wrapped = nn.Module()
+        wrapped.features = nn.Module()
+        wrapped.features.module = network
+        wrapped.fc = nn.Linear(512, 10, bias=False)
+        return wrapped
+
+    return build
+
+
+def magface_names(name: str) -> str:
+    wrapper = "features.module."
+    return wrapper + insightface_names(name.removeprefix(wrapper)) if name.startswith(wrapper) else name
+
+
 # --- Keras and TensorFlow -----------------------------------------------------------------------------------------
 
 
@@ -491,6 +515,18 @@ def proofs() -> dict[str, list[Proof]]:
                 )
                 for exporter in ("torchscript", "dynamo")
             ]
+        table[f"iresnet{depth}/magface"] = [
+            Proof(
+                "frbench",
+                f"ir-{depth} with MagFace's epsilon and random weights, checkpoint under MagFace's names",
+                torch_reference(
+                    magface(depth),
+                    lambda x: x[..., ::-1],
+                    rename=magface_names,
+                    forward=lambda network, x: network.features.module(x),
+                ),
+            )
+        ]
         table[f"iresnet{depth}/insightface"] = [
             Proof(
                 "frbench",

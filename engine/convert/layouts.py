@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,29 +70,11 @@ def listing() -> str:
     return "\n".join(f"  {name:{width}}  {layout.title}" for name, layout in LAYOUTS.items())
 
 
-def _keras_2_name(name: str) -> str:
-    """Keras 3 has "conv1_conv" for the "conv1/conv" of Keras 2."""
-    return re.sub(r"^conv1_(conv|bn)/", r"conv1/\1/", name)
-
-
-def _by_stage(blocks: tuple[int, ...]) -> Callable[[str], str]:
-    """Turns the "body.5.x" of an IR-SE network, which counts all blocks, into "body.<stage>.<block>.x"."""
-    places = [(stage, block) for stage, count in enumerate(blocks) for block in range(count)]
-
-    def rename(name: str) -> str:
-        head, *rest = name.split(".")
-        if head != "body" or not rest or not rest[0].isdecimal() or int(rest[0]) >= len(places):
-            return name
-        stage, block = places[int(rest[0])]
-        return ".".join((head, str(stage), str(block), *rest[1:]))
-
-    return rename
-
-
 _GREY = (127.5, 127.5, 127.5)
 FACENET = InputSpec(size=160, window=(32.0, 144.0), mean=_GREY, scale=128.0)
 FACENET_112 = InputSpec(size=112, window=(32.0, 144.0), mean=_GREY, scale=128.0)
 ARCFACE = InputSpec(size=112, window=(32.0, 144.0), mean=_GREY, scale=127.5)
+MAGFACE = InputSpec(size=112, window=(32.0, 144.0), mean=(0.0, 0.0, 0.0), scale=255.0, bgr=True)
 TORCHVISION = InputSpec(size=224, window=(8.0, 168.0), mean=(123.675, 116.28, 103.53), scale=57.375)
 CAFFE = InputSpec(size=224, window=(8.0, 168.0), mean=(103.939, 116.779, 123.68), scale=1.0, bgr=True)
 
@@ -110,6 +91,15 @@ def _iresnets(depth: int) -> dict[str, Layout]:
             "iresnet-insightface",
             plain,
         ),
+        f"{name}/magface": Layout(
+            f"MagFace (IrvingMeng), iresnet{depth} checkpoint (.pth)",
+            "torch",
+            "iresnet",
+            MAGFACE,
+            "iresnet-magface",
+            plain,
+            sources.magface_name,
+        ),
         f"{name}/frbench": Layout(
             f"frbench ir-{depth} state dict", "torch", "iresnet", ARCFACE, "iresnet-frbench", plain
         ),
@@ -123,7 +113,7 @@ def _iresnets(depth: int) -> dict[str, Layout]:
             ARCFACE,
             "iresnet-se-frbench",
             se,
-            _by_stage(BLOCKS[depth]),
+            sources.by_stage(BLOCKS[depth]),
         ),
         f"{name}-se/onnx": Layout(f"an ONNX export of a cavaface IR-SE-{depth}", "onnx", "iresnet", ARCFACE, None, se),
     }
@@ -168,7 +158,7 @@ LAYOUTS: dict[str, Layout] = {
         "densenet121",
         CAFFE,
         "densenet121-keras",
-        rename=_keras_2_name,
+        rename=sources.keras_2_name,
     ),
     "mobilefacenet/sirius-tflite": Layout(
         "sirius-ai/MobileFaceNet_TF as TFLite, the shipped mobilefacenet-192",
