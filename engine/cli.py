@@ -19,7 +19,6 @@ from engine.config import Detection, Format, Mode, Objective, Output, Recipe, So
 if TYPE_CHECKING:
     from engine.bulk.cloaker import Cloaker
     from engine.bulk.run import Summary
-    from engine.extractors import Entry
 
 BATCH = 8
 OK, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
@@ -146,47 +145,70 @@ def verify(original: Path, cloaked: Path, /, *, json: Json = False) -> int:
 
 
 @app.command
-def models(*, json: Json = False) -> int:
-    """List the extractors and checkpoints: size, licence, source, accuracy, robust or not."""
-    from engine import checkpoint
+def models(
+    name: Annotated[str | None, Parameter(help="Print this one's card; default: a table of all.")] = None,
+    /,
+    *,
+    json: Json = False,
+) -> int:
+    """List the extractors: size, licence, source, accuracy, robust or not. With a name, all there is to say of it."""
+    from engine import checkpoint, extractors
     from engine.extractors import registry
 
     try:
-        tables = registry.tables()
-        rows: list[dict[str, Any]] = [
-            {"name": name, **tables[name], "megabytes": checkpoint.megabytes(tables[name]["path"])}
-            if name in tables
-            else {"name": name, **_brought(registry.find(name))}
-            for name in registry.available()
-        ]
+        known = [registry.about(one) for one in extractors.available()] if name is None else extractors.card(name)
     except (checkpoint.CheckpointError, ValueError) as error:
         return _usage(str(error), as_json=json)
     if json:
-        _print_json(rows)
+        _print_json(known)
         return OK
-    for row in rows:
-        robust = "adversarially trained" if row["robust"] else "not robust"
+    if isinstance(known, dict):
+        _print_card(known)
+        return OK
+    for row in known:
         print(f"{row['name']}: {row['description']}")
-        print(f"    {row['dim']}-D from {row['input']['size']} px, {row['megabytes']:.1f} MB, {robust}")
+        print(f"    {row['dim']}-D from {row['input']['size']} px, {row['megabytes']:.1f} MB, {_robust(row)}")
         if metric := row.get("metric"):
             print(f"    LFW pairs AUC {metric['lfw_pairs_auc']} ({metric['lfw_pairs_command']})")
         print(f"    licence {row['licence']}; from {row['source']}")
     return OK
 
 
-def _brought(entry: Entry) -> dict[str, Any]:
-    """What is known of an extractor of another package."""
-    from engine import checkpoint
+def _robust(row: dict[str, Any]) -> str:
+    return "adversarially trained" if row["robust"] else "not robust"
 
-    return {
-        "description": "an extractor of another package",
-        "dim": entry.dim,
-        "input": asdict(entry.spec),
-        "megabytes": checkpoint.megabytes(entry.path),
-        "robust": False,
-        "licence": "unknown",
-        "source": entry.build.__module__,
+
+def _print_card(card: dict[str, Any]) -> None:
+    given, metric = card["input"], card.get("metric", {})
+    lo, hi = given["window"]
+    order = "BGR" if given["bgr"] else "RGB"
+    note = f" ({card['licence_note']})" if "licence_note" in card else ""
+    lines = {
+        "what": card["description"],
+        "licence": card["licence"] + note,
+        "source": card["source"],
+        "source sha256": card.get("source_sha256"),
+        "input": f"{given['size']} x {given['size']} {order}, canvas pixels {lo:g} to {hi:g} on both axes",
+        "scaling": f"(0 to 255 - {list(given['mean'])}) / {given['scale']:g}, mean in the order {order}",
+        "embedding": f"{card['dim']}-D",
+        "size": f"{card['parameters']:,} parameters, {card['megabytes']:.1f} MB on disk",
+        "compute": f"{card['gflops']} GFLOPs a crop, forward (as XLA counts; a multiply-add is two)",
+        "robust": _robust(card),
     }
+    if metric:
+        lines |= {
+            "accuracy": f"AUC {metric['lfw_pairs_auc']}, TAR {metric['lfw_pairs_tar']} at FAR 1e-3, "
+            "on pairs of LFW photos",
+            "": metric["lfw_pairs_command"],
+            "parity": f"cosine at least {metric['parity_cosine_min']}, largest difference "
+            f"{metric['parity_max_abs_difference']}, from {metric['parity_reference']}",
+            " ": metric["parity_command"],
+        }
+    lines |= {"sha256": card.get("sha256"), "made by": card.get("command")}
+    print(card["name"])
+    for title, text in lines.items():
+        if text is not None:
+            print(f"    {title:<14}{text}")
 
 
 @app.command

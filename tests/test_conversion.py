@@ -46,7 +46,7 @@ def test_every_map_names_every_parameter_once(name: str) -> None:
 def test_every_layout_makes_an_embedding_of_its_input(name: str) -> None:
     layout = layouts.find(name)
     build = registry.network(layout.network, layout.options)
-    assert conversion.embedding_length(build, layout.spec.size) in (192, 512, 1024)
+    assert conversion.embedding_length(build, layout.spec.size) in (128, 192, 256, 512, 1024)
 
 
 def test_an_unknown_layout_lists_all_of_them() -> None:
@@ -247,6 +247,8 @@ def test_a_converted_extractor_is_one_like_any_other(source: Path, home: Path, c
     assert rows["mine"]["megabytes"] > 1
     assert cli.main(["models"]) == cli.OK
     assert "mine: " in capsys.readouterr().out
+    assert cli.main(["models", "mine"]) == cli.OK
+    assert "weights.pt" in capsys.readouterr().out
 
 
 def test_a_name_that_is_taken_is_not_overwritten(source: Path, home: Path, capsys) -> None:

