@@ -55,6 +55,16 @@ def test_an_unknown_layout_lists_all_of_them() -> None:
     assert all(name in str(error.value) for name in layouts.LAYOUTS)
 
 
+def test_every_layout_is_proven() -> None:
+    """benchmarks/results/converters.json, by tools/prove_converters.py."""
+    results = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "converters.json"
+    proven = json.loads(results.read_text())
+    assert set(proven) == set(layouts.LAYOUTS)
+    for name, proofs in proven.items():
+        assert proofs, name
+        assert all(proof["max_abs_difference"] < 1e-5 for proof in proofs), name
+
+
 def test_a_star_stands_for_the_same_part_on_both_sides() -> None:
     mapping = resolve({"a.*.b/*": "x/*/y/*", "c": "z"}, ["x/0/y/kernel", "x/12/y/bias", "x/0/0/y/kernel", "z"])
     assert mapping == {"a.0.b/kernel": "x/0/y/kernel", "a.12.b/bias": "x/12/y/bias", "c": "z"}

@@ -143,6 +143,7 @@ LAYOUTS: dict[str, Layout] = {
         "inception_resnet_v1",
         FACENET,
         "inception-resnet-v1-keras",
+        rename=sources.keras_facenet_name,
     ),
     "inception-resnet-v1/onnx": Layout(
         "an ONNX export of facenet-pytorch's network", "onnx", "inception_resnet_v1", FACENET, None

@@ -105,6 +105,11 @@ def keras_2_name(name: str) -> str:
     return re.sub(r"^conv1_(conv|bn)/", r"conv1/\1/", name)
 
 
+def keras_facenet_name(name: str) -> str:
+    """deepface counts the second branch of these blocks up with the block; they have two, 0 and 1."""
+    return re.sub(r"^(Block(?:17|8)_\d+_Branch)_[1-9]\d*_", r"\1_1_", name)
+
+
 def by_stage(blocks: tuple[int, ...]) -> Callable[[str], str]:
     """Turns the "body.5.x" of an IR-SE network, which counts all blocks, into "body.<stage>.<block>.x"."""
     places = [(stage, block) for stage, count in enumerate(blocks) for block in range(count)]
