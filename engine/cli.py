@@ -183,32 +183,33 @@ def _print_card(card: dict[str, Any]) -> None:
     lo, hi = given["window"]
     order = "BGR" if given["bgr"] else "RGB"
     note = f" ({card['licence_note']})" if "licence_note" in card else ""
-    lines = {
-        "what": card["description"],
-        "licence": card["licence"] + note,
-        "source": card["source"],
-        "source sha256": card.get("source_sha256"),
-        "input": f"{given['size']} x {given['size']} {order}, canvas pixels {lo:g} to {hi:g} on both axes",
-        "scaling": f"(0 to 255 - {list(given['mean'])}) / {given['scale']:g}, mean in the order {order}",
-        "embedding": f"{card['dim']}-D",
-        "size": f"{card['parameters']:,} parameters, {card['megabytes']:.1f} MB on disk",
-        "compute": f"{card['gflops']} GFLOPs a crop, forward (as XLA counts; a multiply-add is two)",
-        "robust": _robust(card),
-    }
+    lines = [
+        ("what", card["description"]),
+        ("licence", card["licence"] + note),
+        ("source", card["source"]),
+        ("", f"SHA-256 {card['source_sha256']}" if "source_sha256" in card else ""),
+        ("input", f"{given['size']} x {given['size']} {order}, canvas pixels {lo:g} to {hi:g} on both axes"),
+        ("scaling", f"(0 to 255 - {list(given['mean'])}) / {given['scale']:g}, mean in the order {order}"),
+        ("embedding", f"{card['dim']}-D"),
+        ("size", f"{card['parameters']:,} parameters, {card['megabytes']:.1f} MB on disk"),
+        ("compute", f"{card['gflops']} GFLOPs a crop, forward (as XLA counts; a multiply-add is two)"),
+        ("robust", _robust(card)),
+    ]
     if metric:
-        lines |= {
-            "accuracy": f"AUC {metric['lfw_pairs_auc']}, TAR {metric['lfw_pairs_tar']} at FAR 1e-3, "
-            "on pairs of LFW photos",
-            "": metric["lfw_pairs_command"],
-            "parity": f"cosine at least {metric['parity_cosine_min']}, largest difference "
-            f"{metric['parity_max_abs_difference']}, from {metric['parity_reference']}",
-            " ": metric["parity_command"],
-        }
-    lines |= {"sha256": card.get("sha256"), "made by": card.get("command")}
+        pairs = f"AUC {metric['lfw_pairs_auc']}, TAR {metric['lfw_pairs_tar']} at FAR 1e-3, on pairs of LFW photos"
+        lines += [
+            ("accuracy", pairs),
+            ("", metric["lfw_pairs_command"]),
+            ("parity", f"cosine at least {metric['parity_cosine_min']} with {metric['parity_reference']}"),
+            ("", f"largest difference of an embedding's numbers {metric['parity_max_abs_difference']}"),
+            ("", metric["parity_command"]),
+        ]
+    if "sha256" in card:
+        lines += [("weights", card["command"]), ("", f"content SHA-256 {card['sha256']}")]
     print(card["name"])
-    for title, text in lines.items():
-        if text is not None:
-            print(f"    {title:<14}{text}")
+    for title, text in lines:
+        if text:
+            print(f"    {title:<11}{text}")
 
 
 @app.command
