@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ def manifest() -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing; the checkpoints folder belongs beside the package") from None
 
 
-def megabytes(path: str) -> float:
-    """Size on disk of a checkpoint, by its path relative to the folder."""
+def megabytes(path: Path | str) -> float:
+    """Size on disk of a checkpoint, by its path, which may be relative to the folder."""
     return sum(file.stat().st_size for file in (root() / path).rglob("*") if file.is_file()) / 1e6
 
 
@@ -51,7 +51,7 @@ def content_sha256(tree: Any) -> str:
     """SHA-256 over name, dtype, shape and bytes of every array, in the order of the names.
 
     Independent of how the arrays are packed into files. The hash of a checkpoint is taken of what is on disk
-    (float16), before anything is widened.
+    (float16 for the most part), before anything is widened.
     """
     digest = hashlib.sha256()
     for name, leaf in sorted(flatten(tree).items()):
@@ -61,16 +61,20 @@ def content_sha256(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def save(path: Path | str, tree: Any, *, dtype: Any = np.float16) -> str:
+def save(path: Path | str, tree: Any, *, dtype: Any = np.float16, exact: Collection[str] = ()) -> str:
     """Writes a tree of arrays as an Orbax checkpoint, floating-point leaves as `dtype`; returns its content hash.
 
-    The folder appears under its name only when it is complete; an older one there is replaced.
+    exact: names of leaves (as `flatten` gives them) that are written in their own dtype. The folder appears under its
+    name only when it is complete; an older one there is replaced.
     """
     import orbax.checkpoint as ocp
 
     path = Path(path).resolve()
     arrays = {name: np.asarray(leaf) for name, leaf in flatten(tree).items()}
-    arrays = {k: v.astype(dtype) if np.issubdtype(v.dtype, np.floating) else v for k, v in arrays.items()}
+    arrays = {
+        name: array.astype(dtype) if np.issubdtype(array.dtype, np.floating) and name not in exact else array
+        for name, array in arrays.items()
+    }
     with ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(path, _nest(arrays), force=True)
     # Orbax notes the absolute path here, for stores that cannot rename; nothing reads it on a file system.

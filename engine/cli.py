@@ -148,24 +148,108 @@ def verify(original: Path, cloaked: Path, /, *, json: Json = False) -> int:
 
 
 @app.command
-def models(*, json: Json = False) -> int:
-    """List the extractors and checkpoints: size, licence, source, accuracy, robust or not."""
-    from engine import checkpoint
+def models(
+    name: Annotated[str | None, Parameter(help="Print this one's card; default: a table of all.")] = None,
+    /,
+    *,
+    json: Json = False,
+) -> int:
+    """List the extractors: size, licence, source, accuracy, robust or not. With a name, all there is to say of it."""
+    from engine import checkpoint, extractors
+    from engine.extractors import registry
 
-    manifest = checkpoint.manifest()
-    rows: list[dict[str, Any]] = [
-        {"name": name, **table, "megabytes": checkpoint.megabytes(table["path"])}
-        for name, table in sorted(manifest["extractors"].items())
-    ]
+    try:
+        known = [registry.about(one) for one in extractors.available()] if name is None else extractors.card(name)
+    except (checkpoint.CheckpointError, ValueError) as error:
+        return _usage(str(error), as_json=json)
     if json:
-        _print_json(rows)
+        _print_json(known)
         return OK
-    for row in rows:
-        robust = "adversarially trained" if row["robust"] else "not robust"
+    if isinstance(known, dict):
+        _print_card(known)
+        return OK
+    for row in known:
         print(f"{row['name']}: {row['description']}")
-        print(f"    {row['dim']}-D from {row['input']['size']} px, {row['megabytes']:.1f} MB, {robust}")
-        print(f"    LFW pairs AUC {row['metric']['lfw_pairs_auc']} ({row['metric']['lfw_pairs_command']})")
+        print(f"    {row['dim']}-D from {row['input']['size']} px, {row['megabytes']:.1f} MB, {_robust(row)}")
+        if metric := row.get("metric"):
+            print(f"    LFW pairs AUC {metric['lfw_pairs_auc']} ({metric['lfw_pairs_command']})")
         print(f"    licence {row['licence']}; from {row['source']}")
+    return OK
+
+
+def _robust(row: dict[str, Any]) -> str:
+    return "adversarially trained" if row["robust"] else "not robust"
+
+
+def _print_card(card: dict[str, Any]) -> None:
+    given, metric = card["input"], card.get("metric", {})
+    lo, hi = given["window"]
+    order = "BGR" if given["bgr"] else "RGB"
+    note = f" ({card['licence_note']})" if "licence_note" in card else ""
+    lines = [
+        ("what", card["description"]),
+        ("licence", card["licence"] + note),
+        ("source", card["source"]),
+        ("", f"SHA-256 {card['source_sha256']}" if "source_sha256" in card else ""),
+        ("input", f"{given['size']} x {given['size']} {order}, canvas pixels {lo:g} to {hi:g} on both axes"),
+        ("scaling", f"(0 to 255 - {list(given['mean'])}) / {given['scale']:g}, mean in the order {order}"),
+        ("embedding", f"{card['dim']}-D"),
+        ("size", f"{card['parameters']:,} parameters, {card['megabytes']:.1f} MB on disk"),
+        ("compute", f"{card['gflops']} GFLOPs a crop, forward (as XLA counts; a multiply-add is two)"),
+        ("robust", _robust(card)),
+    ]
+    if metric:
+        pairs = f"AUC {metric['lfw_pairs_auc']}, TAR {metric['lfw_pairs_tar']} at FAR 1e-3, on pairs of LFW photos"
+        lines += [
+            ("accuracy", pairs),
+            ("", metric["lfw_pairs_command"]),
+            ("parity", f"cosine at least {metric['parity_cosine_min']} with {metric['parity_reference']}"),
+            ("", f"largest difference of an embedding's numbers {metric['parity_max_abs_difference']}"),
+            ("", metric["parity_command"]),
+        ]
+    if "sha256" in card:
+        lines += [("weights", card["command"]), ("", f"content SHA-256 {card['sha256']}")]
+    print(card["name"])
+    for title, text in lines:
+        if text:
+            print(f"    {title:<11}{text}")
+
+
+@app.command
+def convert(
+    source: Annotated[Path | None, Parameter(help="The file with the weights.")] = None,
+    /,
+    *,
+    layout: Annotated[str | None, Parameter("--as", help="What the file is; --list shows all.")] = None,
+    name: Annotated[str | None, Parameter(help="Of the extractor, for --extractors.")] = None,
+    licence: Annotated[str, Parameter(help="Of the weights, for your records.")] = "unknown",
+    out: Annotated[
+        Path | None, Parameter(help="Folder to keep it in; default: FAWKES_ENGINE_HOME or your data.")
+    ] = None,
+    half: Annotated[bool, Parameter(negative="", help="float16 on disk, half the size.")] = False,
+    replace: Annotated[bool, Parameter(negative="", help="Replace a converted extractor of that name.")] = False,
+    list_: Annotated[bool, Parameter("--list", negative="", help="List what --as takes.")] = False,
+    json: Json = False,
+) -> int:
+    """Make an extractor of a published network's weights; the extra `convert` reads most kinds of file."""
+    from engine.convert import layouts
+    from engine.convert.conversion import convert as make
+
+    if list_:
+        print(layouts.listing())
+        return OK
+    if source is None or layout is None or name is None:
+        return _usage("convert takes SOURCE --as LAYOUT --name NAME; --list shows the layouts", as_json=json)
+    try:
+        folder = make(source, layout=layout, name=name, out=out, licence=licence, half=half, replace=replace)
+    except (ValueError, OSError, ImportError) as error:
+        return _usage(str(error), as_json=json)
+    if json:
+        _print_json({"name": name, "path": str(folder)})
+        return OK
+    print(f"{name} is in {folder}")
+    known = "" if out is None else f"with FAWKES_ENGINE_HOME={out}: "
+    print(f"{known}cloak run PHOTOS --out DIR --extractors {name}")
     return OK
 
 

@@ -40,6 +40,16 @@ def test_the_disk_holds_float16(tmp_path):
     assert restored["w"][0] == 1.0 != exact
 
 
+def test_named_leaves_stay_exact(tmp_path):
+    exact = np.float32(1 + 2**-14)
+    tree = {"a": {"w": np.array([exact])}, "b": np.array([exact])}
+    written = checkpoint.save(tmp_path / "weights", tree, exact={"a/w"})
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), tree)
+    restored, _ = checkpoint.restore(tmp_path / "weights", wanted, sha256=written)
+    assert restored["a"]["w"][0] == exact
+    assert restored["b"][0] == 1.0
+
+
 def test_saving_again_replaces(tmp_path):
     checkpoint.save(tmp_path / "weights", {"w": np.zeros(3, np.float32)})
     checkpoint.save(tmp_path / "weights", {"w": np.ones(3, np.float32)})

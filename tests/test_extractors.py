@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import jax
 import jax.numpy as jnp
+import lfw_pairs
 import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
 from PIL import Image
 
-from engine import checkpoint, extractors, faces
+from engine import checkpoint, extractors
 from engine.config import CANVAS
-from engine.detect import YuNet
 from engine.extractors import InputSpec, layers, registry, weight_map
 
 HERE = Path(__file__).resolve().parent
 LFW = HERE.parent.parent / "shared" / "faces" / "lfw"
+SHIPPED = ("faceres", "mobileface", "mobilefacenet-192", "sface", "web-incept")
 SPEC = InputSpec(size=16, window=(32.0, 144.0), mean=(127.5, 127.5, 127.5), scale=128.0)
 
 
@@ -102,6 +101,8 @@ def test_crop_outside_the_canvas_repeats_its_edge(canvas):
         (9, 5, 3, "SAME"),
         (8, 3, 2, "VALID"),
         (7, 7, 1, "VALID"),
+        (8, 3, 2, 1),
+        (7, 3, 1, 2),
     ],
 )
 def test_depthwise_is_the_grouped_convolution_with_its_gradients(side, kernel, stride, padding):
@@ -112,8 +113,9 @@ def test_depthwise_is_the_grouped_convolution_with_its_gradients(side, kernel, s
     def reference(x, k):
         dimensions = ("NHWC", "HWIO", "NHWC")
         strides = (stride, stride)
+        pads = [(padding, padding)] * 2 if isinstance(padding, int) else padding
         return lax.conv_general_dilated(
-            x[None], k[:, :, None], strides, padding, dimension_numbers=dimensions, feature_group_count=4
+            x[None], k[:, :, None], strides, pads, dimension_numbers=dimensions, feature_group_count=4
         )[0]
 
     expected, pull = jax.vjp(reference, x, k)
@@ -123,12 +125,26 @@ def test_depthwise_is_the_grouped_convolution_with_its_gradients(side, kernel, s
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_1x1_convolution_is_the_convolution():
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [
+        ((1, 1), 1, "SAME"),
+        ((1, 1), 2, "SAME"),
+        ((1, 1), 1, 1),
+        ((5, 6), 1, "VALID"),
+        ((3, 3), 2, 1),
+        ((3, 3), 2, "SAME"),
+        ((5, 6), 1, "SAME"),
+    ],
+)
+def test_convolution_in_every_form_is_the_convolution(kernel, stride, padding):
     keys = jax.random.split(jax.random.key(0), 2)
     x = jax.random.normal(keys[0], (5, 6, 7))
-    k = jax.random.normal(keys[1], (1, 1, 7, 3))
-    expected = lax.conv_general_dilated(x[None], k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))[0]
-    np.testing.assert_allclose(layers.conv(x, k, stride=1, padding="SAME"), expected, atol=1e-5)
+    k = jax.random.normal(keys[1], (*kernel, 7, 3))
+    pads = [(padding, padding)] * 2 if isinstance(padding, int) else padding
+    strides = (stride, stride)
+    expected = lax.conv_general_dilated(x[None], k, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))[0]
+    np.testing.assert_allclose(layers.conv(x, k, stride=stride, padding=padding), expected, atol=1e-4)
 
 
 def test_max_pool_and_its_gradient():
@@ -160,7 +176,7 @@ def test_fill_lists_all_that_does_not_fit_at_once():
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["web-incept", "mobilefacenet-192"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_weight_map_names_every_parameter_once(name):
     _, shapes = registry.abstract(registry.find(name).build)
     assert sorted(weight_map.weight_map(name).values()) == sorted(checkpoint.flatten(shapes))
@@ -242,6 +258,22 @@ def test_gradient_of_a_zero_embedding_is_finite(tiny):
     np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
 
 
+def test_card_has_the_manifest_and_what_the_network_costs():
+    found = extractors.card("mobileface")
+    assert found["name"] == "mobileface"
+    assert found["licence"] == checkpoint.manifest()["extractors"]["mobileface"]["licence"]
+    layers_of = [(27, 32, 56), (32, 32, 56), (32, 32, 28), (32, 64, 14), (64, 128, 7)]  # fan-in, channels, side
+    products = sum(i * o * side**2 for i, o, side in layers_of) + 27 * (32 * 28**2 + 32 * 14**2 + 64 * 49 + 128 * 16)
+    assert found["gflops"] == pytest.approx(2 * (products + 2048 * 256) / 1e9, rel=0.15)
+    assert found["parameters"] == 546464
+
+
+def test_card_of_an_unknown_name_tells_the_known_ones(tiny):
+    with pytest.raises(ValueError, match=r"no extractor named 'arcface'; there are faceres, .*web-incept"):
+        extractors.card("arcface")
+    assert extractors.card("tiny")["dim"] == 5
+
+
 # --- the shipped networks ------------------------------------------------------------------------------------
 
 
@@ -250,9 +282,9 @@ def shipped(name: str) -> extractors.Extractor:
     return extractors.load(name)
 
 
-@pytest.mark.parametrize("name", ["web-incept", "mobilefacenet-192"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_parity_with_the_source_network(name):
-    """References by OpenCV's dnn and LiteRT: tools/golden_embeddings.py."""
+    """References by OpenCV's dnn, LiteRT, onnxruntime and TF.js: tools/golden_embeddings.py."""
     with np.load(HERE / "goldens" / "embeddings.npz") as golden:
         canvases, expected = golden["canvases"].astype(np.float32) / 255, golden[name]
     with jax.default_matmul_precision("highest"):
@@ -262,7 +294,7 @@ def test_parity_with_the_source_network(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["web-incept", "mobilefacenet-192"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_gradient_of_the_shipped_networks_on_grey_is_finite(name):
     grey = jnp.full((CANVAS, CANVAS, 3), 0.5)
     gradient = jax.jit(jax.grad(lambda image, extractor: extractors.embed(extractor, image)[0]))(grey, shipped(name))
@@ -272,35 +304,26 @@ def test_gradient_of_the_shipped_networks_on_grey_is_finite(name):
 
 @functools.cache
 def lfw() -> tuple[np.ndarray, np.ndarray]:
-    """Canvases (480, c, c, 3) uint8 and people (480,): four photos each of 120 people drawn with a fixed seed."""
-    generator = np.random.default_rng(0)
-    people = [folder for folder in sorted(LFW.iterdir()) if len(list(folder.glob("*.jpg"))) >= 4]
-    detector = YuNet(checkpoint.root() / "yunet.onnx")
-    canvases, labels = [], []
-    for label, person in enumerate(generator.choice(np.array(people, object), 120, replace=False)):
-        for photo in generator.choice(np.array(sorted(person.glob("*.jpg")), object), 4, replace=False):
-            pixels = cv2.cvtColor(cv2.imread(str(photo)), cv2.COLOR_BGR2RGB)
-            # The photo's subject is the face at its centre.
-            found = detector.detect(pixels)
-            centre = [np.abs(face.box[:2] + face.box[2:] / 2 - 125).max() for face in found]
-            canvases.append(np.rint(faces.cut(pixels, found[int(np.argmin(centre))]).canvas * 255).astype(np.uint8))
-            labels.append(label)
-    return np.stack(canvases), np.array(labels)
+    return lfw_pairs.canvases(LFW)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LFW.is_dir(), reason="needs ../shared/faces/lfw, which is not part of the repository")
-@pytest.mark.parametrize(("name", "least"), [("web-incept", 0.995), ("mobilefacenet-192", 0.998)])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("web-incept", 0.995),
+        ("mobilefacenet-192", 0.998),
+        ("sface", 0.998),
+        ("faceres", 0.995),
+        ("mobileface", 0.955),
+    ],
+)
 def test_lfw_pairs(name, least):
     canvases, labels = lfw()
-    batches = [canvases[i : i + 16].astype(np.float32) / 255 for i in range(0, len(canvases), 16)]
-    embeddings = np.concatenate([np.asarray(extractors.embed_batch(shipped(name), batch)) for batch in batches])
-    pairs = np.array(list(itertools.combinations(range(len(labels)), 2)))
-    same = labels[pairs[:, 0]] == labels[pairs[:, 1]]
-    generator = np.random.default_rng(1)
-    drawn = [generator.choice(pairs[kind], 400, replace=False) for kind in (same, ~same)]
-    scores = [(embeddings[pair[:, 0]] * embeddings[pair[:, 1]]).sum(1) for pair in drawn]
-    # The share of (same, different) couples in the right order is the area under the ROC curve.
-    auc = np.mean(scores[0][:, None] > scores[1][None, :])
-    print(f"{name}: AUC {auc:.4f} on 400 + 400 LFW pairs")
-    assert auc >= least
+    found = lfw_pairs.accuracy(lfw_pairs.embedded(shipped(name), canvases), labels)
+    print(f"{name}: AUC {found['auc']:.4f}, TAR at FAR 1e-3 {found['tar']:.4f} on LFW pairs")
+    assert found["auc"] >= least
+    metric = checkpoint.manifest()["extractors"][name]["metric"]
+    assert found["auc"] == pytest.approx(metric["lfw_pairs_auc"], abs=0.002)
+    assert found["tar"] == pytest.approx(metric["lfw_pairs_tar"], abs=0.02)

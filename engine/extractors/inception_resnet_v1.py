@@ -109,6 +109,6 @@ class InceptionResnetV1(nnx.Module):
         return self.bottleneck(jnp.mean(x, axis=(0, 1), keepdims=True))[0, 0]
 
 
-def build(*, rngs: nnx.Rngs | None) -> InceptionResnetV1:
+def build(*, dim: int = 512, rngs: nnx.Rngs | None) -> InceptionResnetV1:
     """The network of the `web-incept` checkpoint, randomly initialised, or zero without `rngs`."""
-    return InceptionResnetV1(rngs=rngs)
+    return InceptionResnetV1(dim=dim, rngs=rngs)

@@ -8,6 +8,7 @@ it is folded into kernel and bias when a checkpoint is converted.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Literal
 
 import jax
@@ -16,32 +17,36 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-Padding = Literal["SAME", "VALID"]
+Padding = Literal["SAME", "VALID"] | int
+"""TensorFlow's rules (SAME with stride 2 pads an even side at its end only), or so many zeros on every side."""
 
 
 def conv(x: Float[Array, "h w i"], kernel: Float[Array, "kh kw i o"], *, stride: int, padding: Padding):
-    """Convolution of one example, TensorFlow's padding rule; (h, w, i) to (h', w', o)."""
+    """Convolution of one example; (h, w, i) to (h', w', o)."""
+    pads = _pads(x, kernel, stride, padding)
 
     def native(x, kernel):
         return lax.conv_general_dilated(
-            x[None], kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x[None], kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )[0]
 
-    if kernel.shape[:2] != (1, 1) or stride != 1:
+    if kernel.shape[:3] == x.shape and not any(sum(pads, ())):
+        return (x.reshape(-1) @ kernel.reshape(-1, kernel.shape[3]))[None, None]  # a dense layer
+    if kernel.shape[:2] != (1, 1) or stride != 1 or any(sum(pads, ())):
         return native(x, kernel)
     # XLA's CPU convolution is about half as fast on a 1x1 kernel as its matrix product.
     return lax.platform_dependent(x, kernel, cpu=lambda x, kernel: x @ kernel[0, 0], default=native)
 
 
 def depthwise(x: Float[Array, "h w c"], kernel: Float[Array, "kh kw c"], *, stride: int, padding: Padding):
-    """Depthwise convolution of one example, TensorFlow's padding rule; (h, w, c) to (h', w', c)."""
+    """Depthwise convolution of one example; (h, w, c) to (h', w', c)."""
 
     def native(x, kernel):
         return lax.conv_general_dilated(
             x[None],
             kernel[:, :, None, :],
             (stride, stride),
-            padding,
+            _pads(x, kernel, stride, padding),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=x.shape[-1],
         )[0]
@@ -56,6 +61,9 @@ def depthwise(x: Float[Array, "h w c"], kernel: Float[Array, "kh kw c"], *, stri
 
 
 def _pads(x: Array, kernel: Array, stride: int, padding: Padding) -> tuple[tuple[int, int], ...]:
+    """Zeros (before, after) on the two axes."""
+    if isinstance(padding, int):
+        return ((padding, padding), (padding, padding))
     return tuple(lax.padtype_to_pads(x.shape[:2], kernel.shape[:2], (stride, stride), padding))
 
 
@@ -113,11 +121,32 @@ def max_pool(x: Float[Array, "h w c"], *, window: int, stride: int) -> Float[Arr
     return x
 
 
+def average_pool(x: Float[Array, "h w c"], *, window: int) -> Float[Array, "H W c"]:
+    """Mean over squares side by side; what is left at the end of an axis is dropped."""
+    height, width, channels = x.shape[0] // window, x.shape[1] // window, x.shape[2]
+    x = x[: height * window, : width * window]
+    return jnp.mean(x.reshape(height, window, width, window, channels), axis=(1, 3))
+
+
 def _kernel(rngs: nnx.Rngs | None, shape: tuple[int, ...], *, fan_in: int) -> nnx.Param:
     """He-normal, or zeros without `rngs`: a network made only to be filled should not draw 20 million numbers."""
     if rngs is None:
         return nnx.Param(jnp.zeros(shape, jnp.float32))
     return nnx.Param((2 / fan_in) ** 0.5 * jax.random.normal(rngs.params(), shape, jnp.float32))
+
+
+class SqueezeExcite(nnx.Module):
+    """Scales every channel by what two dense layers make of all channels' means (Hu et al., CVPR 2018)."""
+
+    def __init__(self, channels: int, *, reduction: int = 16, rngs: nnx.Rngs | None):
+        """`channels` in and out, a `reduction`-th of them between; zeros without `rngs`."""
+        self.squeeze = Conv(channels, channels // reduction, (1, 1), rngs=rngs)
+        self.excite = Conv(channels // reduction, channels, (1, 1), rngs=rngs)
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """One example in, one out."""
+        mean = jnp.mean(x, axis=(0, 1), keepdims=True)
+        return x * jax.nn.sigmoid(self.excite(jax.nn.relu(self.squeeze(mean))))
 
 
 class Conv(nnx.Module):
@@ -159,6 +188,65 @@ class Depthwise(nnx.Module):
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "H W c"]:
         """One example in, one out."""
         return depthwise(x, self.kernel[...], stride=self.stride, padding=self.padding) + self.bias[...][None, None]
+
+
+class EfficientAttention(nnx.Module):
+    """Scales every channel by a short convolution over all channels' means, ECA (Wang et al., CVPR 2020)."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs | None):
+        """The kernel's length follows from `channels` as in the paper; zeros without `rngs`."""
+        length = int(abs(math.log2(channels) + 1) / 2)
+        length = max(3, length if length % 2 else length + 1)
+        self.kernel = _kernel(rngs, (length,), fan_in=length)
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """One example in, one out."""
+        kernel, channels = self.kernel[...], x.shape[2]
+        mean = jnp.pad(jnp.mean(x, axis=(0, 1)), len(kernel) // 2)
+        weight = sum(kernel[n] * mean[n : n + channels] for n in range(len(kernel)))
+        return x * jax.nn.sigmoid(weight)[None, None]
+
+
+class Dense(nnx.Module):
+    """A dense layer on the last axis. `kernel` is (i, o), `bias` (o,)."""
+
+    def __init__(self, i: int, o: int, *, rngs: nnx.Rngs | None):
+        """`i` numbers in, `o` out; zeros without `rngs`."""
+        self.kernel = _kernel(rngs, (i, o), fan_in=i)
+        self.bias = nnx.Param(jnp.zeros((o,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        """One example in, one out."""
+        y = x @ self.kernel[...]
+        return y + jnp.expand_dims(self.bias[...], range(y.ndim - 1))
+
+
+class LayerNorm(nnx.Module):
+    """Tokens with mean 0 and deviation 1, then scaled and shifted (Ba et al., 2016)."""
+
+    def __init__(self, width: int):
+        """`width` of a token."""
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.shift = nnx.Param(jnp.zeros((width,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """One example's tokens in, as many out."""
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        normal = centred * lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + 1e-5)
+        return normal * self.scale[...][None] + self.shift[...][None]
+
+
+class Affine(nnx.Module):
+    """x * scale + shift by channel: a batch norm that cannot be folded, before a ReLU or a zero-padded convolution."""
+
+    def __init__(self, channels: int):
+        """The identity on `channels` at first."""
+        self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
+        self.shift = nnx.Param(jnp.zeros((channels,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """One example in, one out."""
+        return x * self.scale[...][None, None] + self.shift[...][None, None]
 
 
 class PReLU(nnx.Module):

@@ -1,22 +1,30 @@
-"""Which extractors there are. checkpoints/manifest.toml names the built-in ones, `register` adds another.
+"""Which extractors there are: those that come with the engine, those a user has converted, and those of other packages.
 
-A built-in extractor is a table `[extractors.<name>]` there and a module of this package, named by its `network`
-key, with a function `build(*, rngs) -> nnx.Module` from one crop (s, s, 3) to one embedding (d,). `rngs=None` asks
-for a network that is about to be filled: any values will do.
+checkpoints/manifest.toml names the first, the cards of `engine.extractors.converted` the second: a table each, and a
+module of this package, named by its `network` key, with a function `build(*, rngs, **options) -> nnx.Module` from one
+crop (s, s, 3) to one embedding (d,). `rngs=None` asks for a network that is about to be filled: any values will do.
+
+A package brings an extractor of its own by an entry point of the group `fawkes_engine.extractors`, whose name is the
+extractor's and whose value is an `Entry` or a function without arguments that returns one; `register` does the same
+for one process.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax import nnx
 
 from engine import checkpoint
 from engine.config import Precision
+from engine.extractors import converted
 from engine.extractors.extractor import Extractor
 from engine.extractors.spec import InputSpec
 
@@ -36,6 +44,9 @@ class Entry:
     sha256: str | None = None
 
 
+GROUP = "fawkes_engine.extractors"
+"""Of the entry points by which other packages bring extractors."""
+
 _registered: dict[str, Entry] = {}
 
 
@@ -48,17 +59,54 @@ def register(name: str, entry: Entry) -> None:
 
 def available() -> tuple[str, ...]:
     """The names `load` knows, sorted."""
-    return tuple(sorted({*_registered, *checkpoint.manifest().get("extractors", {})}))
+    return tuple(sorted({*_registered, *tables(), *entry_points(group=GROUP).names}))
+
+
+def tables() -> dict[str, dict[str, Any]]:
+    """What is written about the extractors that come with the engine and about those converted, `path` absolute.
+
+    Where both have a name, the engine's own is meant.
+    """
+    shipped = checkpoint.manifest().get("extractors", {})
+    absolute = {name: table | {"path": str(checkpoint.root() / table["path"])} for name, table in shipped.items()}
+    return converted.cards() | absolute
+
+
+def about(name: str) -> dict[str, Any]:
+    """What is known of an extractor, with the keys of a table of checkpoints/manifest.toml and `megabytes` on disk.
+
+    Of those that other packages bring, `metric` and all about their source are lacking. Raises ValueError for an
+    unknown name.
+    """
+    table: dict[str, Any] | None = tables().get(name)
+    if table is None:
+        entry = find(name)
+        table = {
+            "description": "an extractor of another package",
+            "path": str(entry.path),
+            "dim": entry.dim,
+            "input": asdict(entry.spec),
+            "robust": False,
+            "licence": "unknown",
+            "source": entry.build.__module__,
+        }
+    return {"name": name, **table, "megabytes": checkpoint.megabytes(table["path"])}
+
+
+def network(name: str, options: Mapping[str, Any]) -> Callable[..., nnx.Module]:
+    """`build` of the module `name` of this package, with its options. Raises ValueError where there is none."""
+    if not name.isidentifier() or not hasattr(module := importlib.import_module(f"engine.extractors.{name}"), "build"):
+        raise ValueError(f"there is no network named {name!r}")
+    return functools.partial(module.build, **options)
 
 
 def find(name: str) -> Entry:
     """The entry of `name`. Raises ValueError naming the known extractors where there is none."""
     if name in _registered:
         return _registered[name]
-    table = checkpoint.manifest().get("extractors", {}).get(name)
+    table = tables().get(name)
     if table is None:
-        raise ValueError(f"no extractor named {name!r}; there are {', '.join(available())}")
-    module = importlib.import_module(f"engine.extractors.{table['network']}")
+        return _of_package(name)
     given = table["input"]
     spec = InputSpec(
         size=given["size"],
@@ -67,7 +115,22 @@ def find(name: str) -> Entry:
         scale=given["scale"],
         bgr=given["bgr"],
     )
-    return Entry(module.build, spec, table["dim"], checkpoint.root() / table["path"], table["sha256"])
+    build = network(table["network"], table.get("options", {}))
+    return Entry(build, spec, table["dim"], Path(table["path"]), table["sha256"])
+
+
+def _of_package(name: str) -> Entry:
+    found = tuple(entry_points(group=GROUP, name=name))
+    if not found:
+        raise ValueError(f"no extractor named {name!r}; there are {', '.join(available())}")
+    given = found[0].load()
+    entry = given() if callable(given) else given
+    if not isinstance(entry, Entry):
+        raise ValueError(
+            f"the entry point {name!r} ({found[0].value}) must be an engine.extractors.Entry or a function that "
+            f"returns one; got {type(entry).__name__}"
+        )
+    return entry
 
 
 def abstract(build: Callable[..., nnx.Module]) -> tuple[nnx.GraphDef, dict]:

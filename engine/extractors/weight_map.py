@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,9 +33,20 @@ def _options(index: int, part: str) -> list[str]:
 def weight_map(name: str) -> dict[str, str]:
     """Source tensor to parameter path ("block35/0/project/kernel"), from weight_maps/<name>.toml.
 
-    Raises ValueError where the two sides of a rule expand to different counts or a name occurs twice.
+    Names may hold `*`, see `resolve`. Raises ValueError where the two sides of a rule expand to different counts or a
+    name occurs twice.
     """
-    rules = tomllib.loads((resources.files("engine.extractors") / "weight_maps" / f"{name}.toml").read_text())
+    return expand_rules({left: right for left, right in document(name).items() if isinstance(right, str)}, name=name)
+
+
+def document(name: str) -> dict[str, Any]:
+    """weight_maps/<name>.toml as it is: rules at the top, and beside them what else its source needs."""
+    path = resources.files("engine.extractors") / "weight_maps" / f"{name}.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def expand_rules(rules: Mapping[str, str], *, name: str) -> dict[str, str]:
+    """Both sides of every rule with their braces expanded, in step; `name` is for the ValueErrors of `weight_map`."""
     mapping: dict[str, str] = {}
     for source, parameter in rules.items():
         sources, parameters = expand(source), expand(parameter)
@@ -47,14 +59,34 @@ def weight_map(name: str) -> dict[str, str]:
     return mapping
 
 
+def resolve(mapping: Mapping[str, str], parameters: Iterable[str]) -> dict[str, str]:
+    """The mapping with its `*` filled in: each stands for one part of a parameter's path, the same on both sides.
+
+    A rule with `*` is kept once for every one of `parameters` that it fits, so one map serves every depth of a network.
+    """
+    resolved: dict[str, str] = {}
+    for source, pattern in mapping.items():
+        if "*" not in pattern:
+            resolved[source] = pattern
+            continue
+        form = re.compile(r"([^/]+)".join(re.escape(part) for part in pattern.split("*")))
+        for path in parameters:
+            if match := form.fullmatch(path):
+                parts = source.split("*")
+                stars = (*match.groups(), "")
+                resolved["".join(part + star for part, star in zip(parts, stars, strict=True))] = path
+    return resolved
+
+
 def fill(
     abstract: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str, np.ndarray], mapping: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
     """The source's tensors under our names: every parameter of `abstract`, each of the right shape.
 
-    `abstract` maps parameter paths to shapes. Every tensor must be used. Raises ValueError with all that is
-    missing, extra or mis-shaped in one message.
+    `abstract` maps parameter paths to shapes; `mapping` may hold `*`, see `resolve`. Every tensor must be used. Raises
+    ValueError with all that is missing, extra or mis-shaped in one message.
     """
+    mapping = resolve(mapping, abstract)
     filled = {path: tensors[source] for source, path in mapping.items() if source in tensors}
     problems = [f"missing in the source: {source}" for source in mapping if source not in tensors]
     problems += [

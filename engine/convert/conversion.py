@@ -1,0 +1,175 @@
+"""A published file to an extractor of ours: weights as an Orbax checkpoint, and a card that says what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from engine import checkpoint
+from engine.convert import folding, modules, onnx_graph
+from engine.convert.layouts import Layout, find
+from engine.extractors import converted, registry
+from engine.extractors.weight_map import fill, resolve, weight_map
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+OUTPUT = "bottleneck/bias"
+"""The last parameter of networks whose embedding can have any length: its length is the embedding's."""
+
+
+def convert(
+    source: Path | str,
+    *,
+    layout: str,
+    name: str,
+    out: Path | None = None,
+    licence: str = "unknown",
+    half: bool = False,
+    replace: bool = False,
+) -> Path:
+    """Converts `source`, a file of the layout named `layout`, to the extractor `name`; returns its folder.
+
+    out: the folder to keep it under, `converted.home()` by default. half: float16 on disk instead of float32. replace:
+    an extractor of that name that was converted before. The folder appears only when it is complete.
+
+    Raises ValueError for a layout or file that cannot be used, for weights that do not fit the network (all that is
+    missing, extra or mis-shaped in one message), and for a name that is taken; ImportError for a reader that is not
+    installed; FileNotFoundError where there is no such file.
+    """
+    source, kind = Path(source), find(layout)
+    _check_name(name, folder=out, replace=replace)
+    if not source.is_file():
+        raise FileNotFoundError(f"no such file: {source}")
+    options, tensors = parameters(kind, source)
+    module = registry.network(kind.network, options)
+    card = {
+        "network": kind.network,
+        "options": options,
+        "dim": embedding_length(module, kind.spec.size),
+        "robust": False,
+        "description": f"{kind.title}, converted",
+        "source": source.name,
+        "source_sha256": _sha256(source),
+        "licence": licence,
+        "command": f"cloak convert {source.name} --as {layout} --name {name}{' --half' if half else ''}",
+        "input": {
+            "size": kind.spec.size,
+            "window": list(kind.spec.window),
+            "mean": list(kind.spec.mean),
+            "scale": kind.spec.scale,
+            "bgr": kind.spec.bgr,
+        },
+    }
+    dtype = np.float16 if half else np.float32
+    return converted.write(name, card, tensors, folder=out, dtype=dtype)
+
+
+def _check_name(name: str, *, folder: Path | None, replace: bool) -> None:
+    """Raises ValueError for a name that an extractor cannot have or that is taken."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"a name has up to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit; got {name!r}"
+        )
+    if name in set(registry.available()) - set(converted.cards()):
+        raise ValueError(f"{name!r} is the name of an extractor that comes with a package; choose another")
+    if name in converted.cards(folder) and not replace:
+        raise ValueError(f"there is an extractor named {name!r} already; --replace replaces it")
+
+
+def parameters(layout: Layout, source: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The options of the network that `source` is of, and its parameters by path, float32.
+
+    The options are the layout's and, where the network has a choice, `dim` as the source has it. Raises as `convert`.
+    """
+    options = dict(layout.options)
+    _, shapes = _abstract(layout, options)
+    if layout.weight_map is None:
+        tensors, mapping = _by_order(onnx_graph.read(source), _in_order(registry.network(layout.network, options)))
+    else:
+        tensors, mapping = layout.read(source), weight_map(layout.weight_map)
+    mapping = resolve(mapping, shapes)
+    last = next((tensors[name] for name, path in mapping.items() if path == OUTPUT and name in tensors), None)
+    if last is not None and last.ndim == 1 and last.shape != shapes[OUTPUT].shape:
+        options["dim"] = len(last)
+        _, shapes = _abstract(layout, options)
+    fitted = {
+        name: _fitted(value, tuple(shapes[mapping[name]].shape)) if mapping.get(name) in shapes else value
+        for name, value in tensors.items()
+    }
+    filled = fill(shapes, fitted, mapping)
+    return options, {path: np.ascontiguousarray(value, np.float32) for path, value in filled.items()}
+
+
+def embedding_length(build: Any, size: int) -> int:
+    """Length of the embedding that a network makes of a crop of `size` pixels; nothing is computed."""
+    crop = jax.ShapeDtypeStruct((size, size, 3), np.float32)
+    (length,) = nnx.eval_shape(lambda x: build(rngs=None)(x), crop).shape
+    return length
+
+
+def _abstract(layout: Layout, options: Mapping[str, Any]) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
+    graphdef, shapes = registry.abstract(registry.network(layout.network, options))
+    return graphdef, checkpoint.flatten(shapes)
+
+
+def _in_order(build: Callable[..., nnx.Module]) -> list[tuple[str, list[str]]]:
+    """(path, names of its parameters) of every layer of a network, as it defines them."""
+    order: list[tuple[str, list[str]]] = []
+
+    def noted() -> nnx.Module:
+        network = build(rngs=None)
+        order.extend(_layers(network, ""))  # here, because what eval_shape returns is sorted by name
+        return network
+
+    nnx.eval_shape(noted)
+    return order
+
+
+def _fitted(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A dense layer's (c * h * w, o) as the convolution (h, w, c, o) that is wanted; else as `modules.fit` has it."""
+    if value.ndim == 2 and len(shape) == 4 and shape[0] * shape[1] > 1 and len(value) == np.prod(shape[:3]):
+        return folding.dense_from_chw(value.T, height=shape[0], width=shape[1])
+    return modules.fit(value, shape)
+
+
+def _by_order(
+    weights: list[onnx_graph.Weights], order: list[tuple[str, list[str]]]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and weight map of a graph without names: the n-th convolution of the file is the n-th of the network's.
+
+    Our networks define their layers in the order in which they run, so that the order of definition is the map.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    counts: dict[str, int] = {}
+    for one in weights:
+        number = counts[one.kind] = counts.get(one.kind, 0) + 1
+        tensors |= {f"{one.kind} {number}/{part}": value for part, value in one.arrays.items()}
+    mapping: dict[str, str] = {}
+    counts = {}
+    for path, parts in order:
+        kind = next(part for part in ("kernel", "slope", "scale") if part in parts)
+        number = counts[kind] = counts.get(kind, 0) + 1
+        mapping |= {f"{kind} {number}/{part}": f"{path}/{part}" for part in parts}
+    return tensors, mapping
+
+
+def _layers(module: Any, path: str) -> Iterator[tuple[str, list[str]]]:
+    """(path, names of its parameters) of every layer, in the order of definition."""
+    items = enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
+    children = [(f"{path}/{name}".removeprefix("/"), name, value) for name, value in items]
+    if own := [str(name) for _, name, value in children if isinstance(value, nnx.Param)]:
+        yield path, own
+    for below, _, value in children:
+        if isinstance(value, nnx.Module):
+            yield from _layers(value, below)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
