@@ -10,8 +10,8 @@ pip install dlib-bin==20.0.1 face-recognition-models==0.3.0 "setuptools<81"
 
     python benchmarks/protection.py ../shared/faces/lfw --work DIR [--set rho=.017 --set extractors=web-incept]
 
-Resumes: the cloaked photos stay in DIR/cloaked. Writes benchmarks/results/protection-NAME.json; the last line is
-that JSON.
+Resumes: the cloaked photos stay in DIR/cloaked. --cache keeps the embeddings of the clean photos for other settings.
+Writes benchmarks/results/protection-NAME.json; the last line is that JSON.
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+from embed_folder import embed_photos
+
 from engine import checkpoint, sharding
 from engine.bulk.prepare import Prepared, prepare
+from engine.config import Recipe
 from engine.detect import YuNet
 from engine.dssim import dssim_pixels
-from engine.extractors import available, embed_batch, load
 from engine.photo import read
 
 HERE = Path(__file__).resolve().parent
@@ -95,24 +99,19 @@ def measure(original: Path, changed: Path) -> float:
     return dssim_pixels(before.photo.pixels[top:bottom, left:right], read(changed).pixels[top:bottom, left:right])
 
 
-def engine_embeddings(paths: Sequence[Path], names: Sequence[str]) -> dict[str, dict[Path, np.ndarray]]:
-    """By extractor and path the embedding of the central face."""
-    detector = YuNet(checkpoint.root() / "yunet.onnx")
-    extractors = {name: load(name) for name in names}
-    found: dict[str, dict[Path, np.ndarray]] = {name: {} for name in names}
-    for first in range(0, len(paths), 16):
-        some = list(paths[first : first + 16])
-        prepared = [prepare(path, detector) for path in some]
-        canvases = np.stack([one.cuts[central(one)].canvas for one in prepared])
-        padded = np.concatenate([canvases, np.repeat(canvases[:1], 16 - len(some), 0)])
-        for name, extractor in extractors.items():
-            rows = np.asarray(embed_batch(extractor, padded))
-            found[name].update(zip(some, rows[: len(some)], strict=True))
+def embeddings_of(paths: Sequence[Path], *, cache: Path | None) -> dict[str, dict[Path, np.ndarray]]:
+    """By extractor, those of the engine and dlib, and path the embedding of the central face."""
+    names = tuple(checkpoint.manifest()["extractors"])
+    rows = embed_photos(paths, names=names, cache=None if cache is None else cache / "embeddings.npz")
+    found = {name: dict(zip(paths, rows[name], strict=True)) for name in names}
+    if (dlib := dlib_embeddings(paths, cache=None if cache is None else cache / "dlib.npz")) is not None:
+        found["dlib"] = dlib
     return found
 
 
-def dlib_embeddings(paths: Sequence[Path]) -> dict[Path, np.ndarray] | None:
+def dlib_embeddings(paths: Sequence[Path], *, cache: Path | None) -> dict[Path, np.ndarray] | None:
     """dlib's own detector (YuNet's box where it finds none), landmarks and ResNet, all of its own library."""
+    known = dict(np.load(cache)) if cache is not None and cache.exists() else {}
     try:
         import dlib
         import face_recognition_models as weights
@@ -121,16 +120,19 @@ def dlib_embeddings(paths: Sequence[Path]) -> dict[Path, np.ndarray] | None:
     detector, fallback = dlib.get_frontal_face_detector(), YuNet(checkpoint.root() / "yunet.onnx")
     landmarks = dlib.shape_predictor(weights.pose_predictor_five_point_model_location())
     network = dlib.face_recognition_model_v1(weights.face_recognition_model_location())
-    found = {}
     for path in paths:
+        if str(path) in known:
+            continue
         one = prepare(path, fallback)
         pixels, face = np.ascontiguousarray(one.photo.pixels), one.faces[central(one)]
         x, y = (float(v) for v in face.landmarks.mean(axis=0))
         boxes = [box for box in detector(pixels, 1) if box.contains(dlib.point(round(x), round(y)))]
         left, top, width, height = (round(float(v)) for v in face.box)
         box = boxes[0] if boxes else dlib.rectangle(left, top, left + width, top + height)
-        found[path] = np.array(network.compute_face_descriptor(pixels, landmarks(pixels, box)), np.float32)
-    return found
+        known[str(path)] = np.array(network.compute_face_descriptor(pixels, landmarks(pixels, box)), np.float32)
+    if cache is not None:
+        np.savez(cache, **known)
+    return {path: known[str(path)] for path in paths}
 
 
 def linear_head(rows: np.ndarray, labels: np.ndarray, tests: np.ndarray) -> np.ndarray:
@@ -203,6 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faces", type=Path)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, help="folder for the embeddings of the clean photos")
     parser.add_argument("--name", default="mid", help="of the result file")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of `cloak run`")
     arguments = parser.parse_args()
@@ -210,12 +213,14 @@ def main() -> None:
     settings = dict(item.split("=", 1) for item in arguments.set)
     data = dataset(arguments.faces)
     cloaked = cloak(data, arguments.work, settings)
-    made_with = set(settings.get("extractors", "").split(",")) - {""} or set(default_extractors())
+    given = {"extractors": tuple(settings["extractors"].split(","))} if "extractors" in settings else {}
+    made_with = set(Recipe(**given).names)
     clean_paths = [p for part in (data.scraped, data.tests, data.others) for photos in part.values() for p in photos]
-    paths = [*clean_paths, *cloaked.values()]
-    embeddings = dict(engine_embeddings(paths, available()))
-    if (dlib := dlib_embeddings(paths)) is not None:
-        embeddings["dlib"] = dlib
+    if arguments.cache is not None:
+        arguments.cache.mkdir(parents=True, exist_ok=True)
+    embeddings = embeddings_of(clean_paths, cache=arguments.cache)
+    for name, own in embeddings_of(list(cloaked.values()), cache=None).items():
+        embeddings[name] |= own
     dssim = [measure(original, changed) for original, changed in cloaked.items()]
     rows = []
     for name, found in embeddings.items():
@@ -244,12 +249,6 @@ def main() -> None:
     target = HERE / "results" / f"protection-{arguments.name}.json"
     target.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
-
-
-def default_extractors() -> tuple[str, ...]:
-    from engine.config import Recipe
-
-    return Recipe().extractors
 
 
 if __name__ == "__main__":
