@@ -6,7 +6,7 @@ made on one extractor and judged by it and by the other one, which took no part.
 `precision`: both in bfloat16; cosine is of the clean canvases' embeddings to those in float32. Shifts are always
 measured in float32 and at most 2; a row's floor is 0. The last line is one JSON object.
 
-    python benchmarks/recipe.py ../shared/faces/lfw          # writes benchmarks/results/recipe.json
+    python benchmarks/recipe.py ../shared/faces/lfw [--only PART]      # writes benchmarks/results/recipe-PART.json
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from engine.photo import decode_pixels, encode
 
 FACES = 8
 HERE = Path(__file__).resolve().parent
+PARTS = ("steps", "ingredients", "ensemble", "precision")
 
 
 def recipes() -> Iterator[tuple[str, Recipe]]:
     default = Recipe()
-    for mode, rho in RHO.items():
+    for rho in RHO.values():
         for steps in (default.steps // 2, default.steps, default.steps * 3 // 2):
-            yield f"steps, {mode}", replace(default, rho=rho, steps=steps)
+            yield "steps", replace(default, rho=rho, steps=steps)
     for name in default.extractors:
         alone = replace(default, extractors=(name,))
         yield "ingredients", alone
@@ -66,7 +67,7 @@ def written(photo: Prepared, delta: np.ndarray, *, rho: float, format: str) -> t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faces", type=Path)
-    parser.add_argument("--only", help="one part: steps, ingredients, ensemble or precision; prints, writes nothing")
+    parser.add_argument("--only", choices=PARTS)
     arguments = parser.parse_args()
     sharding.configure()
     detector = YuNet(checkpoint.root() / "yunet.onnx")
@@ -84,7 +85,7 @@ def main() -> None:
 
     rows = []
     for part, recipe in recipes():
-        if arguments.only and not part.startswith(arguments.only):
+        if arguments.only not in (None, part):
             continue
         extractors = tuple(load(member.name, precision=member.precision) for member in recipe.members)
         batcher = Batcher(recipe, extractors, size=FACES, mesh=sharding.faces_mesh())
@@ -97,7 +98,7 @@ def main() -> None:
             kind: [written(p, c.delta, rho=recipe.rho, format=format) for p, c in zip(photos, cloaks, strict=True)]
             for kind, format in (("png", "png"), ("jpeg", "keep"))
         }
-        own = {one.name: np.asarray(embed_batch(one, canvases)) for one in extractors}
+        rounded = {one.name: np.asarray(embed_batch(one, canvases)) for one in extractors}
         row = {
             "part": part,
             "made_on": recipe.extractors,
@@ -105,7 +106,7 @@ def main() -> None:
             "steps": recipe.steps,
             "jitter": recipe.jitter,
             "smoothing": recipe.smoothing,
-            "cosine": {name: round(float((rows * clean[name]).sum(1).min()), 6) for name, rows in own.items()},
+            "cosine": {name: round(float((e * clean[name]).sum(1).min()), 6) for name, e in rounded.items()},
             "shift": {
                 "canvas": shift(cloaked),
                 **{kind: shift(np.stack([canvas for canvas, _ in some])) for kind, some in files.items()},
@@ -119,8 +120,8 @@ def main() -> None:
         }
         rows.append(row)
         print(json.dumps(row), flush=True)
-    if not arguments.only:
-        (HERE / "results" / "recipe.json").write_text(json.dumps(rows, indent=1) + "\n")
+        own = [row for row in rows if row["part"] == part]
+        (HERE / "results" / f"recipe-{part}.json").write_text(json.dumps(own, indent=1) + "\n")
     print(json.dumps({"rows": rows}))
 
 
