@@ -17,7 +17,7 @@ from engine.config import Recipe
 
 RATE = 0.05
 """The paper says .5 and not of which units. With .5 here, where the image is tanh of the variable, DSSIM starts at .14
-and is not below .008 after 200 steps; with a tenth of it, it is inside .007 within 20, and the distance goes on growing.
+and is not below .008 after 200 steps; with a tenth of it, it is below .007 after 20, and the distance goes on growing.
 """
 PENALTY = 1000.0
 """Weight of DSSIM past the budget, which the paper does not state."""
