@@ -47,8 +47,10 @@ def recipes() -> Iterator[tuple[str, Recipe]]:
         yield "ingredients", replace(alone, smoothing=0.0)
         yield "ingredients", replace(alone, smoothing=2.5)
     first, second = default.extractors
+    yield "ensemble", default
     yield "ensemble", replace(default, extractors=(first, f"{second}:2"))
     yield "ensemble", replace(default, extractors=(f"{first}:2", second))
+    yield "precision", default
     yield "precision", replace(default, extractors=tuple(f"{name}:bfloat16" for name in default.extractors))
 
 
