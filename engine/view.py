@@ -90,7 +90,7 @@ class View:
             print(f"DSSIM of the face regions in the files: {dssim}.")
             print(f"Cloaked photos and the manifest are in {out}.")
             print(
-                f"Made against {', '.join(recipe.names)}: they mislead recognisers built on these networks.\n"
-                "Against others they do much less: see 'Does it protect?' in the README.\n"
+                f"Made against {', '.join(recipe.names)}: they often mislead recognisers built on these networks.\n"
+                "Against most others they do next to nothing: see 'Does it protect?' in the README.\n"
                 "Publish no clean photo of the same face."
             )
