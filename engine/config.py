@@ -34,8 +34,8 @@ STEPS: dict[str, dict[str, int]] = {
     "paper": {"low": 1000, "mid": 1000, "high": 1000},
     "fawkes1": {"low": 40, "mid": 75, "high": 150},
 }
-"""Steps by solver and mode. Ours: half as many again gain less than 2 % of shift (benchmarks/recipe.py); the paper's
-from its section 5.1, the released tool's from its `protection.py`."""
+"""Steps by solver and mode. Ours: half as many again gain 1 to 2.4 % of shift (`benchmarks/recipe.py --only steps`);
+the paper's from its section 5.1, the released tool's from its `protection.py`."""
 
 
 def _choice(name: str, value: str, kind: object) -> None:
