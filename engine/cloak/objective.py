@@ -54,10 +54,10 @@ def distances(these: tuple[Float[Array, "d"], ...], those: tuple[Float[Array, "d
 
 def gain(recipe: Recipe, face: Problem, found: tuple[Float[Array, "d"], ...]) -> Float[Array, ""]:
     """What the solver maximises: the extractors' weighted mean distance from clean, or minus that to the target."""
-    weights = jnp.array(recipe.weights) / sum(recipe.weights)
+    weights = jnp.array(recipe.weights) / sum(recipe.weights)  # no product of matrices: GPUs round theirs to TF32
     if recipe.objective == "away":
-        return weights @ distances(found, face.clean)
-    return -weights @ distances(found, face.target)
+        return (weights * distances(found, face.clean)).sum()
+    return -(weights * distances(found, face.target)).sum()
 
 
 def jittered(

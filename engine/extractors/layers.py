@@ -5,7 +5,8 @@ batch of one becomes an ordinary batched convolution under `jax.vmap`. Batch nor
 it is folded into kernel and bias when a checkpoint is converted.
 
 The functions are jitted for the sake of tracing alone: a network calls them a hundred times with a dozen shapes, and
-what has been traced and differentiated for a shape once is not again. It halves the time to the first cloak.
+what has been traced and differentiated for a shape once is not again. It halves the time that tracing
+a solver step takes.
 """
 
 from __future__ import annotations
