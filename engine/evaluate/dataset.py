@@ -1,0 +1,123 @@
+"""Who takes part: users, everybody else and the public, chosen once by a seed and kept in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+SMALLEST = 3
+"""Fewest photos of one of the others: two for the tracker to learn from and one to test it."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """name: of the folder. scraped: what the tracker learns from; tests: clean photos that it never saw."""
+
+    name: str
+    scraped: tuple[Path, ...]
+    tests: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class People:
+    """users: cloak the photos they publish. others: do not, and are the tracker's other labels. public: people whom a
+    tracker can practise on (adaptive trackers, detectors of cloaks), none of them a user or one of the others.
+    """
+
+    users: tuple[Person, ...]
+    others: tuple[Person, ...]
+    public: tuple[Person, ...]
+
+    def save(self, path: Path, root: Path) -> None:
+        """Write the lists as JSON, paths relative to `root`."""
+        lists = {
+            kind: {
+                one.name: {
+                    "scraped": [p.relative_to(root).as_posix() for p in one.scraped],
+                    "tests": [p.relative_to(root).as_posix() for p in one.tests],
+                }
+                for one in getattr(self, kind)
+            }
+            for kind in ("users", "others", "public")
+        }
+        path.write_text(json.dumps(lists, indent=0) + "\n")
+
+    @classmethod
+    def load(cls, path: Path, root: Path) -> People:
+        """The lists of `save`. Raises ValueError for a file that is not one, or photos that are not there."""
+        try:
+            lists = json.loads(path.read_text())
+            kinds = {
+                kind: tuple(
+                    Person(name, *(tuple(root / photo for photo in half[part]) for part in ("scraped", "tests")))
+                    for name, half in lists[kind].items()
+                )
+                for kind in ("users", "others", "public")
+            }
+        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is no list of people as `cloak evaluate` writes it: {error!r}") from None
+        people = cls(**kinds)
+        missing = [photo for photo in people.photos() if not photo.is_file()]
+        if missing:
+            raise ValueError(f"{path} names {len(missing)} photos that are not in {root}, the first {missing[0]}")
+        return people
+
+    def photos(self) -> list[Path]:
+        """All of them."""
+        everybody = (*self.users, *self.others, *self.public)
+        return [photo for one in everybody for photo in (*one.scraped, *one.tests)]
+
+
+def photos_of(root: Path) -> dict[str, list[Path]]:
+    """The photos of each person under root/NAME/, in the order of their names. Raises ValueError if there are none."""
+    if not root.is_dir():
+        raise ValueError(f"{root} must be a folder with a folder of photos for each person; it is no folder")
+    found = {
+        folder.name: sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        for folder in sorted(root.iterdir())
+        if folder.is_dir() and not folder.name.startswith(".")
+    }
+    found = {name: photos for name, photos in found.items() if photos}
+    if not found:
+        raise ValueError(f"{root} must have a folder of photos for each person; it has none")
+    return found
+
+
+def choose(
+    root: Path, *, users: int = 20, photos: int = 10, others: int = 100, public: int = 40, seed: int = 0
+) -> People:
+    """Users with at least twice `photos` photos if there are enough, else `photos`; then the others and the public.
+
+    photos: of a user, every second one scraped, the rest tests. The others have up to six photos, the last the test;
+    the public up to four. Raises ValueError where the folder has too few people with enough photos.
+    """
+    if users < 2 or photos < 4 or others < 1 or public < 0:
+        raise ValueError(
+            "an evaluation needs at least 2 users with 4 photos each and 1 other person; "
+            f"got {users} users, {photos} photos, {others} others, {public} public"
+        )
+    found = photos_of(root)
+    random = np.random.default_rng(seed)
+
+    def draw(eligible: Sequence[str], count: int, what: str) -> list[str]:
+        if len(eligible) < count:
+            raise ValueError(f"{root} has {len(eligible)} people who can be {what}; {count} were asked for")
+        return sorted(str(name) for name in random.choice(eligible, count, replace=False))
+
+    rich = [name for name, own in found.items() if len(own) >= 2 * photos]
+    rich = rich if len(rich) >= users else [name for name, own in found.items() if len(own) >= photos]
+    chosen = draw(rich, users, f"users (with {photos} photos)")
+    left = [name for name, own in found.items() if name not in chosen and len(own) >= SMALLEST]
+    rest = draw(left, others, f"others (with {SMALLEST} photos)")
+    left = [name for name in left if name not in rest]
+    practice = draw(left, public, f"the public (with {SMALLEST} photos)")
+    return People(
+        users=tuple(Person(n, tuple(found[n][:photos][0::2]), tuple(found[n][:photos][1::2])) for n in chosen),
+        others=tuple(Person(n, tuple(found[n][:6][:-1]), tuple(found[n][:6][-1:])) for n in rest),
+        public=tuple(Person(n, tuple(found[n][:4][:-1]), tuple(found[n][:4][-1:])) for n in practice),
+    )

@@ -1,0 +1,174 @@
+"""What the presets share: the people, sets of cloaked files, recognisers with their caches, and the price of it all.
+
+Everything lies under one folder and is made once: cloaked photos under cloaks/LABEL (by `bulk.run`, which resumes),
+embeddings under cache/, changed copies of photos under copies/.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from engine import checkpoint
+from engine.bulk import run as bulk
+from engine.bulk.cloaker import Cloaker
+from engine.bulk.inputs import OWN_FOLDER
+from engine.bulk.manifest import Manifest, Row
+from engine.bulk.prepare import Prepared, prepare
+from engine.config import Detection, Output, Recipe
+from engine.detect import YuNet
+from engine.dssim import dssim_pixels
+from engine.evaluate.dataset import People, Person
+from engine.evaluate.recognisers import Recogniser
+from engine.photo import read
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class CloakSet:
+    """Photos to cloak in one way. people: whose scraped photos."""
+
+    recipe: Recipe
+    people: tuple[Person, ...]
+    output: Output = field(default_factory=Output)
+
+    @property
+    def label(self) -> str:
+        """A folder's name that tells all in which sets differ."""
+        recipe = self.recipe
+        default = Recipe()
+        parts = ["+".join(recipe.extractors).replace(":", "="), f"rho{recipe.rho:g}", recipe.objective]
+        parts += [recipe.solver] if recipe.solver != default.solver else []
+        parts += [
+            f"{name}{getattr(recipe, name):g}"
+            for name in ("steps", "jitter", "smoothing", "seed")
+            if getattr(recipe, name) != getattr(default, name)
+        ]
+        parts += [self.output.format] if self.output.format != "keep" else []
+        parts += [f"q{self.output.quality}"] if self.output.quality is not None else []
+        return "_".join(parts)
+
+
+@dataclass(frozen=True)
+class Cloaks:
+    """The files of a CloakSet. files: by original the cloaked file, None where none was written (no face was found, so
+    nothing may be published). dssim: of the central face's region, measured on the files.
+    """
+
+    recipe: Recipe
+    files: Mapping[Path, Path | None]
+    dssim: Mapping[Path, float]
+
+    @property
+    def made_with(self) -> tuple[str, ...]:
+        """The networks that took part."""
+        return self.recipe.names
+
+    def quality(self) -> dict[str, float | int]:
+        """For tables: how many photos, and their DSSIM."""
+        values = list(self.dssim.values())
+        return {
+            "cloaked": len(values),
+            "dssim_mean": float(np.mean(values)) if values else float("nan"),
+            "dssim_max": float(np.max(values)) if values else float("nan"),
+        }
+
+
+@dataclass
+class Study:
+    """One evaluation. out: its folder. recipe: of the cloaks that are judged. say: gets a line of progress."""
+
+    people: People
+    out: Path
+    recipe: Recipe
+    output: Output = field(default_factory=Output)
+    detection: Detection = field(default_factory=Detection)
+    recognisers: tuple[Recogniser, ...] = ()
+    seed: int = 0
+    say: Callable[[str], None] = lambda line: None
+    progress: Callable[[str, int, int], None] = lambda what, done, all: None
+
+    @cached_property
+    def detector(self) -> YuNet:
+        """The engine's detector."""
+        return YuNet(checkpoint.root() / "yunet.onnx", self.detection)
+
+    def wanted(self, people: Sequence[Person] | None = None, **changes: object) -> CloakSet:
+        """The cloak set of the study's recipe with some fields changed; of the users if nobody is named."""
+        recipe = replace(self.recipe, **changes)  # type: ignore[arg-type]
+        return CloakSet(recipe, tuple(self.people.users if people is None else people), self.output)
+
+    def cloaks(self, wanted: CloakSet) -> Cloaks:
+        """The cloaked files of a set; those that are not there yet are made now. Raises RuntimeError if any failed."""
+        folder = self.folder(wanted)
+        originals: dict[str, Path] = {}
+        for one in wanted.people:
+            (folder / "scraped" / one.name).mkdir(parents=True, exist_ok=True)
+            for photo in one.scraped:
+                link = folder / "scraped" / one.name / photo.name
+                if not link.is_symlink():
+                    link.symlink_to(photo.resolve())
+                originals[f"{one.name}/{photo.name}"] = photo
+        made = 0
+
+        def report(row: Row) -> None:
+            nonlocal made
+            made += 1
+            self.progress(f"cloaks {wanted.label}", made, len(originals))
+
+        begun = time.perf_counter()
+        bulk.run(
+            lambda photos: Cloaker(recipe=wanted.recipe, detection=self.detection, batch=BATCH),
+            [folder / "scraped"],
+            folder / "cloaked",
+            settings=bulk.fingerprint(wanted.recipe, self.detection, wanted.output, None),
+            options=bulk.Options(wanted.output),
+            report=report,
+        )
+        if made:
+            self.say(f"cloaks {wanted.label}: {made} photos in {time.perf_counter() - begun:.0f} s")
+        with Manifest(folder / "cloaked") as manifest:
+            rows = {Path(row.source).relative_to(folder / "scraped").as_posix(): row for row in manifest.rows()}
+        failed = [row for key, row in rows.items() if key in originals and row.status == "failed"]
+        if failed:
+            raise RuntimeError(
+                f"{len(failed)} photos could not be cloaked, the first {failed[0].source}: {failed[0].reason}"
+            )
+        files = {
+            photo: folder / "cloaked" / rows[key].target if rows[key].status == "cloaked" else None
+            for key, photo in originals.items()
+        }
+        dssim = {photo: self.dssim(photo, file) for photo, file in files.items() if file is not None}
+        return Cloaks(wanted.recipe, files, dssim)
+
+    def folder(self, wanted: CloakSet) -> Path:
+        """Where the files of a set are: scraped/ has links to the originals, cloaked/ what `bulk.run` wrote."""
+        return self.out / "cloaks" / wanted.label
+
+    def missing(self, wanted: CloakSet) -> int:
+        """How many photos of a set are yet to be cloaked."""
+        folder = self.folder(wanted) / "cloaked"
+        there = set()
+        if (folder / OWN_FOLDER).is_dir():
+            with Manifest(folder) as manifest:
+                there = {Path(row.source).name for row in manifest.rows()}
+        return sum(photo.name not in there for one in wanted.people for photo in one.scraped)
+
+    def dssim(self, original: Path, changed: Path) -> float:
+        """DSSIM between two files round the face nearest to the middle of the original."""
+        before = prepare(original, self.detector)
+        top, left, bottom, right = before.regions[central(before)]
+        return dssim_pixels(before.photo.pixels[top:bottom, left:right], read(changed).pixels[top:bottom, left:right])
+
+
+def central(photo: Prepared) -> int:
+    """Index of the face nearest to the middle: in collections by person that is the person."""
+    height, width = photo.photo.size
+    middles = [(f.box[0] + f.box[2] / 2 - width / 2, f.box[1] + f.box[3] / 2 - height / 2) for f in photo.faces]
+    return int(np.argmin([np.hypot(*middle) for middle in middles]))

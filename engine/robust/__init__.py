@@ -1,0 +1,1 @@
+"""Adversarial training of extractors: robust checkpoints, whose cloaks transfer."""
