@@ -86,8 +86,7 @@ def run(
             raise InputError(str(error)) from error
 
     try:
-        names = tuple(name.strip() for name in extractors.split(",")) if extractors else None
-        recipe = Recipe.of(mode, rho=rho, steps=steps, extractors=names, objective=objective, solver=solver, seed=seed)
+        recipe = Recipe.of(mode, rho=rho, steps=steps, extractors=_names(extractors), objective=objective, solver=solver, seed=seed)
         detection = Detection(min_score, min_size)
         options = Options(Output(format, quality), restart, dry_run, _shard(shard))
         settings = fingerprint(recipe, detection, options.output, only)
@@ -253,6 +252,96 @@ def convert(
     return OK
 
 
+@app.command
+def evaluate(
+    dataset: Annotated[Path | None, Parameter(help="Folder with a folder of photos for each person.")] = None,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="Folder for report.html, results.json and all it is made of.")] = None,
+    presets: Annotated[str | None, Parameter(help="Which, e.g. budget,transfer, or all; --list tells them.")] = None,
+    people: Annotated[Path | None, Parameter(help="List of who takes part, as a run writes to OUT/people.json.")] = None,
+    users: Annotated[int, Parameter(help="People who cloak their photos.")] = 20,
+    photos: Annotated[int, Parameter(help="Of each user: half are cloaked and scraped, half are clean tests.")] = 10,
+    others: Annotated[int, Parameter(help="People who do not, the tracker's other labels.")] = 100,
+    public: Annotated[int, Parameter(help="People on whom adaptive trackers practise.")] = 40,
+    mode: Annotated[Mode, Parameter(help="Budget: DSSIM .004, .007 or .017 round each face.")] = "mid",
+    rho: Annotated[float | None, Parameter(help="Budget of your own instead of the mode's.")] = None,
+    steps: Annotated[int | None, Parameter(help="Solver steps instead of the solver's own.")] = None,
+    extractors: Annotated[str | None, Parameter(help="Networks to cloak against, as in `cloak run`.")] = None,
+    objective: Annotated[Objective, Parameter(help="As in `cloak run`.")] = "away",
+    solver: Annotated[SolverName, Parameter(help="As in `cloak run`.")] = "projected",
+    format: Annotated[Format, Parameter(help="Of the cloaked files; keep: as the photos came.")] = "keep",
+    quality: Annotated[int | None, Parameter(help="1-100 for lossy formats; default: the source's or better.")] = None,
+    recognisers: Annotated[
+        str | None,
+        Parameter(help="Trackers' eyes, e.g. sface,dlib,human=FOLDER; default: all extractors, and dlib if installed."),
+    ] = None,
+    services: Annotated[str | None, Parameter(help="Cloud services to ask: rekognition,azure,facepp.")] = None,
+    consent: Annotated[bool, Parameter(negative="", help="The photos may be sent to these services.")] = False,
+    seed: Annotated[int, Parameter(help="Of every random choice.")] = 0,
+    dry_run: Annotated[bool, Parameter(negative="", help="Say what it would cost; compute nothing.")] = False,
+    restart: Annotated[bool, Parameter(negative="", help="Do finished presets again; cloaks and embeddings stay.")] = False,
+    list_: Annotated[bool, Parameter("--list", negative="", help="List the presets.")] = False,
+    json: Json = False,
+) -> int:
+    """Measure whether cloaks protect: trackers, floors, the paper's figures and its critics'. Resumes."""
+    from engine.evaluate import cost
+    from engine.evaluate.evaluation import evaluate as run_presets
+    from engine.evaluate.evaluation import study_of
+    from engine.evaluate.presets import catalogue
+    from engine.view import Board
+
+    if list_:
+        for preset in catalogue.PRESETS.values():
+            print(f"{preset.name:<14}{'(default) ' if preset.default else ''}{preset.source}: {preset.question}")
+        return OK
+    if dataset is None or out is None:
+        return _usage("evaluate takes DATASET --out DIR; --list shows the presets", as_json=json)
+    board = Board(quiet=json)
+    try:
+        chosen = catalogue.chosen(presets)
+        study = study_of(
+            dataset,
+            out,
+            recipe=Recipe.of(
+                mode,
+                rho=rho,
+                steps=steps,
+                extractors=_names(extractors),
+                objective=objective,
+                solver=solver,
+                seed=seed,
+            ),
+            output=Output(format, quality),
+            people=people,
+            counts={"users": users, "photos": photos, "others": others, "public": public},
+            recognisers=_names(recognisers),
+            services=_names(services) or (),
+            consent=consent,
+            board=board,
+        )
+    except ValueError as error:
+        return _usage(str(error), as_json=json)
+    priced = cost.prices(study, chosen)
+    if dry_run or not json:
+        board.prices(priced)
+    if dry_run:
+        if json:
+            _print_json([asdict(one) for one in priced])
+        return OK
+    try:
+        with board:
+            run_presets(study, chosen, restart=restart, started=board.preset)
+    except KeyboardInterrupt:
+        print(f"Interrupted. What was done is in {out}; the same command goes on from there.", file=sys.stderr)
+        return INTERRUPTED
+    if json:
+        _print_json(_read_json(out / "results.json"))
+    else:
+        print(f"{out / 'report.html'}")
+    return OK
+
+
 def _shard(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal()):
@@ -260,8 +349,16 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in text.split(",")) if text else None
+
+
 def _print_json(value: object) -> None:
     print(json.dumps(value))
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def _usage(message: str, *, as_json: bool) -> int:

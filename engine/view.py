@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from engine.bulk.manifest import Row
 from engine.bulk.run import Summary
 from engine.config import Recipe
+
+if TYPE_CHECKING:  # an evaluation brings matplotlib along
+    from engine.evaluate.cost import Price
+    from engine.evaluate.presets import Preset
 
 SHOWN = 20
 """Photos that are named one by one; the rest is in the manifest."""
@@ -94,3 +108,59 @@ class View:
                 "Against most others they do next to nothing: see 'Does it protect?' in the README.\n"
                 "Publish no clean photo of the same face."
             )
+
+
+class Board:
+    """Progress of an evaluation on stderr; its price and where it is to be found on stdout. A context manager."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        """quiet: nothing but the progress bar, for `--json`."""
+        self._console = Console(stderr=True, highlight=False)
+        self._quiet = quiet
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._what = ""
+
+    def __enter__(self) -> Board:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def prices(self, prices: Sequence[Price]) -> None:
+        """What is going to be done, and about how long it takes."""
+        for one in prices:
+            print(
+                f"{one.preset:<14}{one.cloaks:5} photos to cloak, {one.embeddings:5} to show to each recogniser, "
+                f"about {one.seconds / 60:.0f} min"
+            )
+        print(f"about {sum(one.seconds for one in prices) / 60:.0f} minutes in all, less what is already done")
+
+    def preset(self, preset: Preset) -> None:
+        """A preset begins."""
+        self.say(f"{preset.name}: {preset.question}")
+
+    def say(self, line: str) -> None:
+        """A line of its own."""
+        if not self._quiet:
+            self._console.print(escape(line))
+
+    def progress(self, what: str, done: int, all: int) -> None:
+        """`done` of `all` of what is being done now."""
+        if what != self._what:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._task, self._what = self._progress.add_task(escape(what), total=all), what
+        assert self._task is not None
+        self._progress.update(self._task, completed=done, total=all)

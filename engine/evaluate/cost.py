@@ -1,0 +1,86 @@
+"""What an evaluation will cost before it is begun: photos to cloak, photos to embed, and about how long that takes here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+
+from engine.config import Recipe
+from engine.evaluate.presets import Preset
+from engine.evaluate.study import Study
+from engine.extractors import card
+
+SHARE = 0.3
+"""Share of the device's product peak that the networks reach, forward and backward (measured on two cores with AVX2:
+.2 to .45 by network)."""
+PREPARING = 0.03
+"""Seconds to decode, detect and cut a photo of 250 pixels."""
+INSTALLED = 0.35
+"""Seconds a recogniser of another library takes for a photo (dlib, two cores)."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """Of one preset. cloaks, embeddings: photos still to be cloaked and shown to each recogniser, those of presets before
+    it not counted again. seconds: about how long, in all.
+    """
+
+    preset: str
+    cloaks: int
+    embeddings: int
+    seconds: float
+
+
+def prices(study: Study, presets: Sequence[Preset]) -> list[Price]:
+    """What each preset adds, in this order."""
+    found, priced = [], set()
+    clean = len({photo for one in (*study.people.users, *study.people.others) for photo in (*one.scraped, *one.tests)})
+    for number, preset in enumerate(presets):
+        cloaks, seconds = 0, preset.seconds(study)
+        for wanted in preset.cloaks(study):
+            fresh = tuple(one for one in wanted.people if (wanted.label, one.name) not in priced)
+            priced |= {(wanted.label, one.name) for one in fresh}
+            missing = study.missing(type(wanted)(wanted.recipe, fresh, wanted.output))
+            cloaks += missing
+            seconds += missing * seconds_per_cloak(wanted.recipe)
+        embeddings = preset.embeddings(study) + (clean if number == 0 else 0)
+        seconds += embeddings * sum(seconds_per_embedding(one.extractors, one.name) for one in study.recognisers)
+        found.append(Price(preset.name, cloaks, embeddings, seconds))
+    return found
+
+
+def seconds_per_cloak(recipe: Recipe) -> float:
+    """About how long one face takes: every step a pass forward and its gradient, which costs two more."""
+    return PREPARING + recipe.steps * 3 * sum(gflops(name) for name in recipe.names) / (SHARE * peak())
+
+
+def seconds_per_embedding(extractors: Sequence[str], name: str) -> float:
+    """About how long one photo takes in a recogniser: the engine's own by their operations, others by experience."""
+    if tuple(extractors) != (name,):
+        return INSTALLED
+    return PREPARING + gflops(name) / (SHARE * peak())
+
+
+@cache
+def gflops(name: str) -> float:
+    """10^9 operations of a forward pass of one crop."""
+    return float(card(name)["gflops"])
+
+
+@cache
+def peak(size: int = 1024) -> float:
+    """GFLOP/s of a float32 product of two square matrices here: the best of five."""
+    matrix = jnp.ones((size, size))
+    product = jax.jit(lambda a: a @ a)
+    product(matrix).block_until_ready()
+    best = float("inf")
+    for _ in range(5):
+        begun = time.perf_counter()
+        product(matrix).block_until_ready()
+        best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best / 1e9
