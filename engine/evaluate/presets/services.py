@@ -87,14 +87,14 @@ def ask(study: Study, provider: Provider) -> tuple[list[dict[str, Value]], list[
     """
     users, others = study.people.users, study.people.others
     tracker = ServiceTracker(provider, consent=True, say=study.say)
-    study.say(f"{provider.name}, floor and {' and '.join(kinds(study))} cloaks: {cost(study, provider)}")
+    sets = {kind: study.cloaks(wanted) for kind, wanted in kinds(study).items()}  # before anything is sent
+    study.say(f"{provider.name}, floor and {' and '.join(sets)} cloaks: {cost(study, provider)}")
     rows: list[dict[str, Value]] = []
     sentences: list[str] = []
     kind = "none"
     try:
         floor = name(tracker, users, others)
-        for kind, wanted in kinds(study).items():
-            made = study.cloaks(wanted)
+        for kind, made in sets.items():
             measured = measure(tracker, users, others, cloaked=made.files, made_with=made.made_with, floor=floor)
             rows.append(_row(provider, ASKED, "", kind, measured, made))
             sentences.append(

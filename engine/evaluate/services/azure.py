@@ -44,6 +44,7 @@ class AzureFace:
     def __init__(
         self, endpoint: str, key: str, *, http: requests.Session, wait: Callable[[float], None] = time.sleep
     ) -> None:
+        """Sends nothing."""
         self.http = http
         self.http.headers[SECRET] = key
         self.root = f"{endpoint.rstrip('/')}/face/v1.2"
@@ -87,7 +88,7 @@ class AzureFace:
         raise ServiceError(f"{self.name}: training has not ended after {TRAINING} s")
 
     def identify(self, photo: bytes) -> int:
-        """The label of the best candidate, however low the confidence (confidenceThreshold=0, not the service's own)."""
+        """The label of the best candidate, however low its confidence (confidenceThreshold=0, not the service's)."""
         faces = self._detect(photo)
         if not faces:
             return NOBODY
@@ -140,8 +141,8 @@ class AzureFace:
 
 
 def calls(load: Load) -> int:
-    """Each photo to learn from, two calls a test (detect, identify), a person each, and the group's life: create, train,
-    ask for the state, delete. A photo with several faces takes two more.
+    """One for each photo to learn from, two for a test (detect, identify), one for a person, four for the group
+    (create, train, ask whether that has ended, delete). A photo with several faces takes two more.
     """
     return load.scraped + 2 * load.tests + load.people + 4
 
@@ -160,13 +161,12 @@ PROVIDER = Provider(
     key="azure",
     name=AzureFace.name,
     terms=(
-        "The photo files are sent to your Azure resource in its region. Features of the faces to learn from are kept in "
-        "a large person group until it is deleted at the end, those of test photos for a minute; the service says that "
-        "it keeps no image. Your subscription must be approved for identification (Limited Access)."
+        "The photo files are sent to your Azure resource in its region. Features of the faces to learn from are kept "
+        "in a large person group until it is deleted at the end, those of test photos for a minute; the service says "
+        "that it keeps no image. Your subscription must be approved for identification (Limited Access)."
     ),
     usd=0.001,
-    source="azure.microsoft.com, Face API pricing, tier S0 up to a million calls a month; the page has no fixed figures, "
-    "this one is of June 2019: check it",
+    source="tier S0, first million calls a month, as of June 2019: check azure.microsoft.com/pricing",
     pace=0.4,
     limits=Limits(size=6 * 1024 * 1024, side=4096),
     package="requests",

@@ -46,6 +46,7 @@ class FacePlusPlus:
         endpoint: str = HOME,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
+        """Sends nothing."""
         self.http = http
         self.credentials = {"api_key": key, "api_secret": secret}
         self.root = f"{endpoint.rstrip('/')}/facepp/v3"

@@ -29,6 +29,7 @@ class Rekognition:
     name = "Amazon Rekognition"
 
     def __init__(self, client: Any) -> None:
+        """Sends nothing."""
         self.client = client
         self.collection = f"fawkes-engine-{uuid.uuid4()}"
         self.where = f"Collection {self.collection} of {self.name} in {client.meta.region_name}"
@@ -116,12 +117,13 @@ PROVIDER = Provider(
     name=Rekognition.name,
     terms=(
         "The photo files are sent to Amazon Web Services in the region of your configuration. Vectors of the faces to "
-        "learn from are kept in a collection until it is deleted at the end; the service says that it keeps no image of "
-        "these calls, but AWS may store what is sent to it to improve its services unless your organisation has opted "
-        "out (AI services opt-out policy)."
+        "learn from are kept in a collection until it is deleted at the end; the service says that it keeps no image "
+        "of these calls, but AWS may store what is sent to it to improve its services unless your organisation has "
+        "opted out (AI services opt-out policy)."
     ),
     usd=0.001,
-    source="aws.amazon.com/rekognition/pricing, group 1, first million images a month in us-east-1, as of October 2026",
+    source="group 1, first million images a month in us-east-1, as of December 2025: check aws.amazon.com/rekognition/"
+    "pricing",
     pace=0.4,
     limits=Limits(size=5 * 1024 * 1024, side=10_000),
     package="boto3",

@@ -129,16 +129,21 @@ def session(service: Service, *, left: Callable[[str], None]) -> Iterator[Servic
         service.open()
         yield service
     except BaseException as error:
-        _delete(service, lambda line: (left(line), error.add_note(line)))
+        _delete(service, left, error)
         raise
-    _delete(service, left)
+    _delete(service, left, None)
 
 
-def _delete(service: Service, left: Callable[[str], object]) -> None:
+def _delete(service: Service, left: Callable[[str], None], cause: BaseException | None) -> None:
+    def report(line: str) -> None:
+        left(line)
+        if cause is not None:
+            cause.add_note(line)
+
     try:
         service.close()
     except ServiceError as error:
-        left(f"{service.where} could not be deleted: {error}. Delete it by hand.")
+        report(f"{service.where} could not be deleted: {error}. Delete it by hand.")
     except BaseException:
-        left(f"{service.where} may still be there: its deletion was interrupted. Delete it by hand.")
+        report(f"{service.where} may still be there: its deletion was interrupted. Delete it by hand.")
         raise

@@ -26,6 +26,7 @@ class ServiceTracker:
     extractors: tuple[str, ...] = ()
 
     def __init__(self, provider: Provider, *, consent: bool, say: Callable[[str], None] = lambda line: None) -> None:
+        """Sends nothing."""
         self.name = provider.name
         self.provider = provider
         self.consent = consent
