@@ -544,6 +544,7 @@ def test_the_preset_without_consent_sends_nothing_and_says_so(monkeypatch, study
     for provider in SERVICES.values():
         (sentence,) = (one for one in findings.sentences if one.startswith(provider.name))
         assert "nothing was sent" in sentence
+        assert "would send 16 photos of 4 people without their names" in sentence
         assert provider.terms in sentence
     assert preset.PRESET.cloaks(study) == ()
     assert (preset.PRESET.seconds(study), preset.PRESET.embeddings(study)) == (0, 0)

@@ -37,16 +37,19 @@ def cloaks(study: Study) -> Sequence[CloakSet]:
     return tuple(kinds(study).values()) if check(study.consent) else ()
 
 
-def cost(study: Study, provider: Provider) -> Cost:
-    """Of one service: it learns once from clean photos (the floor), and once more for each kind of cloaks."""
-    users, others = study.people.users, study.people.others
-    everybody = (*users, *others)
-    load = Load(
+def load(study: Study) -> Load:
+    """Of one training and its tests."""
+    everybody = (*study.people.users, *study.people.others)
+    return Load(
         people=len(everybody),
         scraped=sum(len(one.scraped) for one in everybody),
         tests=sum(len(one.tests) for one in everybody),
     )
-    return provider.cost(load, times=1 + len(kinds(study)))
+
+
+def cost(study: Study, provider: Provider) -> Cost:
+    """Of one service: it learns once from clean photos (the floor), and once more for each kind of cloaks."""
+    return provider.cost(load(study), times=1 + len(kinds(study)))
 
 
 def seconds(study: Study) -> float:
@@ -63,15 +66,17 @@ def run(study: Study) -> Findings:
     sentences: list[str] = []
     for key, provider in SERVICES.items():
         reason = provider.refusal(consent=key in consent)
-        price = cost(study, provider)
         if reason is None:
             own, said = ask(study, provider)
             rows += own
             sentences += said
             continue
         rows.append(_row(provider, NOT_ASKED, reason, "none"))
+        one = load(study)
         sentences.append(
-            f"{provider.name} was not asked: {reason}; nothing was sent. Asking it would take {price}. {provider.terms}"
+            f"{provider.name} was not asked: {reason}; nothing was sent. Asking it would send {one.scraped + one.tests} "
+            f"photos of {one.people} people without their names, clean and cloaked, in {cost(study, provider)}. "
+            f"{provider.terms}"
         )
     if not robust():
         sentences.append(
