@@ -74,9 +74,9 @@ def run(study: Study) -> Findings:
         rows.append(_row(provider, NOT_ASKED, reason, "none"))
         one = load(study)
         sentences.append(
-            f"{provider.name} was not asked: {reason}; nothing was sent. Asking it would send {one.scraped + one.tests} "
-            f"photos of {one.people} people without their names, clean and cloaked, in {cost(study, provider)}. "
-            f"{provider.terms}"
+            f"{provider.name} was not asked: {reason}; nothing was sent. Asking it would send "
+            f"{one.scraped + one.tests} photos of {one.people} people without their names, clean and cloaked, in "
+            f"{cost(study, provider)}. {provider.terms}"
         )
     if not robust():
         sentences.append(
