@@ -82,7 +82,9 @@ class Cloaks:
 
 @dataclass
 class Study:
-    """One evaluation. out: its folder. recipe: of the cloaks that are judged. say: gets a line of progress."""
+    """One evaluation. out: its folder. recipe: of the cloaks that are judged. consent: names of the services
+    (`engine.evaluate.services`) that photos may be sent to; none unless somebody says so. say: gets a line of progress.
+    """
 
     people: People
     out: Path
@@ -91,6 +93,7 @@ class Study:
     detection: Detection = field(default_factory=Detection)
     recognisers: tuple[Recogniser, ...] = ()
     seed: int = 0
+    consent: tuple[str, ...] = ()
     say: Callable[[str], None] = lambda line: None
     progress: Callable[[str, int, int], None] = lambda what, done, all: None
 

@@ -1,0 +1,153 @@
+"""Protection against the cloud services that face recognition is sold as (Fawkes, section 6, Table 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import nan
+
+from engine.evaluate.presets import Findings, Preset, Value
+from engine.evaluate.protocol import Measured, Rate, measure, name
+from engine.evaluate.services import SERVICES, Cost, Load, Provider, ServiceError, ServiceTracker, check
+from engine.evaluate.study import Cloaks, CloakSet, Study
+from engine.extractors.registry import tables
+
+NOT_ASKED = "not asked: nothing was sent"
+ASKED = "asked"
+FAILED = "asked, and failed"
+
+NOTHING = Measured("", "held-out", Rate(nan, nan, nan), Rate(nan, nan, nan), nan, nan, 0, 0, 0, 0, 0)
+"""The figures of a service that gave none."""
+
+
+def robust() -> tuple[str, ...]:
+    """The adversarially trained extractors of the registry."""
+    return tuple(sorted(name for name, table in tables().items() if table.get("robust")))
+
+
+def kinds(study: Study) -> dict[str, CloakSet]:
+    """The columns of the table: normal cloaks, and robust ones where there is a robust extractor to make them."""
+    wanted = {"normal": study.wanted()}
+    if robust():
+        wanted["robust"] = study.wanted(extractors=robust())
+    return wanted
+
+
+def cloaks(study: Study) -> Sequence[CloakSet]:
+    """None where no service may be asked."""
+    return tuple(kinds(study).values()) if check(study.consent) else ()
+
+
+def load(study: Study) -> Load:
+    """Of one training and its tests."""
+    everybody = (*study.people.users, *study.people.others)
+    return Load(
+        people=len(everybody),
+        scraped=sum(len(one.scraped) for one in everybody),
+        tests=sum(len(one.tests) for one in everybody),
+    )
+
+
+def cost(study: Study, provider: Provider) -> Cost:
+    """Of one service: it learns once from clean photos (the floor), and once more for each kind of cloaks."""
+    return provider.cost(load(study), times=1 + len(kinds(study)))
+
+
+def seconds(study: Study) -> float:
+    """The calls of the services that may be asked."""
+    return sum(cost(study, SERVICES[key]).calls * SERVICES[key].pace for key in check(study.consent))
+
+
+def run(study: Study) -> Findings:
+    """A row for each service and kind of cloaks; one for a service that was not asked. Raises ValueError if the study
+    consents to a service that there is not.
+    """
+    consent = check(study.consent)
+    rows: list[dict[str, Value]] = []
+    sentences: list[str] = []
+    for key, provider in SERVICES.items():
+        reason = provider.refusal(consent=key in consent)
+        if reason is None:
+            own, said = ask(study, provider)
+            rows += own
+            sentences += said
+            continue
+        rows.append(_row(provider, NOT_ASKED, reason, "none"))
+        one = load(study)
+        sentences.append(
+            f"{provider.name} was not asked: {reason}; nothing was sent. Asking it would send "
+            f"{one.scraped + one.tests} photos of {one.people} people without their names, clean and cloaked, in "
+            f"{cost(study, provider)}. {provider.terms}"
+        )
+    if not robust():
+        sentences.append(
+            "There is no column for robust cloaks: no adversarially trained extractor is in the registry "
+            "(cloak train-robust makes one)."
+        )
+    return Findings(rows, None, sentences, DEVIATIONS)
+
+
+def ask(study: Study, provider: Provider) -> tuple[list[dict[str, Value]], list[str]]:
+    """Rows and sentences of a service that is asked now. A failure of the service is a row with its reason, after those
+    that there are; what could not be deleted is a sentence.
+    """
+    users, others = study.people.users, study.people.others
+    tracker = ServiceTracker(provider, consent=True, say=study.say)
+    sets = {kind: study.cloaks(wanted) for kind, wanted in kinds(study).items()}  # before anything is sent
+    study.say(f"{provider.name}, floor and {' and '.join(sets)} cloaks: {cost(study, provider)}")
+    rows: list[dict[str, Value]] = []
+    sentences: list[str] = []
+    kind = "none"
+    try:
+        floor = name(tracker, users, others)
+        for kind, made in sets.items():
+            measured = measure(tracker, users, others, cloaked=made.files, made_with=made.made_with, floor=floor)
+            rows.append(_row(provider, ASKED, "", kind, measured, made))
+            sentences.append(
+                f"{provider.name} did not name the user on {measured.protection.value:.0%} of their clean photos after "
+                f"learning from {kind} cloaks ({measured.protection.low:.0%} to {measured.protection.high:.0%}), on "
+                f"{measured.floor.value:.0%} with no cloak; it named {measured.others:.0%} of everybody else rightly."
+            )
+    except ServiceError as error:
+        rows.append(_row(provider, FAILED, str(error), kind))
+        sentences.append(
+            f"{provider.name} was asked and failed: {error}. Photos may have been sent; what had been uploaded was "
+            f"{'not all ' if tracker.left else ''}deleted."
+        )
+    return rows, sentences + tracker.left
+
+
+def _row(
+    provider: Provider, status: str, reason: str, kind: str, measured: Measured = NOTHING, made: Cloaks | None = None
+) -> dict[str, Value]:
+    quality = made.quality() if made else {"cloaked": 0, "dssim_mean": nan, "dssim_max": nan}
+    return {
+        "service": provider.name,
+        "status": status,
+        "reason": reason,
+        "cloaks": kind,
+        **measured.row(),
+        "tracker": provider.name,
+        **quality,
+    }
+
+
+DEVIATIONS = (
+    "The paper asked the services of 2020; these are today's, with other models.",
+    "The best match counts, however weak: a service's own threshold would let it name nobody, and that would count as "
+    "protection. Only where a service sees no match at all is the photo counted as taken for somebody else.",
+    "Services learn the largest face of a photo, the evaluation means the one nearest to its middle.",
+    "Photos that a service does not take (format, size, not upright) are sent re-encoded, scaled down if need be, "
+    "which can weaken a cloak as it would on any site that does so.",
+    "Rekognition and Face++ compare with single enrolled faces; only Azure trains on all faces of a person.",
+)
+
+PRESET = Preset(
+    name="services",
+    title="Cloud services",
+    source="Fawkes (Shan et al. 2020), section 6, Table 4",
+    question="Do the face recognition services of Amazon, Microsoft and Megvii know a user who cloaks?",
+    cloaks=cloaks,
+    embeddings=lambda study: 0,
+    seconds=seconds,
+    run=run,
+)

@@ -1,0 +1,149 @@
+"""What a face recognition service is to the evaluation: a place to enrol faces, ask for names and delete everything.
+
+Nothing in this module sends anything.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.evaluate.services.upload import Limits
+
+UNKNOWN = -2
+"""What a service names a face that it takes for none of those enrolled."""
+
+
+class ServiceError(RuntimeError):
+    """A service refused or could not be reached. The message names the service, what it said and what to do."""
+
+
+class NotAsked(ServiceError):
+    """Nothing was sent, for want of consent, credentials or a package."""
+
+
+class Service(Protocol):
+    """One collection of faces at a service.
+
+    name: of the service. where: of the collection, in the words of the service, for whoever must delete it by hand.
+    The constructor sends nothing. Use it in a `session`.
+    """
+
+    name: str
+    where: str
+
+    def open(self) -> None:
+        """Create the collection."""
+        ...
+
+    def enrol(self, label: int, photo: bytes) -> bool:
+        """Add the largest face of a photo under a label; whether the service found one."""
+        ...
+
+    def ready(self) -> None:
+        """Return when the service has learnt what was enrolled."""
+        ...
+
+    def identify(self, photo: bytes) -> int:
+        """The label of the enrolled face most like the largest one of a photo; UNKNOWN where the service sees none
+        that is like it, `protocol.NOBODY` where it finds no face.
+        """
+        ...
+
+    def close(self) -> None:
+        """Delete the collection; not being there is no error. Raises ServiceError if it may still be there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one training and one test amount to: how many people, photos to learn from, photos to name."""
+
+    people: int
+    scraped: int
+    tests: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """calls: about how many requests. usd: what they cost at list price without a free tier, None if not known here.
+
+    source: of the price.
+    """
+
+    calls: int
+    usd: float | None
+    source: str
+
+    def __str__(self) -> str:
+        money = "at a price that is not known here" if self.usd is None else f"about US$ {self.usd:.2f}"
+        return f"about {self.calls:,} calls, {money} ({self.source})"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A service that could be asked.
+
+    key: for --services. name: in tables. terms: what is sent, what the service keeps and for how long.
+    usd: list price of one call, None if not known here; source: where and when it was read. pace: seconds a call takes,
+    about. limits: of a photo. package: that the adapter imports. calls: how many requests a load takes.
+    missing: what the environment lacks, in words, None if nothing. connect: an adapter; sends nothing.
+    """
+
+    key: str
+    name: str
+    terms: str
+    usd: float | None
+    source: str
+    pace: float
+    limits: Limits
+    package: str
+    calls: Callable[[Load], int]
+    missing: Callable[[], str | None]
+    connect: Callable[[], Service]
+
+    def cost(self, load: Load, *, times: int = 1) -> Cost:
+        """Of asking `times` times."""
+        calls = self.calls(load) * times
+        return Cost(calls, None if self.usd is None else calls * self.usd, self.source)
+
+    def refusal(self, *, consent: bool) -> str | None:
+        """Why the service may not be asked, None if it may. Without consent not even credentials are looked for."""
+        if not consent:
+            return "it was not named in --services"
+        if importlib.util.find_spec(self.package) is None:
+            return f"the package {self.package} is missing: pip install 'fawkes-engine[services]'"
+        return self.missing()
+
+
+@contextmanager
+def session(service: Service, *, left: Callable[[str], None]) -> Iterator[Service]:
+    """An open service whose collection is deleted at the end, whatever happens.
+
+    left: gets a line that names the collection if it may still be there; an exception on its way out gets it as a note.
+    """
+    try:
+        service.open()
+        yield service
+    except BaseException as error:
+        _delete(service, left, error)
+        raise
+    _delete(service, left, None)
+
+
+def _delete(service: Service, left: Callable[[str], None], cause: BaseException | None) -> None:
+    def report(line: str) -> None:
+        left(line)
+        if cause is not None:
+            cause.add_note(line)
+
+    try:
+        service.close()
+    except ServiceError as error:
+        report(f"{service.where} could not be deleted: {error}. Delete it by hand.")
+    except BaseException:
+        report(f"{service.where} may still be there: its deletion was interrupted. Delete it by hand.")
+        raise
