@@ -316,9 +316,9 @@ def evaluate(
             people=people,
             counts={"users": users, "photos": photos, "others": others, "public": public},
             recognisers=_names(recognisers),
-            services=_names(services) or (),
-            consent=consent,
-            board=board,
+            consent=_names(services) or (),
+            say=board.say,
+            progress=board.progress,
         )
     except ValueError as error:
         return _usage(str(error), as_json=json)

@@ -17,6 +17,7 @@ from engine.evaluate import figures, report
 from engine.evaluate.presets import Findings, Preset
 from engine.evaluate.study import Study
 
+PEOPLE = "people.json"
 DONE = "findings"
 """Folder of what is kept of each preset."""
 
@@ -94,24 +95,34 @@ def study_of(
     recipe: Recipe,
     output: Output,
     people: Path | None,
-    counts: dict[str, int],
-    recognisers: Sequence[str] | None,
-    services: Sequence[str],
-    consent: bool,
-    board: Board,
+    counts: Mapping[str, int],
+    recognisers: Sequence[str] | None = None,
+    consent: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, all: None,
 ) -> Study:
     """The study of a call: its people chosen, or read from a list, and written to OUT/people.json.
 
-    Raises ValueError for settings that make no sense, and for a folder that holds another evaluation's people.
+    counts: as `dataset.choose` takes them. recognisers: as `recognisers.recogniser` takes them, by default all
+    extractors, and dlib where it is installed. consent: the services that may be sent photos. Raises ValueError for
+    settings that make no sense.
     """
     sharding.configure()
+    for name in recipe.names:
+        registry.find(name)
     chosen = choose(dataset, seed=recipe.seed, **counts) if people is None else People.load(people, dataset)
-    out.mkdir(parents=True, exist_ok=True)
+    names = [*registry.available(), *(["dlib"] if find_spec("dlib") else [])] if recognisers is None else recognisers
+    detector = DetectedOnce()
+    known = tuple(Remembered(recogniser(name, detector), out / "cache", progress) for name in dict.fromkeys(names))
     chosen.save(out / PEOPLE, dataset)
     return Study(
         people=chosen,
         out=out,
         recipe=recipe,
         output=output,
-        recognisers=...,
+        recognisers=known,
+        consent=check(consent),
+        seed=recipe.seed,
+        say=say,
+        progress=progress,
     )
