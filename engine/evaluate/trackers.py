@@ -24,10 +24,11 @@ SPREAD = 8.0
 """Mean distance of the embeddings from their mean that the linear head is given, whatever the network's own is."""
 STEPS = 500
 """Most steps of the linear head: a bound for what does not converge."""
-FLAT = 1e-5
+FLAT = 1e-6
 """Largest entry of the gradient at which it has converged."""
-ROWS = 128
-"""The linear head is compiled for multiples of as many embeddings: seldom, as conditions differ by a few photos."""
+ROWS, CLASSES, LEAST_DIM = 256, 64, 128
+"""What the linear head's arrays are filled up to multiples of (the dimension: a power of two). It takes seconds to
+compile, and the conditions of an evaluation differ by a few photos or people."""
 
 
 def softmax_regression(
@@ -42,25 +43,26 @@ def softmax_regression(
         >>> (np.eye(2) @ kernel + bias).argmax(axis=1)
         array([0, 1])
     """
-    padded = -len(rows) % ROWS
-    weights = np.pad(np.full(len(rows), 1 / len(rows), np.float32), (0, padded))
+    (count, dim), more = rows.shape, -len(rows) % ROWS
+    dims = max(LEAST_DIM, 1 << (dim - 1).bit_length())
+    absent = np.arange(classes + -classes % CLASSES) >= classes
     kernel, bias = _minimise(
-        np.pad(np.asarray(rows, np.float32), ((0, padded), (0, 0))),
-        np.pad(np.asarray(labels, np.int32), (0, padded)),
-        weights,
-        jnp.zeros((rows.shape[1], classes), jnp.float32),
+        np.pad(np.asarray(rows, np.float32), ((0, more), (0, dims - dim))),
+        np.pad(np.asarray(labels, np.int32), (0, more)),
+        np.pad(np.full(count, 1 / count, np.float32), (0, more)),
+        np.where(absent, np.float32(-1e9), np.float32(0)),
     )
-    return np.asarray(kernel), np.asarray(bias)
+    return np.asarray(kernel)[:dim, :classes], np.asarray(bias)[:classes]
 
 
 @jax.jit
 def _minimise(
-    x: Float[Array, "n d"], y: Int[Array, "n"], weights: Float[Array, "n"], start: Float[Array, "d k"]
+    x: Float[Array, "n d"], y: Int[Array, "n"], weights: Float[Array, "n"], offset: Float[Array, "k"]
 ) -> tuple[Float[Array, "d k"], Float[Array, "k"]]:
     def loss(params: tuple[jax.Array, jax.Array]) -> jax.Array:
         kernel, bias = params
         # TF32 products, a GPU's default, end the line search long before the gradient is flat.
-        logits = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST) + bias[None]
+        logits = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST) + (bias + offset)[None]
         fit = jnp.sum(weights * optax.softmax_cross_entropy_with_integer_labels(logits, y))
         return fit + DECAY * jnp.sum(kernel**2)
 
@@ -74,7 +76,7 @@ def _minimise(
         flattest = jnp.max(jnp.array([jnp.max(jnp.abs(part)) for part in jax.tree.leaves(gradient)]))
         return count + 1, optax.apply_updates(params, update), state, flattest
 
-    params = (start, jnp.zeros(start.shape[1], jnp.float32))
+    params = (jnp.zeros((x.shape[1], offset.shape[0]), jnp.float32), jnp.zeros_like(offset))
     begin = (jnp.int32(0), params, solver.init(params), jnp.float32(jnp.inf))
     return jax.lax.while_loop(lambda carry: (carry[0] < STEPS) & (carry[3] > FLAT), step, begin)[1]
 
