@@ -31,8 +31,9 @@ class Schedule:
     """AdamW (Loshchilov and Hutter, ICLR 2019): the rate rises over the first twentieth of the steps and falls to zero
     along a cosine.
 
-    epochs: passes over the examples; more where that makes fewer than `least` steps. batch: examples a step. rate: the highest. decay: of matrices and kernels, not of
-    biases and scales. look: the augmentation. watch: the tests are named after every so many epochs, and the last.
+    epochs: passes over the examples; more where that makes fewer than `least` steps. batch: examples a step. rate: the
+    highest. decay: of matrices and kernels, not of biases and scales. look: the augmentation. watch: how many times the
+    tests are named on the way, the last time at the end.
     """
 
     epochs: int
@@ -40,7 +41,7 @@ class Schedule:
     rate: float = 1e-3
     decay: float = 0.0
     look: Range = LOOK
-    watch: int = 1
+    watch: int = 10
     least: int = 1
 
     def __post_init__(self) -> None:
@@ -86,8 +87,8 @@ def fit(
 ) -> tuple[Model, tuple[float, ...], tuple[float, ...]]:
     """The trained model, and its loss and accuracy by epoch.
 
-    examples: arrays of one leading axis n. objective: hashable, compiled once for each shape. after: called after every
-    epoch that the schedule watches. Raises ValueError for no examples and FloatingPointError where the loss is no
+    examples: arrays of one leading axis n. objective: hashable, compiled once for each shape. after: called with the
+    number of the epoch, from 1, and the model whenever the schedule watches. Raises ValueError for no examples and FloatingPointError where the loss is no
     longer finite.
     """
     count = len(jax.tree.leaves(examples)[0])
@@ -96,6 +97,7 @@ def fit(
     batches = -(-count // schedule.batch)
     epochs = max(schedule.epochs, -(-schedule.least // batches))
     steps = batches * epochs
+    watched = set(np.linspace(epochs, 0, schedule.watch, endpoint=False).round().astype(int).tolist())
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
     zero = jnp.zeros(())
     state = _State(model, _optimiser(schedule, steps).init(model), zero, zero)  # type: ignore[arg-type]
@@ -112,7 +114,7 @@ def fit(
         accuracies.append(float(state.right) / batches)
         if not np.isfinite(losses[-1]):
             raise FloatingPointError(f"the loss is {losses[-1]} after epoch {epoch + 1}; try a lower rate")
-        if (epoch + 1) % schedule.watch == 0 or epoch + 1 == epochs:
+        if epoch + 1 in watched:
             after(epoch + 1, state.model)
     return state.model, tuple(losses), tuple(accuracies)
 

@@ -22,9 +22,9 @@ from engine.evaluate.small_net import SIZE, WINDOW, SmallNet
 from engine.evaluate.views import Range, View, draw, lit, straight, window
 from engine.extractors import Extractor, crop, embed, embed_batch, load
 
-FINE_TUNING = Schedule(epochs=6, batch=16, rate=1e-4, least=40)
+FINE_TUNING = Schedule(epochs=6, batch=16, rate=1e-4, watch=3, least=40)
 FROM_SCRATCH = Schedule(
-    epochs=40, rate=3e-3, decay=0.05, watch=4, least=400, look=Range(shift=0.06, zoom=0.12, gain=0.25, lift=0.1)
+    epochs=40, rate=3e-3, decay=0.05, least=400, look=Range(shift=0.06, zoom=0.12, gain=0.25, lift=0.1)
 )
 HEAD_STEPS, HEAD_RATE = 200, 0.02
 LABEL_SMOOTHING = 0.1
