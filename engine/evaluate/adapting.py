@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, PRNGKeyArray, UInt8
 
 from engine.evaluate.canvases import Canvases, stack
 from engine.evaluate.descent import Schedule, fit
-from engine.evaluate.training import SCALE, Classifier, embeddings, head, look
+from engine.evaluate.training import SCALE, Classifier, embeddings, look, with_head
 from engine.evaluate.views import Range, draw
 from engine.extractors import Extractor
 
@@ -62,7 +62,7 @@ def adapt(
     """
     plain = embeddings(extractor, clean)
     examples = Pair(np.concatenate([clean, cloaked]), np.tile(labels, 2), np.tile(plain, (2, 1)))
-    start = Classifier(extractor, *head(plain, labels, int(labels.max()) + 1))
+    start = with_head(extractor, plain, labels)
     key = jax.random.key(seed)
     trained, loss, _ = fit(start, examples, objective=_alike, schedule=schedule, key=key)
     return trained.extractor, loss

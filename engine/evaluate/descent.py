@@ -88,8 +88,8 @@ def fit(
     """The trained model, and its loss and accuracy by epoch.
 
     examples: arrays of one leading axis n. objective: hashable, compiled once for each shape. after: called with the
-    number of the epoch, from 1, and the model whenever the schedule watches. Raises ValueError for no examples and FloatingPointError where the loss is no
-    longer finite.
+    number of the epoch, from 1, and the model whenever the schedule watches. Raises ValueError for no examples and
+    FloatingPointError where the loss is no longer finite.
     """
     count = len(jax.tree.leaves(examples)[0])
     if not count:

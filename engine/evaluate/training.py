@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from engine.evaluate.canvases import Canvases, stack
 from engine.evaluate.descent import History, Schedule, batched, fit
 from engine.evaluate.protocol import NOBODY
 from engine.evaluate.small_net import SIZE, WINDOW, SmallNet
+from engine.evaluate.trackers import softmax_regression
 from engine.evaluate.views import Range, View, draw, lit, straight, window
 from engine.extractors import Extractor, crop, embed, embed_batch, load
 
@@ -26,7 +26,6 @@ FINE_TUNING = Schedule(epochs=6, batch=16, rate=1e-4, watch=3, least=40)
 FROM_SCRATCH = Schedule(
     epochs=40, rate=3e-3, decay=0.05, least=400, look=Range(shift=0.06, zoom=0.12, gain=0.25, lift=0.1)
 )
-HEAD_STEPS, HEAD_RATE = 200, 0.02
 LABEL_SMOOTHING = 0.1
 """Szegedy et al., CVPR 2016, section 7."""
 KEPT = 0.5
@@ -56,28 +55,10 @@ def look(extractor: Extractor, canvas: UInt8[Array, "c c 3"], view: View) -> Flo
     return embed(extractor, pixels, window_yx=window(view, extractor.spec.window))
 
 
-def head(
-    embeddings: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], count: int
-) -> tuple[Float[Array, "d k"], Float[Array, " k"]]:
-    """Kernel and bias of a softmax head, by HEAD_STEPS steps of Adam over all embeddings, from zero."""
-    return _head(jnp.asarray(embeddings), jnp.asarray(labels, jnp.int32), count=count)
-
-
-@functools.partial(jax.jit, static_argnames="count")
-def _head(embeddings, labels, *, count: int):
-    optimiser = optax.adam(HEAD_RATE)
-    start = jnp.zeros((embeddings.shape[1], count)), jnp.zeros(count)
-
-    def loss(weights):
-        logits = SCALE * embeddings @ weights[0] + weights[1][None]
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-
-    def step(_, carry):
-        weights, state = carry
-        update, state = optimiser.update(jax.grad(loss)(weights), state, weights)
-        return optax.apply_updates(weights, update), state
-
-    return jax.lax.fori_loop(0, HEAD_STEPS, step, (start, optimiser.init(start)))[0]
+def with_head(extractor: Extractor, rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"]) -> Classifier:
+    """An extractor with a softmax head trained to convergence on embeddings of it; labels 0..k-1."""
+    kernel, bias = softmax_regression(SCALE * rows, labels, classes=int(labels.max()) + 1)
+    return Classifier(extractor, jnp.asarray(kernel), jnp.asarray(bias))
 
 
 def logits(model: Classifier, canvas: UInt8[Array, "c c 3"], view: View) -> Float[Array, " k"]:
@@ -175,9 +156,9 @@ class FineTuned:
 
     def learn(self, photos: Sequence[Path], labels: Int[np.ndarray, "n"], tests: Sequence[Path]) -> History:
         """The same with the curves. Raises ValueError where no photo to learn from has a face."""
-        known, count = _examples(self.canvases, photos, labels)
+        known = _examples(self.canvases, photos, labels)
         extractor = load(self.network)
-        model = Classifier(extractor, *head(embeddings(extractor, known.canvas), known.label, count))
+        model = with_head(extractor, embeddings(extractor, known.canvas), known.label)
         return _train(model, known, self, tests, _named_rightly, _classify)
 
 
@@ -203,18 +184,16 @@ class FromScratch:
 
     def learn(self, photos: Sequence[Path], labels: Int[np.ndarray, "n"], tests: Sequence[Path]) -> History:
         """The same with the curves. Raises ValueError where no photo to learn from has a face."""
-        known, count = _examples(self.canvases, photos, labels)
-        model = Scratch.new(count, width=self.width, seed=self.seed)
+        known = _examples(self.canvases, photos, labels)
+        model = Scratch.new(int(known.label.max()) + 1, width=self.width, seed=self.seed)
         return _train(model, known, self, tests, _learnt_from_scratch, _classify_scratch)
 
 
-def _examples(canvases: Canvases, photos: Sequence[Path], labels: Int[np.ndarray, "n"]) -> tuple[Photos, int]:
-    """The photos with a face, and how many labels there are."""
-    labels = np.asarray(labels, np.int32)
+def _examples(canvases: Canvases, photos: Sequence[Path], labels: Int[np.ndarray, "n"]) -> Photos:
     found, there = stack(canvases.cut(photos))
     if not there.any():
         raise ValueError(f"no face was found on any of the {len(photos)} photos to learn from")
-    return Photos(found, labels[there]), int(labels.max()) + 1
+    return Photos(found, np.asarray(labels, np.int32)[there])
 
 
 def _train(
