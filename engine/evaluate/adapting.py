@@ -1,6 +1,6 @@
 """An extractor that has seen cloaks: fine-tuned on people's photos and on those photos cloaked by this very engine.
 
-Radiya-Dixit and Tramèr (ICLR 2022, section 4): whoever trains a recogniser has the tool as well, cloaks photos of
+Radiya-Dixit and Tramèr (ICLR 2022): whoever trains a recogniser has the tool as well, cloaks photos of
 people at hand, and learns features by which a cloaked photo and a clean one are of the same person.
 """
 

@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from engine.bulk.prepare import digest, prepare
+from engine.bulk.prepare import Prepared, digest, prepare
 from engine.config import CANVAS, Detection
 from engine.detect import Detector
-from engine.evaluate.study import Study, central
+from engine.evaluate.recognisers import central
+from engine.evaluate.study import Study
 from engine.types import PhotoError
 
 Canvas = UInt8[np.ndarray, "c c 3"]
+Pixels = UInt8[np.ndarray, "h w 3"]
 WORKERS = 2
 
 
@@ -58,14 +60,32 @@ class Canvases:
             _write(kept, found)
         return found if found.size else None
 
+    def faces(self, photos: Sequence[Path]) -> list[Pixels | None]:
+        """The region (h, w, 3) of the same faces in the photos' own pixels, where the budget holds; not kept."""
+        with ThreadPoolExecutor(WORKERS) as pool:
+            return list(pool.map(self._face, photos))
+
+    def _face(self, photo: Path) -> Pixels | None:
+        prepared = self._prepared(photo, digest(photo))
+        if prepared is None:
+            return None
+        top, left, bottom, right = prepared.regions[_middle(prepared)]
+        return prepared.photo.pixels[top:bottom, left:right]
+
     def _made(self, photo: Path, hashed: str) -> Canvas | None:
+        prepared = self._prepared(photo, hashed)
+        return None if prepared is None else np.rint(prepared.cuts[_middle(prepared)].canvas * 255).astype(np.uint8)
+
+    def _prepared(self, photo: Path, hashed: str) -> Prepared | None:
         try:
             prepared = prepare(photo, self.detector, sha256=hashed)
         except PhotoError:
             return None
-        if not prepared.faces:
-            return None
-        return np.rint(prepared.cuts[central(prepared)].canvas * 255).astype(np.uint8)
+        return prepared if prepared.faces else None
+
+
+def _middle(prepared: Prepared) -> int:
+    return central([face.box for face in prepared.faces], prepared.photo.size)
 
 
 def stack(canvases: Sequence[Canvas | None]) -> tuple[UInt8[np.ndarray, "k c c 3"], np.ndarray]:

@@ -20,7 +20,7 @@ WINDOW = (24.0, 152.0)
 """The crop of the canvas that it sees: ArcFace's template and 8 pixels more on every side."""
 GROUPS = 8
 SCALE = 16.0
-"""Logits are cosines times this (Wang et al., CosFace, CVPR 2018, section 3.3)."""
+"""Logits are cosines times this (Wang et al., CosFace, CVPR 2018)."""
 
 
 class GroupNorm(nnx.Module):
