@@ -1,0 +1,103 @@
+"""Photos to canvases of their central faces, for trackers that learn from pixels; kept by content hash."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from engine.bulk.prepare import Prepared, digest, prepare
+from engine.config import CANVAS, Detection
+from engine.detect import Detector
+from engine.evaluate.recognisers import central
+from engine.evaluate.study import Study
+from engine.types import PhotoError
+
+Canvas = UInt8[np.ndarray, "c c 3"]
+Pixels = UInt8[np.ndarray, "h w 3"]
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Canvases:
+    """Cuts photos. detector, settings: who finds faces, and how. folder: where canvases are kept, None for nowhere."""
+
+    detector: Detector
+    settings: Detection
+    folder: Path | None = None
+
+    @classmethod
+    def of_study(cls, study: Study) -> Canvases:
+        """With the study's detector and its cache."""
+        return cls(study.detector, study.detection, study.out / "cache" / "canvases")
+
+    def cut(self, photos: Sequence[Path]) -> list[Canvas | None]:
+        """The canvas (176, 176, 3) of the face nearest to the middle of each photo, None where there is no face.
+
+        A photo that cannot be decoded has no face. Raises PhotoError for a file that cannot be read at all.
+        """
+        with ThreadPoolExecutor(WORKERS) as pool:
+            return list(pool.map(self._one, photos))
+
+    def _one(self, photo: Path) -> Canvas | None:
+        hashed = digest(photo)
+        if self.folder is None:
+            return self._made(photo, hashed)
+        kept = self.folder / f"{sha256(f'{hashed} {self.settings}'.encode()).hexdigest()}.npz"
+        if kept.is_file():
+            with np.load(kept, allow_pickle=False) as file:
+                found = file["canvas"]
+        else:
+            made = self._made(photo, hashed)
+            found = np.empty((0, 0, 3), np.uint8) if made is None else made
+            _write(kept, found)
+        return found if found.size else None
+
+    def faces(self, photos: Sequence[Path]) -> list[Pixels | None]:
+        """The region (h, w, 3) of the same faces in the photos' own pixels, where the budget holds; not kept."""
+        with ThreadPoolExecutor(WORKERS) as pool:
+            return list(pool.map(self._face, photos))
+
+    def _face(self, photo: Path) -> Pixels | None:
+        prepared = self._prepared(photo, digest(photo))
+        if prepared is None:
+            return None
+        top, left, bottom, right = prepared.regions[_middle(prepared)]
+        return prepared.photo.pixels[top:bottom, left:right]
+
+    def _made(self, photo: Path, hashed: str) -> Canvas | None:
+        prepared = self._prepared(photo, hashed)
+        return None if prepared is None else np.rint(prepared.cuts[_middle(prepared)].canvas * 255).astype(np.uint8)
+
+    def _prepared(self, photo: Path, hashed: str) -> Prepared | None:
+        try:
+            prepared = prepare(photo, self.detector, sha256=hashed)
+        except PhotoError:
+            return None
+        return prepared if prepared.faces else None
+
+
+def _middle(prepared: Prepared) -> int:
+    return central([face.box for face in prepared.faces], prepared.photo.size)
+
+
+def stack(canvases: Sequence[Canvas | None]) -> tuple[UInt8[np.ndarray, "k c c 3"], np.ndarray]:
+    """Those that are there, in one array, and which they are (n,) bool."""
+    there = np.array([one is not None for one in canvases], bool)
+    found = [one for one in canvases if one is not None]
+    return np.stack(found) if found else np.empty((0, CANVAS, CANVAS, 3), np.uint8), there
+
+
+def _write(path: Path, canvas: Canvas) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: two threads may cut copies of one photo at the same time.
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        np.savez_compressed(file, canvas=canvas)
+    os.replace(file.name, path)
