@@ -12,8 +12,9 @@ PUBLISH = "Publish no clean photo of the same face."
 
 def protection(networks: Sequence[str]) -> tuple[str, str]:
     """What cloaks made on these networks protect against, and what not."""
+    these = "this network" if len(networks) == 1 else "these networks"
     return (
-        f"Cloaks made against {listed(networks)} often mislead recognisers built on these networks.",
+        f"Cloaks made against {listed(networks)} often mislead recognisers built on {these}.",
         "Against most others they do next to nothing: see 'Does it protect?' in the README.",
     )
 
