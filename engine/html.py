@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
@@ -63,6 +64,7 @@ def environment() -> Environment:
     )
     found.filters["readable"] = readable
     found.filters["csp_hash"] = _csp_hash
+    found.filters["json"] = json.dumps
     return found
 
 
