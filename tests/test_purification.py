@@ -68,9 +68,7 @@ def test_copies_are_made_once_and_hold_the_purified_pixels(tmp_path: Path) -> No
     copies = purified(photos, "blur, sigma 1", tmp_path / "copies")
     assert list(copies) == photos
     with Image.open(copies[photos[0]]) as image:
-        np.testing.assert_array_equal(
-            np.asarray(image), PURIFICATIONS["blur, sigma 1"](tiny.texture_pixels(0, 40, 40))
-        )
+        np.testing.assert_array_equal(np.asarray(image), PURIFICATIONS["blur, sigma 1"](tiny.texture_pixels(0, 40, 40)))
     made = {copy: copy.stat().st_mtime_ns for copy in copies.values()}
     again = purified(photos, "blur, sigma 1", tmp_path / "copies")
     assert again == copies
