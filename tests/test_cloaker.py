@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import tiny_cloak
 from PIL import Image
 
 from engine import Cloaker, Recipe
+from engine.bulk.prepare import prepare
 from engine.checkpoint import CheckpointError
 from engine.dssim import dssim_pixels
 from engine.faces import region_box
@@ -154,3 +157,20 @@ def test_target_needs_a_bank_of_the_same_extractor(cloaker: Cloaker) -> None:
     del cloaker
     with pytest.raises(CheckpointError, match="make_population"):
         Cloaker(recipe=Recipe(extractors=("tiny",), objective="target"))
+
+
+def test_a_goal_moves_every_face_there_and_must_fit(astronaut: np.ndarray, cloaker: Cloaker) -> None:
+    goal = -np.eye(1, tiny.DIM, dtype=np.float32)[0]
+    recipe = replace(RECIPE, objective="target", jitter=0.0, steps=10)
+    (result,) = Cloaker(recipe=recipe, goal=(goal,), batch=2).stream([astronaut])
+    assert result.image is not None
+
+    def distance(image: np.ndarray) -> float:
+        canvas = prepare(image, cloaker.detector).cuts[0].canvas
+        return float(np.linalg.norm(cloaker.batcher.embed([canvas])[0][0] - goal))
+
+    assert distance(result.image) < distance(astronaut) - 0.1
+    with pytest.raises(ValueError, match="away"):
+        Cloaker(recipe=RECIPE, goal=(goal,))
+    with pytest.raises(ValueError, match="an embedding for each extractor"):
+        Cloaker(recipe=recipe, goal=(goal, goal))

@@ -74,15 +74,18 @@ class Cloaker:
         detection: Detection | None = None,
         detector: Detector | None = None,
         only: str | Source | None = None,
+        goal: Target | None = None,
         batch: int = 8,
         devices: int | None = None,
         workers: int | None = None,
     ) -> None:
         """Load weights; compiling waits for the first photo.
 
-        mode: "low", "mid" or "high", or a whole `recipe` instead. only: a photo of the one person to cloak. batch:
-        faces solved at once. devices: how many to use, all by default. workers: threads that decode and write.
-        Raises ValueError for settings that make no sense or a reference photo without exactly one face.
+        mode: "low", "mid" or "high", or a whole `recipe` instead. only: a photo of the one person to cloak. goal: under
+        objective "target", an embedding of length one for each extractor to which all faces go, whoever they are,
+        instead of a far centroid. batch: faces solved at once. devices: how many to use, all by default. workers:
+        threads that decode and write. Raises ValueError for settings that make no sense or a reference photo without
+        exactly one face.
         """
         sharding.configure()
         if batch < 1 or (workers is not None and workers < 1):
@@ -95,7 +98,11 @@ class Cloaker:
         extractors = tuple(load(member.name, precision=member.precision) for member in self.recipe.members)
         self.batcher = Batcher(self.recipe, extractors, size=batch, mesh=mesh)
         self.weights = {extractor.name: extractor.weights_sha256 for extractor in extractors}
-        self._bank = people.bank(self.recipe.names) if self.recipe.objective == "target" else ()
+        self._goal = goal
+        if goal is not None:
+            _check(goal, self.recipe, [extractor.dim for extractor in extractors])
+        grouped = self.recipe.objective == "target" and goal is None
+        self._bank = people.bank(self.recipe.names) if grouped else ()
         self._identifier: Batcher | None = None
         if only is not None or self._bank:
             self._identifier = Batcher(self.recipe, (load(people.EXTRACTOR),), size=batch, mesh=mesh)
@@ -115,7 +122,7 @@ class Cloaker:
 
         Raises ValueError under objective "target", which has to see all photos of a person first.
         """
-        if self.recipe.objective == "target":
+        if self._bank:
             raise ValueError('objective "target" groups photos by person before it starts: use .cloak(images)')
         return self._results((_source(image) for image in images), {})
 
@@ -168,7 +175,7 @@ class Cloaker:
 
     def jobs(self, prepared: Prepared, targets: dict[tuple[str, int], Target]) -> list[FaceJob]:
         """The faces of a photo as work for the solver."""
-        none = self.batcher.no_target()
+        none = self._goal or self.batcher.no_target()
         return [
             FaceJob(cut, prepared.photo.grey, prepared.sha256, index, targets.get((prepared.sha256, index), none))
             for index, cut in enumerate(prepared.cuts)
@@ -200,11 +207,11 @@ class Cloaker:
         )
 
     def targets(self, sources: Iterable[Source]) -> dict[tuple[str, int], Target]:
-        """Under objective "target": where each face, by photo hash and index, is to be moved; else nothing.
+        """Under objective "target" without a goal: where each face, by photo hash and index, is to be moved; else nothing.
 
         A pass of its own over all photos: faces are grouped into people, and each person gets one far centroid.
         """
-        if self.recipe.objective != "target":
+        if not self._bank:
             return {}
         assert self._identifier is not None
         keys: list[tuple[str, int]] = []
@@ -245,6 +252,14 @@ class Cloaker:
                 f"the reference photo must show one face, the person's; {len(prepared.cuts)} were found: crop it"
             )
         return self._identify([prepared.cuts[0].canvas])[0]
+
+
+def _check(goal: Target, recipe: Recipe, dims: Sequence[int]) -> None:
+    if recipe.objective != "target":
+        raise ValueError('a goal is what objective "target" moves faces to; under "away" nothing reads it')
+    given = [np.shape(one) for one in goal]
+    if given != [(dim,) for dim in dims]:
+        raise ValueError(f"a goal must have an embedding for each extractor, of {dims} numbers; got shapes {given}")
 
 
 def _source(image: str | Source) -> Source:

@@ -1,6 +1,6 @@
 """Named experiments, one a file. Each gives a table, a figure and what they say in words.
 
-PRESETS has them all in the order of the report.
+`catalogue.PRESETS` has them all in the order of the report.
 """
 
 from __future__ import annotations

@@ -1,0 +1,150 @@
+"""What several presets need: the study's trackers, photos leaked by chance, draws pooled into one row, rates in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engine.evaluate.dataset import Person
+from engine.evaluate.presets import Value
+from engine.evaluate.protocol import Measured, Named, Part, Tracker, part, rate
+from engine.evaluate.recognisers import Recogniser
+from engine.evaluate.study import Cloaks, Study
+from engine.evaluate.trackers import HEADS, EmbeddingTracker
+from engine.extractors import registry
+
+MAIN_HEADS = ("linear head", "1-NN")
+"""The heads of the paper (a last layer trained) and of its critics (1-NN), where a preset does without the third."""
+
+
+def each_tracker(
+    recognisers: Sequence[Recogniser], heads: Sequence[str] = tuple(HEADS)
+) -> Iterator[tuple[dict[str, Value], EmbeddingTracker]]:
+    """Every tracker with the columns that name it in a table."""
+    for recogniser in recognisers:
+        for head in heads:
+            yield {"recogniser": recogniser.name, "head": head}, EmbeddingTracker(recogniser, head)
+
+
+def apart(recognisers: Sequence[Recogniser], made_with: Sequence[str]) -> dict[Part, list[Recogniser]]:
+    """Those a network of which took part in making the cloaks, and the held-out; of these the engine's own first."""
+    groups: dict[Part, list[Recogniser]] = {"in": [], "held-out": []}
+    for recogniser in sorted(recognisers, key=lambda one: not one.extractors):
+        groups[part(recogniser, made_with)].append(recogniser)
+    return groups
+
+
+def few(recognisers: Sequence[Recogniser], made_with: Sequence[str]) -> list[Recogniser]:
+    """At most two that took part and one held-out, for presets with many conditions."""
+    groups = apart(recognisers, made_with)
+    return [*groups["in"][:2], *groups["held-out"][:1]]
+
+
+def robust(recognisers: Sequence[Recogniser]) -> list[Recogniser]:
+    """Those of an extractor that was trained adversarially, by its card."""
+    return [one for one in recognisers if any(registry.about(name).get("robust") for name in one.extractors)]
+
+
+def photos_cloaked(people: Sequence[Person]) -> int:
+    """How many photos of theirs a cloak set has."""
+    return sum(len(one.scraped) for one in people)
+
+
+def leaked(
+    users: Sequence[Person], cloaked: Mapping[Path, Path | None], share: float, random: np.random.Generator
+) -> dict[Path, Path | None]:
+    """`cloaked` with a share of each user's scraped photos clean; the rest of a photo is leaked with that chance.
+
+    A photo that was not published, as no face was found in it, stays unpublished.
+    """
+    shown = dict(cloaked)
+    for one in users:
+        published = [photo for photo in one.scraped if cloaked.get(photo) is not None]
+        count = int(share * len(published) + random.random())
+        for index in random.permutation(len(published))[:count]:
+            del shown[published[index]]
+    return shown
+
+
+def pooled(draws: Sequence[Named]) -> Named:
+    """Several draws of one experiment as one: a user's tests of all draws together, the others' accuracy averaged."""
+    missed = tuple(np.concatenate(own) for own in zip(*(draw.missed for draw in draws), strict=True))
+    return Named(missed, float(np.nanmean([draw.others for draw in draws])))
+
+
+def judged(
+    tracker: Tracker,
+    made_with: Sequence[str],
+    *,
+    with_cloaks: Named,
+    without: Named,
+    users: Sequence[Person],
+    scraped: int,
+    other_people: int,
+) -> Measured:
+    """As `protocol.measure`, of answers that are there already; scraped: photos of users that the tracker learnt."""
+    return Measured(
+        tracker=tracker.name,
+        part=part(tracker, made_with),
+        protection=rate(with_cloaks.missed),
+        floor=rate(without.missed),
+        others=with_cloaks.others,
+        others_floor=without.others,
+        users=len(users),
+        scraped=scraped,
+        tests=sum(len(one.tests) for one in users),
+        other_people=other_people,
+        faceless=int(sum(np.isnan(own).sum() for own in with_cloaks.missed)),
+    )
+
+
+def percent(share: float) -> str:
+    """In words: whole percents from ten on, else one digit after the point."""
+    return f"{100 * share:.0f} %" if abs(share) >= 0.0995 else f"{100 * share:.1f} %"
+
+
+def mean(rows: Sequence[Mapping[str, Value]], key: str = "protection") -> float:
+    """Of a column; NaN without rows."""
+    return float(np.mean([float(row[key]) for row in rows])) if rows else float("nan")
+
+
+def where(rows: Sequence[dict[str, Value]], **values: Value) -> list[dict[str, Value]]:
+    """The rows with these values."""
+    return [row for row in rows if all(row[key] == value for key, value in values.items())]
+
+
+def rates(rows: Sequence[Mapping[str, Value]]) -> str:
+    """Protection with its floor and the spread over rows: "52 % (24 % to 80 %), floor 1.5 %"."""
+    if not rows:
+        return "not measured"
+    values = [float(row["protection"]) for row in rows]
+    spread = f" ({percent(min(values))} to {percent(max(values))})" if len(values) > 1 else ""
+    return f"{percent(mean(rows))}{spread}, floor {percent(mean(rows, 'floor'))}"
+
+
+def by_part(rows: Sequence[dict[str, Value]]) -> list[str]:
+    """A sentence for the recognisers that took part in the cloaks and one for the held-out."""
+    said = []
+    for kind, who in (("in", "that took part in making the cloaks"), ("held-out", "that took no part")):
+        own = where(rows, part=kind)
+        names = ", ".join(dict.fromkeys(str(row["recogniser"]) for row in own))
+        if own:
+            said.append(f"Recognisers {who} ({names}): {rates(own)}.")
+        else:
+            said.append(f"There was no recogniser {who}: nothing is said about those.")
+    return said
+
+
+def setting(study: Study, cloaks: Cloaks) -> list[str]:
+    """How the data differ from the paper's, for every preset that uses the study's people."""
+    people = study.people
+    photos = sorted({len(one.scraped) for one in people.users})
+    return [
+        f"{len(people.users)} users cloak at once, {'-'.join(map(str, photos))} photos each, against "
+        f"{len(people.others)} other people; the paper and its critics cloak one person at a time in PubFig and "
+        "FaceScrub, with tens of photos each.",
+        f"The cloaks are this engine's (solver {cloaks.recipe.solver}, objective {cloaks.recipe.objective}, "
+        f"{cloaks.recipe.steps} steps, {', '.join(cloaks.recipe.names)}), and so is the region of the DSSIM budget.",
+    ]
