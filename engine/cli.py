@@ -92,7 +92,9 @@ def run(
             raise InputError(str(error)) from error
 
     try:
-        recipe = Recipe.of(mode, rho=rho, steps=steps, extractors=_names(extractors), objective=objective, solver=solver, seed=seed)
+        recipe = Recipe.of(
+            mode, rho=rho, steps=steps, extractors=_names(extractors), objective=objective, solver=solver, seed=seed
+        )
         detection = Detection(min_score, min_size)
         options = Options(Output(format, quality), restart, dry_run, _shard(shard), album=report)
         settings = fingerprint(recipe, detection, options.output, only)
@@ -266,7 +268,9 @@ def evaluate(
     *,
     out: Annotated[Path | None, Parameter(help="Folder for report.html, results.json and all it is made of.")] = None,
     presets: Annotated[str | None, Parameter(help="Which, e.g. budget,transfer, or all; --list tells them.")] = None,
-    people: Annotated[Path | None, Parameter(help="List of who takes part, as a run writes to OUT/people.json.")] = None,
+    people: Annotated[
+        Path | None, Parameter(help="List of who takes part, as a run writes to OUT/people.json.")
+    ] = None,
     users: Annotated[int, Parameter(help="People who cloak their photos.")] = 20,
     photos: Annotated[int, Parameter(help="Of each user: half are cloaked and scraped, half are clean tests.")] = 10,
     others: Annotated[int, Parameter(help="People who do not, the tracker's other labels.")] = 100,
@@ -287,7 +291,9 @@ def evaluate(
     consent: Annotated[bool, Parameter(negative="", help="The photos may be sent to these services.")] = False,
     seed: Annotated[int, Parameter(help="Of every random choice.")] = 0,
     dry_run: Annotated[bool, Parameter(negative="", help="Say what it would cost; compute nothing.")] = False,
-    restart: Annotated[bool, Parameter(negative="", help="Do finished presets again; cloaks and embeddings stay.")] = False,
+    restart: Annotated[
+        bool, Parameter(negative="", help="Do finished presets again; cloaks and embeddings stay.")
+    ] = False,
     list_: Annotated[bool, Parameter("--list", negative="", help="List the presets.")] = False,
     json: Json = False,
 ) -> int:
@@ -306,7 +312,7 @@ def evaluate(
         return _usage("evaluate takes DATASET --out DIR; --list shows the presets", as_json=json)
     board = Board(quiet=json)
     try:
-        chosen = catalogue.chosen(presets)
+        chosen = catalogue.chosen(_names(presets))
         study = study_of(
             dataset,
             out,

@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from engine import __version__
-from engine.bulk.run import fingerprint
+import numpy as np
+from matplotlib.figure import Figure
+
+from engine import sharding
+from engine.config import Output, Recipe
 from engine.evaluate import figures, report
+from engine.evaluate.dataset import People, choose
 from engine.evaluate.presets import Findings, Preset
+from engine.evaluate.recognisers import DetectedOnce, Remembered, recogniser
+from engine.evaluate.services import check
 from engine.evaluate.study import Study
+from engine.extractors import registry
 
 PEOPLE = "people.json"
 DONE = "findings"
@@ -23,58 +30,42 @@ DONE = "findings"
 
 
 def evaluate(
-    study: Study, presets: Sequence[Preset], *, restart: bool = False, started: Callable[[Preset], None] = lambda one: None
-) -> dict[str, Findings]:
-    """Run the presets and write report.html, results.json, tables and figures into the study's folder.
+    study: Study,
+    presets: Sequence[Preset],
+    *,
+    restart: bool = False,
+    started: Callable[[Preset], None] = lambda one: None,
+) -> dict[Preset, Findings]:
+    """Run the presets and write report.html, results.json, tables and figures into the study's folder, after each.
 
     What an earlier call with the same settings finished is not done again, unless `restart`. Raises what a preset
     raises; those before it are kept.
     """
-    about = meta(study)
-    found: dict[str, Findings] = {}
+    about = report.about(study)
+    found: dict[Preset, Findings] = {}
     for preset in presets:
         place, key = study.out / DONE / f"{preset.name}.json", _key(about, preset)
         kept = None if restart else _kept(place, key)
         if kept is None:
             started(preset)
-            begun = time.perf_counter()
-            kept = preset.run(study)
-            _keep(place, key, kept, seconds=time.perf_counter() - begun)
-            kept = _kept(place, key)
+            _keep(place, key, preset.run(study))
+            kept = _kept(place, key)  # as it is read back, so that a resumed report is the same
             assert kept is not None
-        found[preset.name] = kept
-        report.write({one.name: (one, found[one.name]) for one in presets if one.name in found}, about, study.out)
+        found[preset] = kept
+        report.write(found, about, study.out)
     return found
 
 
-def meta(study: Study) -> dict[str, Any]:
-    """All on which the figures of a study depend."""
-    people = study.people
-    names = {kind: [one.name for one in getattr(people, kind)] for kind in ("users", "others", "public")}
-    counted = [
-        [one.name, [p.name for p in one.scraped], [p.name for p in one.tests]]
-        for one in (*people.users, *people.others, *people.public)
-    ]
-    return {
-        "version": __version__,
-        "settings": json.loads(fingerprint(study.recipe, study.detection, study.output, None)),
-        "recognisers": {one.name: one.version for one in study.recognisers},
-        "people": {kind: len(own) for kind, own in names.items()},
-        "photos_of_a_user": max(len(one.scraped) + len(one.tests) for one in people.users),
-        "people_sha256": hashlib.sha256(json.dumps(counted).encode()).hexdigest(),
-        "seed": study.seed,
-    }
-
-
-def _key(about: dict[str, Any], preset: Preset) -> str:
+def _key(about: Mapping[str, Any], preset: Preset) -> str:
     return hashlib.sha256(json.dumps([about, preset.name], sort_keys=True).encode()).hexdigest()
 
 
-def _keep(place: Path, key: str, findings: Findings, *, seconds: float) -> None:
-    figure = None if findings.figure is None else figures.svg(findings.figure)
+def _keep(place: Path, key: str, findings: Findings) -> None:
+    if isinstance(findings.figure, Figure):
+        findings = replace(findings, figure=figures.svg(findings.figure))
     place.parent.mkdir(parents=True, exist_ok=True)
     part = place.with_suffix(".part")
-    part.write_text(json.dumps({"key": key, "seconds": seconds, **asdict(findings), "figure": figure}))
+    part.write_text(json.dumps({"key": key, "findings": asdict(findings)}, default=_number))
     os.replace(part, place)
 
 
@@ -82,10 +73,12 @@ def _kept(place: Path, key: str) -> Findings | None:
     if not place.exists():
         return None
     kept = json.loads(place.read_text())
-    if kept.pop("key") != key:
-        return None
-    kept.pop("seconds")
-    return Findings(**kept)
+    return Findings(**kept["findings"]) if kept["key"] == key else None
+
+
+def _number(value: object) -> float | int:
+    assert isinstance(value, np.generic)
+    return value.item()
 
 
 def study_of(

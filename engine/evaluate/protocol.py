@@ -23,6 +23,13 @@ NOBODY = -1
 Part = Literal["in", "held-out"]
 
 
+class Sees(Protocol):
+    """Whatever looks at faces through networks. extractors: as of a Tracker."""
+
+    @property
+    def extractors(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
 class Tracker(Protocol):
     """Somebody who scrapes photos, learns faces and names them.
 
@@ -30,8 +37,11 @@ class Tracker(Protocol):
     registry's names, so that a tracker whose network took part in a cloak is marked so; empty for anything else.
     """
 
-    name: str
-    extractors: tuple[str, ...]
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def extractors(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def names(
         self, photos: Sequence[Path], labels: Int[np.ndarray, "n"], tests: Sequence[Path]
@@ -77,7 +87,7 @@ class Measured:
         return flat
 
 
-def part(tracker: Tracker, made_with: Sequence[str]) -> Part:
+def part(tracker: Sees, made_with: Sequence[str]) -> Part:
     """Whether a network of the tracker took part in making the cloaks."""
     return "in" if set(tracker.extractors) & set(made_with) else "held-out"
 

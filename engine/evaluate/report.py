@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from engine import __version__, html
 from engine.evaluate import figures, tables
@@ -60,7 +61,9 @@ def about(study: Study) -> dict[str, Any]:
         "output": asdict(study.output),
         "detection": asdict(study.detection),
         "seed": study.seed,
-        "recognisers": [{"name": one.name, "extractors": list(one.extractors)} for one in study.recognisers],
+        "recognisers": [
+            {"name": one.name, "extractors": list(one.extractors), "version": one.version} for one in study.recognisers
+        ],
         "weights": {name: registry.find(name).sha256 for name in sorted(names)},
         "people": {
             **{kind: len(getattr(people, kind)) for kind in ("users", "others", "public")},
@@ -86,7 +89,7 @@ def write(findings: Mapping[Preset, Findings], about: Mapping[str, Any], out: Pa
     """
     sections = []
     for preset, found in findings.items():
-        drawn = "" if found.figure is None else figures.svg(found.figure)
+        drawn = figures.svg(found.figure) if isinstance(found.figure, Figure) else found.figure or ""
         sections.append(Section(preset, found, tables.table(found.rows) if found.rows else None, drawn))
         if found.rows:
             _put(out / "tables" / f"{preset.name}.csv", tables.unrounded(found.rows))

@@ -17,8 +17,7 @@ import numpy as np
 from engine import checkpoint
 from engine.bulk import run as bulk
 from engine.bulk.cloaker import Cloaker
-from engine.bulk.inputs import OWN_FOLDER
-from engine.bulk.manifest import Manifest, Row
+from engine.bulk.manifest import Row, Survey
 from engine.bulk.prepare import prepare
 from engine.config import Detection, Output, Recipe
 from engine.detect import YuNet
@@ -136,8 +135,8 @@ class Study:
         )
         if made:
             self.say(f"cloaks {wanted.label}: {made} photos in {time.perf_counter() - begun:.0f} s")
-        with Manifest(folder / "cloaked") as manifest:
-            rows = {Path(row.source).relative_to(folder / "scraped").as_posix(): row for row in manifest.rows()}
+        with Survey(folder / "cloaked") as survey:
+            rows = {Path(row.source).relative_to(folder / "scraped").as_posix(): row for row in survey.rows()}
         failed = [row for key, row in rows.items() if key in originals and row.status == "failed"]
         if failed:
             raise RuntimeError(
@@ -156,12 +155,10 @@ class Study:
 
     def missing(self, wanted: CloakSet) -> int:
         """How many photos of a set are yet to be cloaked."""
-        folder = self.folder(wanted) / "cloaked"
-        there = set()
-        if (folder / OWN_FOLDER).is_dir():
-            with Manifest(folder) as manifest:
-                there = {Path(row.source).name for row in manifest.rows()}
-        return sum(photo.name not in there for one in wanted.people for photo in one.scraped)
+        folder = self.folder(wanted)
+        with Survey(folder / "cloaked") as survey:
+            there = {Path(row.source).relative_to(folder / "scraped").as_posix() for row in survey.rows()}
+        return sum(f"{one.name}/{photo.name}" not in there for one in wanted.people for photo in one.scraped)
 
     def dssim(self, original: Path, changed: Path) -> float:
         """DSSIM between two files round the face nearest to the middle of the original."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine.evaluate.presets import (
     Preset,
+    adaptive,
     budget,
+    detection,
     labels,
     leaked,
     oblivious,
     protection,
     purification,
     quality,
+    scratch,
+    services,
     space,
     sybil,
     transfer,
@@ -25,9 +31,26 @@ PRESETS: dict[str, Preset] = {
         budget,
         labels,
         transfer,
+        scratch,
+        services,
         leaked,
         sybil,
         oblivious,
+        adaptive,
+        detection,
         purification,
     )
 }
+
+
+def chosen(names: Sequence[str] | None) -> list[Preset]:
+    """The presets of these names in the order of the report, the default ones without any, all of them for "all".
+
+    Raises ValueError, naming those there are, for a name that is none's.
+    """
+    if names is None:
+        return [preset for preset in PRESETS.values() if preset.default]
+    unknown = [name for name in names if name not in PRESETS and name != "all"]
+    if unknown:
+        raise ValueError(f"no preset is called {unknown[0]!r}; there are {', '.join(PRESETS)}, and all")
+    return [preset for name, preset in PRESETS.items() if name in names or "all" in names]

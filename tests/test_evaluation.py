@@ -1,0 +1,166 @@
+"""`cloak evaluate` as a whole: presets kept, resumed and reported; what the command says of wrong use; its price."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import fake_study
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from engine import cli
+from engine.config import Output, Recipe
+from engine.evaluate import cost, figures
+from engine.evaluate import report as reports
+from engine.evaluate.evaluation import evaluate, study_of
+from engine.evaluate.presets import Findings, Preset, catalogue
+from engine.evaluate.study import CloakSet, Study
+
+
+def preset(name: str, log: list[str], *, fails: bool = False) -> Preset:
+    """One that writes its name into the log when it is run."""
+
+    def run(study: Study) -> Findings:
+        log.append(name)
+        if fails:
+            raise RuntimeError("no more")
+        figure = figures.new()
+        figure.subplots().plot([0, 1])
+        return Findings([{"tracker": "x", "share": np.float32(0.5), "count": np.int64(3)}], figure, ["It is so."], ["None."])
+
+    return Preset(name, name, "here", "Is it so?", lambda s: [s.wanted()], lambda s: 0, lambda s: 2.0, run)
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_study.FakeStudy:
+    monkeypatch.setattr(reports, "about", lambda study: {"recipe": str(study.recipe)})
+    return fake_study.study(tmp_path)
+
+
+def test_what_is_done_is_kept_and_reported_also_if_a_later_preset_fails(study: fake_study.FakeStudy) -> None:
+    log: list[str] = []
+    one, broken, two = preset("one", log), preset("broken", log, fails=True), preset("two", log)
+    with pytest.raises(RuntimeError, match="no more"):
+        evaluate(study, [one, broken, two])
+    assert list(json.loads((study.out / "results.json").read_text())["presets"]) == ["one"]
+    first = (study.out / "report.html").read_bytes()
+    assert b"It is so." in first
+    assert b"<svg" in first
+    found = evaluate(study, [one, two])
+    assert log == ["one", "broken", "two"]
+    assert found[one].rows == [{"tracker": "x", "share": 0.5, "count": 3}]
+    evaluate(study, [one])
+    assert (study.out / "report.html").read_bytes() == first
+
+
+def test_other_settings_and_restart_do_it_again(study: fake_study.FakeStudy) -> None:
+    log: list[str] = []
+    one = preset("one", log)
+    evaluate(study, [one])
+    evaluate(study, [one], restart=True)
+    study.recipe = Recipe(extractors=("alpha",), steps=4)
+    evaluate(study, [one])
+    assert len(log) == 3
+
+
+def test_price_counts_a_photo_once(study: fake_study.FakeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "gflops", lambda name: 1.0)
+    monkeypatch.setattr(cost, "peak", lambda: 100.0)
+    prices = cost.prices(study, [preset("one", []), preset("two", [])])
+    assert [price.cloaks for price in prices] == [sum(len(one.scraped) for one in study.people.users), 0]
+    assert [price.embeddings for price in prices] == [3 * 6 + 6 * 3, 0]
+    assert prices[0].seconds > prices[1].seconds == 2.0
+
+
+def test_labels_tell_sets_apart() -> None:
+    people = ()
+    recipes = [
+        Recipe(),
+        Recipe(rho=0.017),
+        Recipe(extractors=("web-incept",)),
+        Recipe(extractors=("web-incept:2",)),
+        Recipe(objective="target"),
+        Recipe(steps=80),
+        Recipe(jitter=0.0),
+        Recipe(seed=1),
+        Recipe(solver="paper"),
+    ]
+    sets = [CloakSet(recipe, people) for recipe in recipes]
+    sets += [CloakSet(Recipe(), people, Output("png")), CloakSet(Recipe(), people, Output("jpeg", 50))]
+    assert len({one.label for one in sets}) == len(sets)
+
+
+def folder(root: Path, people: int, photos: int) -> Path:
+    for person in range(people):
+        (root / f"p{person}").mkdir(parents=True)
+        for shot in range(photos):
+            Image.fromarray(tiny.texture_pixels(person * 100 + shot, 40, 40)).save(root / f"p{person}" / f"{shot}.png")
+    return root
+
+
+COUNTS = {"users": 2, "photos": 4, "others": 2, "public": 1}
+
+
+def test_a_study_keeps_its_lists_and_takes_them_again(tmp_path: Path) -> None:
+    root = folder(tmp_path / "faces", 6, 8)
+    given = {"recipe": Recipe(seed=3), "output": Output(), "recognisers": ["sface", "sface"]}
+    first = study_of(root, tmp_path / "a", people=None, counts=COUNTS, **given)
+    again = study_of(root, tmp_path / "b", people=tmp_path / "a" / "people.json", counts={}, **given)
+    assert again.people == first.people
+    assert [one.name for one in first.recognisers] == ["sface"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--presets", "protecton"], "no preset is called 'protecton'"),
+        (["--recognisers", "facenet"], "no recogniser is called 'facenet'"),
+        (["--extractors", "facenet"], "facenet"),
+        (["--users", "50"], "50 were asked for"),
+        (["--services", "clearview"], "clearview"),
+        (["--people", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_wrong_use_is_named(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder(tmp_path / "faces", 6, 8)
+    counts = [f"--{name}={value}" for name, value in COUNTS.items() if f"--{name}" not in arguments]
+    assert cli.main(["evaluate", str(root), "--out", str(tmp_path / "out"), *counts, *arguments]) == cli.USAGE
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_no_folder_and_the_list(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["evaluate"]) == cli.USAGE
+    assert cli.main(["evaluate", str(tmp_path / "none"), "--out", str(tmp_path)]) == cli.USAGE
+    capsys.readouterr()
+    assert cli.main(["evaluate", "--list"]) == cli.OK
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in catalogue.PRESETS)
+
+
+@pytest.mark.slow
+def test_real_photos_from_the_command_to_the_report(
+    faces_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(faces_folder / "lfw"), "--out", str(tmp_path / "out"), "--users=2", "--photos=4"]
+    command += ["--others=3", "--public=0", "--extractors=mobileface", "--recognisers=mobileface,sface", "--steps=4"]
+    command += ["--presets=protection,quality", "--json"]
+    assert cli.main([*command, "--dry-run"]) == cli.OK
+    (price, _) = json.loads(capsys.readouterr().out)
+    assert price["cloaks"] == 4
+    assert not (tmp_path / "out" / "cloaks").exists()
+    assert cli.main(command) == cli.OK
+    results = json.loads(capsys.readouterr().out)
+    rows = results["presets"]["protection"]["rows"]
+    assert {(row["recogniser"], row["part"]) for row in rows} == {("mobileface", "in"), ("sface", "held-out")}
+    assert all(0 < row["dssim_max"] <= 0.007 for row in rows)
+    written = sorted((tmp_path / "out" / "cloaks").glob("*/cloaked/*/*.jpg"))
+    assert len(written) == 4
+    before = [path.stat().st_mtime_ns for path in written]
+    assert cli.main(command) == cli.OK
+    assert [path.stat().st_mtime_ns for path in written] == before
