@@ -6,6 +6,7 @@ Exit codes: 0 all done, 1 some photos failed, 2 wrong usage, 3 nothing to do, 13
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -302,6 +303,7 @@ def evaluate(
     from engine.evaluate.evaluation import evaluate as run_presets
     from engine.evaluate.evaluation import study_of
     from engine.evaluate.presets import catalogue
+    from engine.evaluate.presets.services import uploads
     from engine.view import Board
 
     if list_:
@@ -336,18 +338,28 @@ def evaluate(
     except ValueError as error:
         return _usage(str(error), as_json=json)
     priced = cost.prices(study, chosen)
-    if dry_run or not json:
+    if not json:
         board.prices(priced)
+        board.uploads(uploads(study) if any(preset.name == "services" for preset in chosen) else ())
     if dry_run:
         if json:
             _print_json([asdict(one) for one in priced])
         return OK
+    if study.consent and not consent:
+        return _usage(
+            f"{', '.join(study.consent)} would be sent photos of people; nothing was sent. --dry-run says what, and at "
+            "what price; --consent says that they may be",
+            as_json=json,
+        )
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was uploaded is deleted also then
     try:
         with board:
             run_presets(study, chosen, restart=restart, started=board.preset)
     except KeyboardInterrupt:
         print(f"Interrupted. What was done is in {out}; the same command goes on from there.", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if json:
         _print_json(_read_json(out / "results.json"))
     else:

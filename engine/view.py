@@ -150,7 +150,11 @@ class Board:
                 f"{one.preset:<14}{one.cloaks:5} photos to cloak, {one.embeddings:5} to show to each recogniser, "
                 f"about {one.seconds / 60:.0f} min"
             )
-        print(f"about {sum(one.seconds for one in prices) / 60:.0f} minutes in all, less what is already done")
+        print(f"about {sum(one.seconds for one in prices) / 60:.0f} min in all, less what is remembered of earlier calls")
+
+    def uploads(self, lines: Sequence[str]) -> None:
+        """What cloud services would be sent."""
+        print(*lines, sep="\n", end="\n" if lines else "")
 
     def preset(self, preset: Preset) -> None:
         """A preset begins."""

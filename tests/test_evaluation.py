@@ -134,6 +134,17 @@ def test_wrong_use_is_named(
     assert not (tmp_path / "out" / "results.json").exists()
 
 
+def test_services_are_sent_nothing_without_consent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "faces", 6, 8)
+    command = ["evaluate", str(root), "--out", str(tmp_path / "out"), "--recognisers=sface", "--extractors=sface"]
+    command += [*(f"--{name}={value}" for name, value in COUNTS.items()), "--presets=services", "--services=rekognition"]
+    assert cli.main(command) == cli.USAGE
+    printed = capsys.readouterr()
+    assert "would be sent 20 photos of 4 people" in printed.out
+    assert "US$" in printed.out
+    assert "nothing was sent" in printed.err
+
+
 def test_no_folder_and_the_list(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["evaluate"]) == cli.USAGE
     assert cli.main(["evaluate", str(tmp_path / "none"), "--out", str(tmp_path)]) == cli.USAGE

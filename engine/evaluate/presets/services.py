@@ -52,6 +52,17 @@ def cost(study: Study, provider: Provider) -> Cost:
     return provider.cost(load(study), times=1 + len(kinds(study)))
 
 
+def uploads(study: Study) -> list[str]:
+    """What each service that the study consents to would be sent, and at what price."""
+    one = load(study)
+    return [
+        f"{provider.name} would be sent {one.scraped + one.tests} photos of {one.people} people without their names, "
+        f"clean and cloaked, in {cost(study, provider)}. {provider.terms}"
+        for key in check(study.consent)
+        for provider in (SERVICES[key],)
+    ]
+
+
 def seconds(study: Study) -> float:
     """The calls of the services that may be asked."""
     return sum(cost(study, SERVICES[key]).calls * SERVICES[key].pace for key in check(study.consent))
