@@ -100,7 +100,9 @@ def test_faceless_photos_count_neither_way_and_users_without_a_face_do_not_count
 
 
 def test_the_interval_is_the_bootstraps_and_the_same_every_time():
-    missed = [np.array([share >= threshold for threshold in np.arange(1, 11) / 10.0]) for share in np.linspace(0, 1, 40)]
+    missed = [
+        np.array([share >= threshold for threshold in np.arange(1, 11) / 10.0]) for share in np.linspace(0, 1, 40)
+    ]
     shares = np.array([own.mean() for own in missed])
     found = rate(missed)
     error = 1.96 * shares.std() / np.sqrt(len(shares))  # of the mean, by the central limit theorem

@@ -4,8 +4,8 @@
 
 Needs, beside the extra `evaluate`: pip install --no-deps face_recognition==1.3.0 "setuptools<81"
 
-For each portrait of tests/photos, under its name without suffix, float64 (faces, 128): the encodings of its faces. Pixels
-are Pillow's, as the package's own load_image_file has them.
+For each portrait of tests/photos, under its name without suffix, float64 (faces, 128): the encodings of its faces, of
+the pixels that the package's own load_image_file reads.
 """
 
 from __future__ import annotations

@@ -33,19 +33,26 @@ T = TypeVar("T")
 
 
 class Recogniser(Protocol):
-    """name: in tables. extractors: networks of the engine's registry that it is, under the registry's names: a library
-    that runs the same weights names them too, so that it is never called held out when it is not. version: of all that
-    makes its embeddings what they are (weights, libraries, settings), so that none is taken for another's.
-    """
+    """Finds the faces of photos and turns them into embeddings."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str:
+        """In tables."""
+        ...
 
     @property
-    def extractors(self) -> tuple[str, ...]: ...  # noqa: D102
+    def extractors(self) -> tuple[str, ...]:
+        """Networks of the engine's registry that it is, under the registry's names: a library that runs the same
+        weights names them too, so that it is never called held out when it is not.
+        """
+        ...
 
     @property
-    def version(self) -> str: ...  # noqa: D102
+    def version(self) -> str:
+        """All that makes its embeddings what they are (weights, libraries, settings), so that none is taken for
+        another's.
+        """
+        ...
 
     def embed(self, photos: Sequence[Path]) -> list[Float32[np.ndarray, "d"] | None]:
         """The embedding of the central face of each photo; None where this recogniser finds no face, or no photo in
@@ -102,7 +109,7 @@ class ExtractorRecogniser:
 
     Example:
         >>> detector = DetectedOnce()
-        >>> dlib_rivals = [ExtractorRecogniser(name, detector) for name in ("web-incept", "sface")]
+        >>> networks = [ExtractorRecogniser(name, detector) for name in ("web-incept", "sface")]
     """
 
     def __init__(self, name: str, detector: YuNet) -> None:
@@ -206,8 +213,8 @@ class Remembered:
         """What is known, and the rest computed, CHUNK by CHUNK, each written down when it is there."""
         hashes = [_sha256(photo) for photo in photos]
         known = self._known()
-        todo = {sha256: photo for sha256, photo in zip(hashes, photos, strict=True) if sha256 not in known}
-        new = list(todo.items())
+        todo = dict(zip(reversed(hashes), reversed(photos), strict=True))  # of one content, the first photo
+        new = [(sha256, todo[sha256]) for sha256 in dict.fromkeys(hashes) if sha256 not in known]
         for first in range(0, len(new), CHUNK):
             some = new[first : first + CHUNK]
             rows = dict(

@@ -25,7 +25,7 @@ SPREAD = 8.0
 STEPS = 500
 """Most steps of the linear head: a bound for what does not converge."""
 FLAT = 1e-6
-"""Largest entry of the gradient at which it has converged."""
+"""Largest entry of the gradient at which it has converged; or else when a step changes the loss no more in float32."""
 ROWS, CLASSES, LEAST_DIM = 256, 64, 128
 """What the linear head's arrays are filled up to multiples of (the dimension: a power of two). It takes seconds to
 compile, and the conditions of an evaluation differ by a few photos or people."""
@@ -36,7 +36,7 @@ def softmax_regression(
 ) -> tuple[Float32[np.ndarray, "d k"], Float32[np.ndarray, "k"]]:
     """Kernel and bias that minimise the mean cross entropy plus DECAY times the kernel's squared length.
 
-    labels: 0 to classes - 1. By L-BFGS (Liu & Nocedal 1989) from zero until the gradient is FLAT.
+    labels: 0 to classes - 1. By L-BFGS (Liu & Nocedal 1989) from zero, until it has converged.
 
     Example:
         >>> kernel, bias = softmax_regression(np.eye(2, dtype=np.float32), np.array([0, 1]), classes=2)
@@ -70,15 +70,16 @@ def _minimise(
     value_and_gradient = optax.value_and_grad_from_state(loss)
 
     def step(carry: tuple) -> tuple:
-        count, params, state, _ = carry
+        count, params, state, before, _ = carry
         value, gradient = value_and_gradient(params, state=state)
         update, state = solver.update(gradient, state, params, value=value, grad=gradient, value_fn=loss)
         flattest = jnp.max(jnp.array([jnp.max(jnp.abs(part)) for part in jax.tree.leaves(gradient)]))
-        return count + 1, optax.apply_updates(params, update), state, flattest
+        done = (flattest < FLAT) | (jnp.abs(before - value) <= jnp.finfo(jnp.float32).eps * value)
+        return count + 1, optax.apply_updates(params, update), state, value, done
 
     params = (jnp.zeros((x.shape[1], offset.shape[0]), jnp.float32), jnp.zeros_like(offset))
-    begin = (jnp.int32(0), params, solver.init(params), jnp.float32(jnp.inf))
-    return jax.lax.while_loop(lambda carry: (carry[0] < STEPS) & (carry[3] > FLAT), step, begin)[1]
+    begin = (jnp.int32(0), params, solver.init(params), jnp.float32(jnp.inf), jnp.bool_(False))
+    return jax.lax.while_loop(lambda carry: (carry[0] < STEPS) & ~carry[4], step, begin)[1]
 
 
 def linear_head(rows: Float32[np.ndarray, "n d"], labels: Int[np.ndarray, "n"]) -> Name:
