@@ -141,7 +141,9 @@ def _step(state, batch, key, *, objective, schedule, steps):
     return _State(model, optimiser, state.loss + loss, state.right + right)
 
 
-def batched(function: Callable[[Model, Array], Array], model: Model, canvases: np.ndarray, *, size: int = 32):
+def batched(
+    function: Callable[[Model, np.ndarray], Array], model: Model, canvases: np.ndarray, *, size: int = 32
+) -> np.ndarray:
     """function(model, uint8 (size, c, c, 3)) over any number of canvases, always at one shape; (n, ...) float32."""
     rows = []
     for start in range(0, len(canvases), size):

@@ -30,8 +30,11 @@ class Tracker(Protocol):
     registry's names, so that a tracker whose network took part in a cloak is marked so; empty for anything else.
     """
 
-    name: str
-    extractors: tuple[str, ...]
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def extractors(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def names(
         self, photos: Sequence[Path], labels: Int[np.ndarray, "n"], tests: Sequence[Path]
