@@ -136,7 +136,8 @@ def _step(state, batch, key, *, objective, schedule, steps):
         return jnp.mean(loss), jnp.mean(right)
 
     (loss, right), gradient = jax.value_and_grad(mean, has_aux=True)(state.model)
-    update, optimiser = _optimiser(schedule, steps).update(gradient, state.optimiser, state.model)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of integer counts
+        update, optimiser = _optimiser(schedule, steps).update(gradient, state.optimiser, state.model)
     model = optax.apply_updates(state.model, update)
     return _State(model, optimiser, state.loss + loss, state.right + right)
 
