@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
+from engine.checkpoint import content_sha256
 from engine.evaluate.canvases import Canvases, stack
 from engine.evaluate.descent import Schedule, fit
 from engine.evaluate.training import SCALE, Classifier, embeddings, look, with_head
@@ -33,9 +34,9 @@ class Pair(NamedTuple):
     one.
     """
 
-    canvas: UInt8[np.ndarray, "n c c 3"]
-    label: Int[np.ndarray, "n"]
-    plain: Float[np.ndarray, "n d"]
+    canvas: UInt8[Array | np.ndarray, "*n c c 3"]
+    label: Int[Array | np.ndarray, "*n"]
+    plain: Float[Array | np.ndarray, "*n d"]
 
 
 def _alike(model: Classifier, pair: Pair, key: PRNGKeyArray, within: Range):
@@ -77,6 +78,11 @@ class Frozen:
     extractor: Extractor
     canvases: Canvases
     known: dict[Path, Float[np.ndarray, "d"] | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def version(self) -> str:
+        """Of the weights and the detector."""
+        return f"weights {content_sha256(self.extractor.params)}, {self.canvases.settings}"
 
     def embed(self, photos: Sequence[Path]) -> list[Float[np.ndarray, "d"] | None]:
         """See `recognisers.Recogniser`."""

@@ -136,12 +136,15 @@ def _step(state, batch, key, *, objective, schedule, steps):
         return jnp.mean(loss), jnp.mean(right)
 
     (loss, right), gradient = jax.value_and_grad(mean, has_aux=True)(state.model)
-    update, optimiser = _optimiser(schedule, steps).update(gradient, state.optimiser, state.model)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of integer counts
+        update, optimiser = _optimiser(schedule, steps).update(gradient, state.optimiser, state.model)
     model = optax.apply_updates(state.model, update)
     return _State(model, optimiser, state.loss + loss, state.right + right)
 
 
-def batched(function: Callable[[Model, Array], Array], model: Model, canvases: np.ndarray, *, size: int = 32):
+def batched(
+    function: Callable[[Model, np.ndarray], Array], model: Model, canvases: np.ndarray, *, size: int = 32
+) -> np.ndarray:
     """function(model, uint8 (size, c, c, 3)) over any number of canvases, always at one shape; (n, ...) float32."""
     rows = []
     for start in range(0, len(canvases), size):

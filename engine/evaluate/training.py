@@ -37,8 +37,8 @@ SCALE = 16.0
 class Photos(NamedTuple):
     """Examples. canvas: uint8, one or many. label: 0..k-1."""
 
-    canvas: UInt8[np.ndarray, "n c c 3"]
-    label: Int[np.ndarray, "n"]
+    canvas: UInt8[Array | np.ndarray, "*n c c 3"]
+    label: Int[Array | np.ndarray, "*n"]
 
 
 class Classifier(NamedTuple):
@@ -49,9 +49,9 @@ class Classifier(NamedTuple):
     bias: Float[Array, " k"]
 
 
-def look(extractor: Extractor, canvas: UInt8[Array, "c c 3"], view: View) -> Float[Array, " d"]:
+def look(extractor: Extractor, canvas: UInt8[Array | np.ndarray, "c c 3"], view: View) -> Float[Array, " d"]:
     """The embedding of a canvas as the view shows it."""
-    pixels = lit(view, canvas.astype(jnp.float32) / 255)
+    pixels = lit(view, jnp.asarray(canvas, jnp.float32) / 255)
     return embed(extractor, pixels, window_yx=window(view, extractor.spec.window))
 
 
@@ -61,7 +61,7 @@ def with_head(extractor: Extractor, rows: Float[np.ndarray, "n d"], labels: Int[
     return Classifier(extractor, jnp.asarray(kernel), jnp.asarray(bias))
 
 
-def logits(model: Classifier, canvas: UInt8[Array, "c c 3"], view: View) -> Float[Array, " k"]:
+def logits(model: Classifier, canvas: UInt8[Array | np.ndarray, "c c 3"], view: View) -> Float[Array, " k"]:
     """What the head makes of one canvas."""
     return SCALE * look(model.extractor, canvas, view) @ model.kernel + model.bias
 
@@ -87,10 +87,10 @@ class Scratch:
         return cls(nnx.to_pure_dict(state), graphdef)
 
     def logits(
-        self, canvas: UInt8[Array, "c c 3"], view: View, dropout: Float[Array, "h w c"] | None = None
+        self, canvas: UInt8[Array | np.ndarray, "c c 3"], view: View, dropout: Float[Array, "h w c"] | None = None
     ) -> Float[Array, " k"]:
         """Of one canvas as the view shows it."""
-        pixels = lit(view, crop(canvas.astype(jnp.float32) / 255, size=SIZE, window_yx=window(view, WINDOW)))
+        pixels = lit(view, crop(jnp.asarray(canvas, jnp.float32) / 255, size=SIZE, window_yx=window(view, WINDOW)))
         return nnx.merge(self.graphdef, self.params)(pixels, dropout=dropout)
 
 
@@ -104,22 +104,22 @@ def _learnt_from_scratch(model: Scratch, photo: Photos, key: PRNGKeyArray, withi
 
 
 @jax.jit
-def _classify(model: Classifier, canvases: UInt8[Array, "b c c 3"]) -> Float[Array, "b k"]:
+def _classify(model: Classifier, canvases: UInt8[Array | np.ndarray, "b c c 3"]) -> Float[Array, "b k"]:
     return jax.vmap(lambda canvas: logits(model, canvas, straight()))(canvases)
 
 
 @jax.jit
-def _classify_scratch(model: Scratch, canvases: UInt8[Array, "b c c 3"]) -> Float[Array, "b k"]:
+def _classify_scratch(model: Scratch, canvases: UInt8[Array | np.ndarray, "b c c 3"]) -> Float[Array, "b k"]:
     def both(canvas):
-        ways = (model.logits(canvas, straight(mirrored=mirrored)) for mirrored in (False, True))
-        return sum(jax.nn.softmax(way) for way in ways)
+        one, other = (jax.nn.softmax(model.logits(canvas, straight(mirrored=way))) for way in (False, True))
+        return one + other
 
     return jax.vmap(both)(canvases)
 
 
 @jax.jit
-def _embed(extractor: Extractor, canvases: UInt8[Array, "b c c 3"]) -> Float[Array, "b d"]:
-    return embed_batch(extractor, canvases.astype(jnp.float32) / 255)
+def _embed(extractor: Extractor, canvases: UInt8[Array | np.ndarray, "b c c 3"]) -> Float[Array, "b d"]:
+    return embed_batch(extractor, jnp.asarray(canvases, jnp.float32) / 255)
 
 
 def embeddings(extractor: Extractor, canvases: UInt8[np.ndarray, "n c c 3"]) -> Float[np.ndarray, "n d"]:
@@ -158,7 +158,7 @@ class FineTuned:
         """The same with the curves. Raises ValueError where no photo to learn from has a face."""
         known = _examples(self.canvases, photos, labels)
         extractor = load(self.network)
-        model = with_head(extractor, embeddings(extractor, known.canvas), known.label)
+        model = with_head(extractor, embeddings(extractor, np.asarray(known.canvas)), np.asarray(known.label))
         return _train(model, known, self, tests, _named_rightly, _classify)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from matplotlib.ticker import PercentFormatter
 from engine import photo as photos
 from engine.bulk.prepare import digest
 from engine.evaluate import figures
-from engine.evaluate.canvases import Canvases
+from engine.evaluate.canvases import Canvases, stack
 from engine.evaluate.dataset import Person
 from engine.evaluate.forensics import Curve, curve, discriminant, interval, noise, squeezing
 from engine.evaluate.presets import Findings, Preset, Value
@@ -103,24 +103,29 @@ def sides(study: Study, people: Sequence[Person], cloaks: Cloaks, networks: Sequ
 
     Raises ValueError if there is none.
     """
-    pairs = [
-        (rewritten(study, photo), file, label)
-        for label, one in enumerate(people)
-        for photo in one.scraped
-        if (file := cloaks.files[photo]) is not None
-    ]
+    scraped = [(photo, label) for label, one in enumerate(people) for photo in one.scraped if cloaks.files[photo]]
     canvases = Canvases.of_study(study)
-    files = [[pair[side] for pair in pairs] for side in (0, 1)]
-    cut = [canvases.cut(side) for side in files]
-    faces = [canvases.faces(side) for side in files]
-    kept = [n for n, both in enumerate(zip(*cut, strict=True)) if all(one is not None for one in both)]
-    if not kept:
+    files = [rewritten(study, photo) for photo, _ in scraped], [cloaks.files[photo] for photo, _ in scraped]
+    cut, faces, there = [], [], np.ones(len(scraped), bool)
+    for side in files:
+        found = canvases.cut([file for file in side if file is not None])
+        there &= stack(found)[1]
+        cut.append(found)
+        faces.append(canvases.faces([file for file in side if file is not None]))
+    if not there.any():
         raise ValueError(f"none of the photos of {len(people)} people has a face in the clean and the cloaked file")
-    measured = {NOISE: tuple(np.stack([noise(side[n]) for n in kept]) for side in faces)}
+
+    def both(measure: Callable[[list[np.ndarray]], np.ndarray], sides: list[list[np.ndarray | None]]):
+        clean, cloaked = (
+            measure([one for one, has in zip(side, there, strict=True) if has and one is not None]) for side in sides
+        )
+        return clean, cloaked
+
+    measured = {NOISE: both(lambda own: np.stack([noise(face) for face in own]), faces)}
     for name in networks:
         extractor = load(name)
-        measured[name] = tuple(squeezing(extractor, np.stack([side[n] for n in kept])) for side in cut)
-    return Sides(measured, np.array([pairs[n][2] for n in kept]))  # type: ignore[arg-type]
+        measured[name] = both(lambda own, extractor=extractor: squeezing(extractor, np.stack(own)), cut)
+    return Sides(measured, np.array([label for _, label in scraped])[there])
 
 
 def rewritten(study: Study, photo: Path) -> Path:
