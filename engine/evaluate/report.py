@@ -141,10 +141,7 @@ def summary(rows: tables.Rows) -> list[str]:
     ):
         own = [row for row in rows if row["part"] == part]
         for title, group in _verdicts(own):
-            listed = "; ".join(
-                f"{row['tracker']} {tables.with_interval(row, 'protection')}, floor {tables.percent(row['floor'])}"
-                for row in group
-            )
+            listed = "; ".join(_listed(group))
             said.append(f"{title} {len(group)} of {len(own)} {trackers}: {listed}.")
         if rows and not own:
             said.append(f"There were no {trackers}: nothing is said about those.")
@@ -170,6 +167,21 @@ def _verdicts(rows: tables.Rows) -> list[tuple[str, tables.Rows]]:
         ("Could not be measured:", [row for row in rows if not measured(row)]),
     )
     return [(title, group) for title, group in groups if group]
+
+
+def _listed(rows: tables.Rows) -> list[str]:
+    """Each tracker with its rates; those that differ in their last layer alone as one."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row.get("recogniser", row["tracker"]), []).append(row)
+    said = []
+    for name, own in groups.items():
+        heads = f" ({', '.join(row['head'] for row in own)})" if "head" in own[0] else ""
+        rates = dict.fromkeys(tables.percent(value) for value in sorted(row["protection"] for row in own))
+        floor = tables.percent(max(row["floor"] for row in own))
+        most = "at most " if len(own) > 1 else ""
+        said.append(f"{name}{heads} {' to '.join([*rates][:: max(len(rates) - 1, 1)])}, floor {most}{floor}")
+    return said
 
 
 def _plain(value: Any) -> Any:

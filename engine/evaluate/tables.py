@@ -29,8 +29,8 @@ HEADINGS = {
     "other_people": "other people",
     "faceless": "test photos without a face",
     "cloaked": "cloaked photos",
-    "dssim_mean": "DSSIM, mean",
-    "dssim_max": "DSSIM, largest",
+    "dssim_mean": "mean DSSIM",
+    "dssim_max": "largest DSSIM",
 }
 """Words for the columns that presets share. The others are in the words of the preset."""
 FIRST = ("tracker", "part", "protection", "floor", "others", "others_floor", "dssim_mean", "dssim_max")
@@ -73,7 +73,8 @@ def table(rows: Rows) -> Table:
     shown = [key for key in keys if key not in merged]
     if "recogniser" in shown and "head" in shown:
         shown = [key for key in shown if key != "tracker"]  # the two in one word
-    texts = {key: [_cell(key, row, keys) for row in rows] for key in shown}
+    rates = {key for key in shown if _is_rate(key, rows)}
+    texts = {key: [_cell(key, row, keys, rate=key in rates) for row in rows] for key in shown}
     shared = [key for key in shown if key in SETTING and len(rows) > 1 and len(set(texts[key])) == 1]
     body = [key for key in shown if key not in shared]
     return Table(
@@ -99,26 +100,28 @@ def with_interval(row: Mapping[str, Any], key: str) -> str:
     text = percent(row[key])
     if text == "-":
         return text
-    low, high = (percent(row[key + end]).removesuffix(" %") for end in _ENDS)
+    low, high = (percent(row.get(key + end)).removesuffix(" %") for end in _ENDS)
     return f"{text} ({low}-{high})"
 
 
-def _cell(key: str, row: Mapping[str, Any], keys: Sequence[str]) -> str:
+def _is_rate(key: str, rows: Rows) -> bool:
+    """By its name, and because it has a fraction somewhere: counts of others are no rates."""
+    return bool(_PERCENT.fullmatch(key)) and any(isinstance(row.get(key), float) for row in rows)
+
+
+def _cell(key: str, row: Mapping[str, Any], keys: Sequence[str], *, rate: bool) -> str:
     value = row.get(key)
     if isinstance(value, str):
         return PARTS.get(value, value) if key == "part" else readable(value)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or math.isnan(value):
         return "-"
-    if isinstance(value, (bool, int)):
+    if rate:
+        return with_interval(row, key) if all(key + end in keys for end in _ENDS) else percent(value)
+    if isinstance(value, int):
         return str(value)
-    number = float(value)
-    if all(key + end in keys for end in _ENDS) and _PERCENT.fullmatch(key):
-        return with_interval(row, key)
     if "dssim" in key:
-        return f"{number:.5f}"
-    if key.endswith("auc"):
-        return f"{number:.4f}"
-    return percent(number) if _PERCENT.fullmatch(key) else f"{number:.4g}"
+        return f"{value:.5f}"
+    return f"{value:.4f}" if key.endswith("auc") else f"{value:.4g}"
 
 
 def markdown(rows: Rows) -> str:
