@@ -26,6 +26,7 @@ from engine.bulk.fit import fit
 from engine.bulk.prepare import Prepared, prepare, subset
 from engine.config import RHO, Recipe
 from engine.detect import YuNet
+from engine.evaluate.dataset import People
 from engine.extractors import embed_batch, load
 from engine.faces import cut
 from engine.photo import decode_pixels, encode
@@ -73,8 +74,8 @@ def main() -> None:
     arguments = parser.parse_args()
     sharding.configure()
     detector = YuNet(checkpoint.root() / "yunet.onnx")
-    users = (HERE / "users.txt").read_text().split()[:FACES]
-    photos = [subset(prepare(sorted((arguments.faces / user).iterdir())[0], detector), [0]) for user in users]
+    users = People.load(HERE / "lfw-people.json", arguments.faces).users[:FACES]
+    photos = [subset(prepare(user.scraped[0], detector), [0]) for user in users]
     canvases = np.stack([photo.cuts[0].canvas for photo in photos])
     judges = {name: load(name) for name in Recipe().names}
     clean = {name: np.asarray(embed_batch(one, canvases)) for name, one in judges.items()}

@@ -150,7 +150,9 @@ class Board:
                 f"{one.preset:<14}{one.cloaks:5} photos to cloak, {one.embeddings:5} to show to each recogniser, "
                 f"about {one.seconds / 60:.0f} min"
             )
-        print(f"about {sum(one.seconds for one in prices) / 60:.0f} min in all, less what is remembered of earlier calls")
+        print(
+            f"about {sum(one.seconds for one in prices) / 60:.0f} min in all, less what is remembered of earlier calls"
+        )
 
     def uploads(self, lines: Sequence[str]) -> None:
         """What cloud services would be sent."""

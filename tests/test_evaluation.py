@@ -29,7 +29,9 @@ def preset(name: str, log: list[str], *, fails: bool = False) -> Preset:
             raise RuntimeError("no more")
         figure = figures.new()
         figure.subplots().plot([0, 1])
-        return Findings([{"tracker": "x", "share": np.float32(0.5), "count": np.int64(3)}], figure, ["It is so."], ["None."])
+        return Findings(
+            [{"tracker": "x", "share": np.float32(0.5), "count": np.int64(3)}], figure, ["It is so."], ["None."]
+        )
 
     return Preset(name, name, "here", "Is it so?", lambda s: [s.wanted()], lambda s: 0, lambda s: 2.0, run)
 
@@ -137,7 +139,11 @@ def test_wrong_use_is_named(
 def test_services_are_sent_nothing_without_consent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = folder(tmp_path / "faces", 6, 8)
     command = ["evaluate", str(root), "--out", str(tmp_path / "out"), "--recognisers=sface", "--extractors=sface"]
-    command += [*(f"--{name}={value}" for name, value in COUNTS.items()), "--presets=services", "--services=rekognition"]
+    command += [
+        *(f"--{name}={value}" for name, value in COUNTS.items()),
+        "--presets=services",
+        "--services=rekognition",
+    ]
     assert cli.main(command) == cli.USAGE
     printed = capsys.readouterr()
     assert "would be sent 20 photos of 4 people" in printed.out

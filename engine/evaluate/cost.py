@@ -1,4 +1,4 @@
-"""What an evaluation will cost before it is begun: photos to cloak, photos to embed, and about how long that takes here."""
+"""What an evaluation will cost, before it begins: photos to cloak, photos to embed, and about how long that takes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ INSTALLED = 0.35
 
 @dataclass(frozen=True)
 class Price:
-    """Of one preset. cloaks, embeddings: photos still to be cloaked and shown to each recogniser, those of presets before
-    it not counted again. seconds: about how long, in all.
+    """Of one preset. cloaks, embeddings: photos still to be cloaked and to be shown to each recogniser; those of presets
+    before it are not counted again. seconds: about how long, in all.
     """
 
     preset: str
