@@ -77,8 +77,15 @@ class Measured:
         return flat
 
 
-def part(tracker: Tracker, made_with: Sequence[str]) -> Part:
-    """Whether a network of the tracker took part in making the cloaks."""
+class Networked(Protocol):
+    """Whatever is made of networks of the registry: trackers, recognisers."""
+
+    @property
+    def extractors(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
+def part(tracker: Networked, made_with: Sequence[str]) -> Part:
+    """Whether a network of the tracker, or recogniser, took part in making the cloaks."""
     return "in" if set(tracker.extractors) & set(made_with) else "held-out"
 
 

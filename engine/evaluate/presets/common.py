@@ -1,4 +1,4 @@
-"""What several presets need: the study's trackers, photos leaked by chance, draws pooled into one row, rates in words."""
+"""What several presets need: the study's trackers, photos leaked by chance, draws pooled to a row, rates in words."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ def rates(rows: Sequence[Mapping[str, Value]]) -> str:
     if not rows:
         return "not measured"
     values = [float(row["protection"]) for row in rows]
-    spread = f" ({percent(min(values))} to {percent(max(values))})" if len(values) > 1 else ""
+    least, most = percent(min(values)), percent(max(values))
+    spread = f" ({least} to {most})" if least != most else ""
     return f"{percent(mean(rows))}{spread}, floor {percent(mean(rows, 'floor'))}"
 
 

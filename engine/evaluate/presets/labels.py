@@ -52,11 +52,11 @@ def run(study: Study) -> Findings:
             rows.append({"labels": labels, **columns, **measured.row(), **cloaks.quality()})
         study.say(f"{tracker.name}: trained with {possible[0]} to {possible[-1]} labels")
     sentences = [
-        f"With {labels} labels: recognisers that took part in the cloaks {rates(where(rows, labels=labels, part='in'))}; "
-        f"held-out {rates(where(rows, labels=labels, part='held-out'))}."
+        f"With {labels} labels: recognisers that took part in the cloaks "
+        f"{rates(where(rows, labels=labels, part='in'))}; held-out "
+        f"{rates(where(rows, labels=labels, part='held-out'))}."
         for labels in sorted({possible[0], possible[len(possible) // 2], possible[-1]})
     ]
-    sentences.append("A tracker with few labels has few wrong names to give, so protection is harder to reach.")
     deviations = [
         *setting(study, cloaks),
         f"One user with others drawn at random, {DRAWS} draws for each of {len(users)} users, which takes the "

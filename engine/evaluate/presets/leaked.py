@@ -60,8 +60,8 @@ def run(study: Study) -> Findings:
     quarter, none = (mean(where(rows, leaked=share, part="in", head="1-NN")) for share in (0.25, 0.0))
     if np.isfinite(none):
         sentences.append(
-            f"One clean photo is enough for a nearest neighbour: a quarter of them clean leaves {percent(quarter)} of "
-            f"{percent(none)} where the network took part."
+            f"A nearest neighbour of a network that took part: {percent(none)} while all photos are cloaked, "
+            f"{percent(quarter)} once a quarter of them is clean."
         )
     deviations = [
         *setting(study, cloaks),
