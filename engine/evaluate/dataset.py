@@ -59,7 +59,7 @@ class People:
                 )
                 for kind in ("users", "others", "public")
             }
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is no list of people as `cloak evaluate` writes it: {error!r}") from None
         people = cls(**kinds)
         missing = [photo for photo in people.photos() if not photo.is_file()]
@@ -78,7 +78,7 @@ def photos_of(root: Path) -> dict[str, list[Path]]:
     if not root.is_dir():
         raise ValueError(f"{root} must be a folder with a folder of photos for each person; it is no folder")
     found = {
-        folder.name: sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        folder.name: sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         for folder in sorted(root.iterdir())
         if folder.is_dir() and not folder.name.startswith(".")
     }

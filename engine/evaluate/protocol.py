@@ -156,17 +156,20 @@ def measure(
     """Protection success rate of `cloaked` (scraped photo: its cloaked file, None if it was not published).
 
     clean: what there is instead of photos in the floor, and of those that `cloaked` does not name (a tracker that
-    purifies does so to all). floor: what `name` returned for the same tracker, people and `clean`, if known.
+    purifies does so to all). floor: what `name` returned for the same tracker, people and `clean`, if known; it is
+    measured anew where photos were not published, which are left out of the floor too: fewer photos are no cloak.
     """
     with_cloaks = name(tracker, users, others, shown={**(clean or {}), **cloaked})
-    without = name(tracker, users, others, shown=clean) if floor is None else floor
+    unpublished = {photo: None for photo, file in cloaked.items() if file is None}
+    if floor is None or unpublished:
+        floor = name(tracker, users, others, shown={**(clean or {}), **unpublished})
     return Measured(
         tracker=tracker.name,
         part=part(tracker, made_with),
         protection=rate(with_cloaks.missed),
-        floor=rate(without.missed),
+        floor=rate(floor.missed),
         others=with_cloaks.others,
-        others_floor=without.others,
+        others_floor=floor.others,
         users=len(users),
         scraped=sum(cloaked.get(photo, photo) is not None for one in users for photo in one.scraped),
         tests=sum(len(one.tests) for one in users),

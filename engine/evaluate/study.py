@@ -19,12 +19,12 @@ from engine.bulk import run as bulk
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.inputs import OWN_FOLDER
 from engine.bulk.manifest import Manifest, Row
-from engine.bulk.prepare import Prepared, prepare
+from engine.bulk.prepare import prepare
 from engine.config import Detection, Output, Recipe
 from engine.detect import YuNet
 from engine.dssim import dssim_pixels
 from engine.evaluate.dataset import People, Person
-from engine.evaluate.recognisers import Recogniser
+from engine.evaluate.recognisers import Recogniser, central
 from engine.photo import read
 
 BATCH = 8
@@ -163,12 +163,5 @@ class Study:
     def dssim(self, original: Path, changed: Path) -> float:
         """DSSIM between two files round the face nearest to the middle of the original."""
         before = prepare(original, self.detector)
-        top, left, bottom, right = before.regions[central(before)]
+        top, left, bottom, right = before.regions[central([face.box for face in before.faces], before.photo.size)]
         return dssim_pixels(before.photo.pixels[top:bottom, left:right], read(changed).pixels[top:bottom, left:right])
-
-
-def central(photo: Prepared) -> int:
-    """Index of the face nearest to the middle: in collections by person that is the person."""
-    height, width = photo.photo.size
-    middles = [(f.box[0] + f.box[2] / 2 - width / 2, f.box[1] + f.box[3] / 2 - height / 2) for f in photo.faces]
-    return int(np.argmin([np.hypot(*middle) for middle in middles]))

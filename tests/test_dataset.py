@@ -1,0 +1,127 @@
+"""engine.evaluate.dataset: who takes part in an evaluation, the same for the same seed, nobody in two roles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.evaluate import dataset
+from engine.evaluate.dataset import People, Person
+
+
+def folder(root: Path, **counts: int) -> Path:
+    """Empty files: nothing here looks into a photo."""
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            (root / name / f"{name}_{number:03}.jpg").touch()
+    return root
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Path:
+    rich = {f"rich{number}": 20 for number in range(6)}
+    plain = {f"plain{number:02}": 3 + number % 6 for number in range(20)}
+    return folder(tmp_path / "crowd", **rich, **plain, poor0=2, poor1=1)
+
+
+def everybody(people: People) -> list[Person]:
+    return [*people.users, *people.others, *people.public]
+
+
+def test_nobody_has_two_roles_and_no_photo_is_used_twice(crowd):
+    people = dataset.choose(crowd, users=4, photos=10, others=8, public=5, seed=3)
+    assert [len(kind) for kind in (people.users, people.others, people.public)] == [4, 8, 5]
+    assert len({one.name for one in everybody(people)}) == 17
+    photos = people.photos()
+    assert len(set(photos)) == len(photos) == sum(len(one.scraped) + len(one.tests) for one in everybody(people))
+    assert all(photo.parent.name == one.name for one in everybody(people) for photo in (*one.scraped, *one.tests))
+
+
+def test_half_of_a_users_photos_are_scraped_and_half_are_tests(crowd):
+    people = dataset.choose(crowd, users=4, photos=10, others=8, public=5)
+    assert all(one.name.startswith("rich") for one in people.users)
+    assert all(len(one.scraped) == len(one.tests) == 5 for one in people.users)
+
+
+def test_everybody_else_has_photos_to_learn_and_one_to_test(crowd):
+    people = dataset.choose(crowd, users=4, photos=10, others=12, public=8)
+    assert all(len(one.tests) == 1 and 2 <= len(one.scraped) <= 5 for one in people.others)
+    assert all(len(one.tests) == 1 and 2 <= len(one.scraped) <= 3 for one in people.public)
+    assert not any(one.name.startswith("poor") for one in everybody(people))
+
+
+def test_the_seed_decides_and_nothing_else(crowd):
+    sizes = {"users": 3, "photos": 8, "others": 6, "public": 4}
+    first = dataset.choose(crowd, **sizes, seed=1)
+    assert first == dataset.choose(crowd, **sizes, seed=1)
+    assert first != dataset.choose(crowd, **sizes, seed=2)
+
+
+def test_people_with_few_photos_are_users_where_there_are_none_with_more(tmp_path):
+    root = folder(tmp_path, a=6, b=6, c=12, d=3, e=3)
+    people = dataset.choose(root, users=3, photos=6, others=1, public=1)
+    assert {one.name for one in people.users} == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"users": 9}, "6 people who can be users.*9 were asked for"),
+        ({"others": 90}, "others.*90"),
+        ({"others": 15, "public": 30}, "the public.*30"),
+        ({"users": 1}, "at least 2 users"),
+        ({"photos": 3}, "4 photos"),
+    ],
+)
+def test_too_few_people_are_an_error_that_says_of_which(crowd, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        dataset.choose(crowd, **({"users": 4, "photos": 10, "others": 8, "public": 5} | sizes))
+
+
+def test_what_is_no_photo_is_passed_by(tmp_path):
+    root = folder(tmp_path, a=2)
+    for name in ("notes.txt", "._a_000.jpg"):
+        (root / "a" / name).touch()
+    (root / ".hidden").mkdir()
+    (root / ".hidden" / "b.jpg").touch()
+    (root / "empty").mkdir()
+    assert {name: [p.name for p in own] for name, own in dataset.photos_of(root).items()} == {
+        "a": ["a_000.jpg", "a_001.jpg"]
+    }
+
+
+def test_a_folder_without_people_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="it has none"):
+        dataset.photos_of(tmp_path)
+    with pytest.raises(ValueError, match="no folder"):
+        dataset.photos_of(tmp_path / "nowhere")
+
+
+def test_saved_people_come_back_also_in_another_place(crowd, tmp_path):
+    people = dataset.choose(crowd, users=3, photos=8, others=4, public=2)
+    people.save(tmp_path / "people.json", crowd)
+    assert People.load(tmp_path / "people.json", crowd) == people
+    assert str(crowd) not in (tmp_path / "people.json").read_text()
+    moved = crowd.rename(tmp_path / "moved")
+    there = People.load(tmp_path / "people.json", moved)
+    assert [p.relative_to(moved) for p in there.photos()] == [p.relative_to(crowd) for p in people.photos()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"users": [], "others": {}, "public": {}}', '{"users": {"a": {}}, "others": {}, "public": {}}'],
+)
+def test_a_file_that_is_no_list_of_people_is_refused(tmp_path, text):
+    (tmp_path / "people.json").write_text(text)
+    with pytest.raises(ValueError, match="no list of people"):
+        People.load(tmp_path / "people.json", tmp_path)
+
+
+def test_photos_that_are_gone_are_counted_and_named(tmp_path):
+    lists = {"users": {"a": {"scraped": ["a/1.jpg"], "tests": ["a/2.jpg"]}}, "others": {}, "public": {}}
+    (tmp_path / "people.json").write_text(json.dumps(lists))
+    with pytest.raises(ValueError, match=r"2 photos.*1\.jpg"):
+        People.load(tmp_path / "people.json", tmp_path)
