@@ -18,7 +18,7 @@ from engine.config import Detection, Format, Mode, Objective, Output, Recipe, So
 
 if TYPE_CHECKING:
     from engine.bulk.cloaker import Cloaker
-    from engine.bulk.run import Summary
+    from engine.bulk.summary import Summary
 
 BATCH = 8
 OK, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
@@ -65,6 +65,12 @@ def run(
     workers: Annotated[int | None, Parameter(help="Threads that read and write; default: the cores.")] = None,
     shard: Annotated[str, Parameter(help="I/N: this process does the I-th of N shares (from 0).")] = "0/1",
     seed: Annotated[int, Parameter(help="Of every random choice.")] = 0,
+    report: Annotated[
+        bool,
+        Parameter(
+            help="Write OUT/.cloak/report.html, which shows your originals beside the cloaked photos, or remove it."
+        ),
+    ] = True,
     json: Json = False,
 ) -> int:
     """Cloak photos. A second call with the same --out goes on where the first one ended."""
@@ -89,7 +95,7 @@ def run(
         names = tuple(name.strip() for name in extractors.split(",")) if extractors else None
         recipe = Recipe.of(mode, rho=rho, steps=steps, extractors=names, objective=objective, solver=solver, seed=seed)
         detection = Detection(min_score, min_size)
-        options = Options(Output(format, quality), restart, dry_run, _shard(shard))
+        options = Options(Output(format, quality), restart, dry_run, _shard(shard), album=report)
         settings = fingerprint(recipe, detection, options.output, only)
     except ValueError as error:
         return _usage(str(error), as_json=json)
@@ -105,6 +111,7 @@ def run(
                 report=view.row,
                 started=view.started,
                 progress=view.solving,
+                publishing=view.publishing,
             )
     except (InputError, BusyError, CheckpointError) as error:
         return _usage(str(error), as_json=json)

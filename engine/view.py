@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from engine.bulk import claims
 from engine.bulk.manifest import Row
-from engine.bulk.run import Summary
+from engine.bulk.summary import Summary
 from engine.config import Recipe
 
 SHOWN = 20
@@ -70,6 +71,10 @@ class View:
             elif self._unprotected == SHOWN + 1:
                 self._console.print("... and more: the manifest has a row for every photo")
 
+    def publishing(self, done: int, photos: int) -> None:
+        """`done` of all `photos` are in the report."""
+        self._progress.update(self._task, total=photos, completed=done, description="writing the report", rate="")
+
     def summary(self, summary: Summary, out: Path, recipe: Recipe) -> None:
         """The last lines, on stdout."""
         counts, earlier = summary.counts, summary.earlier
@@ -89,8 +94,8 @@ class View:
             dssim = f"mean {summary.dssim_mean:.5f}, largest {summary.dssim_max:.5f}"
             print(f"DSSIM of the face regions in the files: {dssim}.")
             print(f"Cloaked photos and the manifest are in {out}.")
-            print(
-                f"Made against {', '.join(recipe.names)}: they often mislead recognisers built on these networks.\n"
-                "Against most others they do next to nothing: see 'Does it protect?' in the README.\n"
-                "Publish no clean photo of the same face."
-            )
+            print(*claims.protection(recipe.names), claims.PUBLISH, sep="\n")
+        if summary.report:
+            print(f"Original and cloaked side by side, for your eyes only: {summary.report}")
+        elif summary.unreported:
+            print(f"No report: {summary.unreported}.")

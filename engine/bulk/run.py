@@ -10,21 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from engine import __version__
 from engine import photo as photos
+from engine.bulk.album import Album, publish, remove
 from engine.bulk.batching import FaceCloak, FaceJob
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.inputs import OWN_FOLDER, Item, collect
 from engine.bulk.manifest import Manifest, Row, Status
 from engine.bulk.pipeline import Clock, Stages, stream
 from engine.bulk.prepare import Prepared, digest, prepare
+from engine.bulk.summary import Summary, summarise
 from engine.config import Detection, Output, Recipe
 from engine.extractors import registry
 from engine.types import PhotoError
@@ -34,45 +38,21 @@ INTERRUPTED = "Interrupted before it was done."
 
 @dataclass(frozen=True)
 class Options:
-    """What a run does besides cloaking. shard: (i, n), only the photos whose content hash is i modulo n."""
+    """What a run does besides cloaking. shard: (i, n), only the photos whose content hash is i modulo n.
+
+    album: write the personal report, `album.publish`; without, one of an earlier call is removed.
+    """
 
     output: Output = field(default_factory=Output)
     restart: bool = False
     dry_run: bool = False
     shard: tuple[int, int] = (0, 1)
+    album: bool = False
 
     def __post_init__(self) -> None:
         index, count = self.shard
         if not 0 <= index < count:
             raise ValueError(f"shard must be I/N with 0 <= I < N; got {index}/{count}")
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run did. counts: photos by status, of those this call worked on; earlier: those done before it.
-
-    dssim: of all faces cloaked by this call. seconds: wall time as "total", and by phase: prepare and finish are summed
-    over their threads and overlap the solver's. occupancy: share of the solver's slots that held a face.
-    """
-
-    counts: dict[str, int]
-    earlier: dict[str, int]
-    faces: int
-    faces_per_second: float
-    dssim_mean: float | None
-    dssim_max: float | None
-    seconds: dict[str, float]
-    occupancy: float | None
-    dry_run: bool
-
-    @property
-    def worked(self) -> int:
-        """Photos that this call worked on: not done earlier and not passed by as no photos."""
-        return sum(self.counts.values()) - self.counts["skipped"]
-
-    def as_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -107,12 +87,14 @@ def run(
     report: Callable[[Row], None] = lambda row: None,
     started: Callable[[int], None] = lambda photos: None,
     progress: Callable[[int, int], None] | None = None,
+    publishing: Callable[[int, int], None] = lambda done, all: None,
 ) -> Summary:
     """Cloak all photos under `paths` into `out`. Raises inputs.InputError and manifest.BusyError before it begins.
 
     cloaker: makes the Cloaker for a collection of so many photos, called only when there is work. settings: text that
     names everything besides the photo on which a result depends (`fingerprint`). report: gets each photo's row;
-    started: how many photos there are to do; progress: as in `pipeline.stream`.
+    started: how many photos there are to do; progress: as in `pipeline.stream`; publishing: as in
+    `album.publish`.
     """
     begun = time.perf_counter()
     items = collect(paths, out=out, format=options.output.format)
@@ -121,9 +103,11 @@ def run(
     if options.dry_run:
         started(len(items))
         rows = _dry(cloaker(len(sources)), items, options, report)
-        return _summary(rows, Counter(), Clock(), time.perf_counter() - begun, dry_run=True)
+        return summarise(rows, Counter(), Clock(), time.perf_counter() - begun, dry_run=True)
     index, count = options.shard
-    with Manifest(out, shard="" if count == 1 else f"{index}-of-{count}") as manifest:
+    with ExitStack() as stack:
+        manifest = stack.enter_context(Manifest(out, shard="" if count == 1 else f"{index}-of-{count}"))
+        album = stack.enter_context(Album(out, shard=options.shard)) if options.album else None
         _clean(out, shard=options.shard)
         tasks, passed, earlier = _plan(items, manifest, out, settings, options)
         for row in passed:
@@ -133,10 +117,25 @@ def run(
         clock = Clock()
         started(len(tasks))
         if tasks:
-            for row in _cloak(cloaker(len(sources)), sources, tasks, manifest, out, options, clock, progress):
+            for row in _cloak(cloaker(len(sources)), sources, tasks, manifest, album, out, options, clock, progress):
                 report(row)
                 rows.append(row)
-    return _summary(rows, earlier, clock, time.perf_counter() - begun)
+    summary = summarise(rows, earlier, clock, time.perf_counter() - begun)
+    return _published(summary, out, options, publishing)
+
+
+def _published(summary: Summary, out: Path, options: Options, progress: Callable[[int, int], None]) -> Summary:
+    """The summary with where the report is. A report that cannot be written is no fault of the photos."""
+    if not options.album:
+        remove(out)
+        return summary
+    begun = time.perf_counter()
+    try:
+        report, reason = publish(out, workers=min(os.cpu_count() or 1, 8), progress=progress)
+    except (OSError, sqlite3.Error) as error:
+        report, reason = None, f"it could not be written ({error})"
+    seconds = {**summary.seconds, "report": round(time.perf_counter() - begun, 2)}
+    return replace(summary, seconds=seconds, report=None if report is None else str(report), unreported=reason)
 
 
 def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Path | None) -> str:
@@ -193,12 +192,12 @@ def _plan(
         except (OSError, PhotoError):
             # Whatever it is, reading says it best, and says it in the row.
             size = modified = 0
-            sha256 = hashlib.sha256(item.target.encode()).hexdigest()
+            sha256 = hashlib.sha256(os.fsencode(item.target)).hexdigest()
         if int(sha256[:8], 16) % count != index:
             continue
         key = hashlib.sha256(f"{sha256} {settings}".encode()).hexdigest()
         task = _Task(item, size, modified, sha256, key)
-        if not options.restart and old is not None and old.key == key and _intact(old, out):
+        if not options.restart and old is not None and old.key == key and old.intact(out):
             earlier[old.status] += 1
         elif (out / item.target).exists() and not (old and (old.status == "cloaked" or old.reason == INTERRUPTED)):
             reason = (
@@ -210,13 +209,6 @@ def _plan(
     return tasks, passed, earlier
 
 
-def _intact(row: Row, out: Path) -> bool:
-    if row.status != "cloaked":
-        return True
-    written = out / row.target
-    return written.is_file() and written.stat().st_size == row.written
-
-
 def _clean(out: Path, *, shard: tuple[int, int]) -> None:
     """Remove what a killed run left half-written."""
     for left in (out / OWN_FOLDER).glob(f"{shard[0]}-of-{shard[1]}-*.part"):
@@ -225,7 +217,7 @@ def _clean(out: Path, *, shard: tuple[int, int]) -> None:
 
 def _write(out: Path, target: str, data: bytes, *, shard: tuple[int, int]) -> None:
     """Put a file in place whole or not at all."""
-    name = hashlib.sha256(target.encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
     part = out / OWN_FOLDER / f"{shard[0]}-of-{shard[1]}-{name}.part"
     with part.open("wb") as file:
         file.write(data)
@@ -240,6 +232,7 @@ def _cloak(
     sources: Sequence[Path],
     tasks: Sequence[_Task],
     manifest: Manifest,
+    album: Album | None,
     out: Path,
     options: Options,
     clock: Clock,
@@ -249,9 +242,15 @@ def _cloak(
 
     def prepared(task: _Task) -> Prepared | Row:
         try:
-            return prepare(task.item.source, cloaker.detector, sha256=task.sha256)
+            photo = prepare(task.item.source, cloaker.detector, sha256=task.sha256)
         except Exception as error:
             return _fault(task, error)
+        if photo.cuts:
+            return photo
+        row = task.row(*cloaker.nothing(photo))
+        if album is not None:
+            album.add(row, photo.photo)
+        return row
 
     def admit(task: _Task, photo: Prepared) -> tuple[Prepared, list[FaceJob]] | Row:
         photo = cloaker.selected(photo)
@@ -275,7 +274,10 @@ def _cloak(
         except Exception as error:
             return _fault(task, error)
         faces = [asdict(face) for face in cloaker.describe(photo, cloaks, fitted)]
-        return task.row("cloaked", " ".join(photo.unusable), written=len(fitted.data), faces=faces)
+        row = task.row("cloaked", " ".join(photo.unusable), written=len(fitted.data), faces=faces)
+        if album is not None:
+            album.add(row, photo.photo, fitted.pixels)
+        return row
 
     stages = Stages[_Task, Row](prepare=prepared, admit=admit, finish=finish)
     for task, row in stream(tasks, stages, cloaker.batcher, workers=cloaker.workers, clock=clock, progress=progress):
@@ -321,30 +323,3 @@ def _dry(cloaker: Cloaker, items: Sequence[Item], options: Options, report: Call
             report(row)
             rows.append(row)
     return rows
-
-
-def _summary(
-    rows: Sequence[Row], earlier: Counter[str], clock: Clock, total: float, *, dry_run: bool = False
-) -> Summary:
-    counts = Counter({"cloaked": 0, "no_face": 0, "skipped": 0, "failed": 0})
-    counts.update(row.status for row in rows)
-    faces = [face for row in rows for face in row.faces]
-    dssim = [float(face["dssim"]) for face in faces if "dssim" in face]  # type: ignore[arg-type]
-    seconds = {
-        "total": total,
-        "prepare": clock.prepare,
-        "solve": clock.solve,
-        "finish": clock.finish,
-        "wait": clock.wait,
-    }
-    return Summary(
-        counts=dict(counts),
-        earlier=dict(earlier),
-        faces=len(faces),
-        faces_per_second=round(len(dssim) / total, 3) if total else 0.0,
-        dssim_mean=sum(dssim) / len(dssim) if dssim else None,
-        dssim_max=max(dssim) if dssim else None,
-        seconds={name: round(value, 2) for name, value in seconds.items()},
-        occupancy=round(clock.faces / clock.slots, 3) if clock.slots else None,
-        dry_run=dry_run,
-    )

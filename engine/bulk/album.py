@@ -1,0 +1,287 @@
+"""The personal report of `cloak run`: pages with every photo of a collection, in the hidden folder of the output.
+
+A photo's article is made while its pixels are at hand, in the thread that wrote it, and kept in a spool; at the end
+of the run articles are put on pages. An article is a line of its own, named by what it depends on, so the pages
+themselves are the store: the next call takes from them what is still true, and decodes only the rest.
+
+Several runs (shards) may share an output folder: the last to end writes the report, with the photos of all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from engine import __version__, html
+from engine.bulk import article as articles
+from engine.bulk import claims
+from engine.bulk.inputs import OWN_FOLDER
+from engine.bulk.manifest import Row, Survey
+from engine.types import Photo
+
+PAGE = 50
+"""Photos on a page: some 8 MB."""
+TEMPLATES = ("album.html.jinja", "album.css", "album.js", "frame.html.jinja", "frame.css")
+
+
+class Album:
+    """A run's part of the report. A context manager, to be held while the run lasts; `add` from any thread."""
+
+    def __init__(self, out: Path, *, shard: tuple[int, int] = (0, 1)) -> None:
+        """Announces the run to others in the same folder. Raises OSError where that cannot be written."""
+        folder = out / OWN_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        self._out = out
+        self._presence = os.open(folder / "runs.lock", os.O_CREAT | os.O_RDWR, 0o644)
+        fcntl.flock(self._presence, fcntl.LOCK_SH)
+        self._spool = os.open(
+            folder / f"report-{shard[0]}-of-{shard[1]}.spool", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600
+        )
+        os.write(self._spool, b"\n")  # a killed run may have left half a line
+        self._lock = Lock()
+
+    def __enter__(self) -> Album:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._spool)
+        os.close(self._presence)
+
+    def add(self, row: Row, before: Photo, after: UInt8[np.ndarray, "h w 3"] | None = None) -> None:
+        """Keep the article of a photo that is done. What cannot be kept is made from the files at the end."""
+        line = articles.article(row, articles.pictures(row, before, after))
+        try:
+            with self._lock, open(self._spool, "ab", closefd=False) as spool:
+                spool.write(line)
+        except OSError:
+            return
+
+
+class Published(NamedTuple):
+    """report: the first page, None where there is none. reason: why."""
+
+    report: Path | None
+    reason: str = ""
+
+
+@dataclass
+class _Contents:
+    """What is counted before the first page is written. identities: of the articles, in order."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    passed: int = 0
+    faces: int = 0
+    dssim: float = 0.0
+    largest: float = 0.0
+    networks: set[tuple[str, ...]] = field(default_factory=set)
+    identities: list[str] = field(default_factory=list)
+
+    @property
+    def pages(self) -> int:
+        return -(-len(self.identities) // PAGE)
+
+    def digest(self) -> str:
+        """Two albums with the same digest are the same album."""
+        parts = [self.identities, self.passed, PAGE, __version__, html.version(*TEMPLATES)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def publish(out: Path, *, workers: int, progress: Callable[[int, int], None] = lambda done, all: None) -> Published:
+    """Write the report of all that is in the folder's manifests, unless another run still goes on in it.
+
+    Flat in memory: photos are on their way one by one. progress: gets (photos done, all of them). Raises OSError where
+    it cannot be written, sqlite3.Error where a manifest cannot be read; then the old report, if any, is untouched.
+    """
+    folder = out / OWN_FOLDER
+    if not _alone(folder):
+        return Published(None, "another run is going on in this folder and will write it")
+    with _held(folder / "report.lock"), Survey(out) as survey:
+        contents = _contents(survey, out)
+        if not contents.identities:
+            return Published(None, "there is no photo to report on")
+        first = folder / _name(1)
+        mark = f"album {contents.digest()} of {contents.pages} pages"
+        if not (_marked(first, mark) and all((folder / _name(n)).is_file() for n in range(1, contents.pages + 1))):
+            _write(survey, out, contents, mark, workers=workers, progress=progress)
+        for spool in folder.glob("report-*.spool"):
+            spool.unlink()
+    return Published(first)
+
+
+def remove(out: Path) -> None:
+    """Take away the report of earlier calls, and what was kept for it."""
+    for path in (out / OWN_FOLDER).glob("report*"):
+        if path.suffix in (".html", ".part", ".spool"):
+            path.unlink()
+
+
+def _alone(folder: Path) -> bool:
+    # Whoever ends last has let go of its own lock before it looks, so one of them sees nobody.
+    lock = os.open(folder / "runs.lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _contents(survey: Survey, out: Path) -> _Contents:
+    contents = _Contents()
+    for row in survey.rows():
+        if _passed_by(row):
+            contents.passed += 1
+            continue
+        contents.counts[row.status] += 1
+        contents.identities.append(articles.identity(row, articles.notes(row, out)))
+        for face in row.faces:
+            dssim = float(face["dssim"])  # type: ignore[arg-type]
+            contents.faces += 1
+            contents.dssim += dssim
+            contents.largest = max(contents.largest, dssim)
+            contents.networks.add(tuple(face.get("shift", ())))  # type: ignore[arg-type]
+    return contents
+
+
+def _passed_by(row: Row) -> bool:
+    """A file that is no photo: counted and not shown."""
+    return row.status == "skipped" and not row.sha256
+
+
+def _name(page: int) -> str:
+    return "report.html" if page == 1 else f"report-{page}.html"
+
+
+def _marked(page: Path, mark: str) -> bool:
+    try:
+        with page.open("rb") as file:
+            return mark.encode() in file.read(1000)
+    except OSError:
+        return False
+
+
+def _write(
+    survey: Survey,
+    out: Path,
+    contents: _Contents,
+    mark: str,
+    *,
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    """All pages beside the old ones, which are still being read; then the new in place of the old."""
+    folder = out / OWN_FOLDER
+    total = len(contents.identities)
+    rows = (row for row in survey.rows() if not _passed_by(row))
+    with ThreadPoolExecutor(workers) as pool:
+        lines = _lines(rows, out, _kept(folder), pool, ahead=2 * workers)
+        for page in range(1, contents.pages + 1):
+            start = (page - 1) * PAGE
+            shown = (html.safe(line.decode()) for line in islice(lines, PAGE))
+            pieces = html.stream(
+                "album.html.jinja",
+                mark=mark,
+                page=page,
+                names=[_name(n) for n in range(1, contents.pages + 1)],
+                first=start + 1,
+                on_page=PAGE,
+                total=total,
+                contents=contents,
+                protection=[claims.protection(networks) for networks in sorted(contents.networks) if networks],
+                publish=claims.PUBLISH,
+                version=__version__,
+                articles=_counted(shown, start, total, progress),
+            )
+            _put(folder / f"report-{page}.part", pieces)
+    for page in range(1, contents.pages + 1):
+        (folder / f"report-{page}.part").replace(folder / _name(page))
+    for left in (*folder.glob("report-*.html"), *folder.glob("report-*.part")):
+        number = left.stem.partition("-")[2]
+        if left.suffix == ".part" or (number.isdecimal() and int(number) > contents.pages):
+            left.unlink()
+
+
+def _counted(shown: Iterable[str], start: int, total: int, progress: Callable[[int, int], None]) -> Iterator[str]:
+    for done, one in enumerate(shown, start + 1):
+        yield one
+        progress(done, total)
+
+
+def _put(path: Path, pieces: Iterable[str]) -> None:
+    # Only for its owner: the pictures are of originals, which others may not be allowed to read.
+    with open(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
+        for piece in pieces:
+            file.write(piece.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _kept(folder: Path) -> dict[str, tuple[Path, int, int]]:
+    """Where the articles of earlier pages and of the spools are: by identity the file, the first byte, how many."""
+    found = {}
+    for path in (*folder.glob("report*.html"), *folder.glob("report-*.spool")):
+        with path.open("rb") as file:
+            start = 0
+            for line in file:
+                identity = articles.found(line)
+                if identity is not None:
+                    found[identity] = path, start, len(line)
+                start += len(line)
+    return found
+
+
+def _lines(
+    rows: Iterable[Row],
+    out: Path,
+    kept: dict[str, tuple[Path, int, int]],
+    pool: ThreadPoolExecutor,
+    *,
+    ahead: int,
+) -> Iterator[bytes]:
+    """The articles in order; those that are not kept anywhere are made in threads, at most `ahead` at a time."""
+    waiting: deque[Future[bytes]] = deque()
+
+    def made(row: Row) -> bytes:
+        notes = articles.notes(row, out)
+        place = kept.get(articles.identity(row, notes))
+        if place is None:
+            return articles.article(row, articles.read(row, out), notes)
+        path, start, length = place
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    for row in rows:
+        waiting.append(pool.submit(made, row))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,0 +1,70 @@
+"""What a run did, in figures: the last line of `cloak run`, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from engine.bulk.manifest import Row
+from engine.bulk.pipeline import Clock
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did. counts: photos by status, of those this call worked on; earlier: those done before it.
+
+    dssim: of all faces cloaked by this call. seconds: wall time as "total", and by phase: prepare and finish are summed
+    over their threads and overlap the solver's. occupancy: share of the solver's slots that held a face. report: path
+    of the personal report, None without one; unreported: why there is none though one was asked for.
+    """
+
+    counts: dict[str, int]
+    earlier: dict[str, int]
+    faces: int
+    faces_per_second: float
+    dssim_mean: float | None
+    dssim_max: float | None
+    seconds: dict[str, float]
+    occupancy: float | None
+    dry_run: bool
+    report: str | None = None
+    unreported: str = ""
+
+    @property
+    def worked(self) -> int:
+        """Photos that this call worked on: not done earlier and not passed by as no photos."""
+        return sum(self.counts.values()) - self.counts["skipped"]
+
+    def as_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
+
+
+def summarise(
+    rows: Sequence[Row], earlier: Counter[str], clock: Clock, total: float, *, dry_run: bool = False
+) -> Summary:
+    """The summary of the rows that a call worked on. total: seconds of wall time."""
+    counts = Counter({"cloaked": 0, "no_face": 0, "skipped": 0, "failed": 0})
+    counts.update(row.status for row in rows)
+    faces = [face for row in rows for face in row.faces]
+    dssim = [float(face["dssim"]) for face in faces if "dssim" in face]  # type: ignore[arg-type]
+    seconds = {
+        "total": total,
+        "prepare": clock.prepare,
+        "solve": clock.solve,
+        "finish": clock.finish,
+        "wait": clock.wait,
+    }
+    return Summary(
+        counts=dict(counts),
+        earlier=dict(earlier),
+        faces=len(faces),
+        faces_per_second=round(len(dssim) / total, 3) if total else 0.0,
+        dssim_mean=sum(dssim) / len(dssim) if dssim else None,
+        dssim_max=max(dssim) if dssim else None,
+        seconds={name: round(value, 2) for name, value in seconds.items()},
+        occupancy=round(clock.faces / clock.slots, 3) if clock.slots else None,
+        dry_run=dry_run,
+    )

@@ -1,0 +1,203 @@
+"""What `cloak evaluate` leaves behind: a page for people, tables and figures for papers, results.json for programs.
+
+    report.html            self-contained
+    results.json           everything, unrounded
+    tables/PRESET.csv, .md
+    figures/PRESET.svg
+
+The same findings give the same bytes: there is no date in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine import __version__, html
+from engine.evaluate import figures, tables
+from engine.evaluate.dataset import People
+from engine.evaluate.presets import Findings, Preset
+from engine.evaluate.study import Study
+from engine.extractors import registry
+
+SCHEMA = 1
+"""Of results.json; raised when a field changes its meaning or goes away."""
+PACKAGES = ("fawkes-engine", "jax", "flax", "optax", "numpy", "scipy", "opencv-python-headless", "pillow", "matplotlib")
+HEADLINE = "protection"
+"""The preset from whose rows the summary is computed."""
+MOST = 0.5
+"""A cloak protects where a tracker misses at least this share of a user's clean photos."""
+
+
+class Section(NamedTuple):
+    """One preset on the page. figure: an <svg> element, "" without one."""
+
+    preset: Preset
+    findings: Findings
+    table: tables.Table | None
+    figure: str
+
+
+def about(study: Study) -> dict[str, Any]:
+    """What the findings of a study rest on: settings, versions, weights and the people, as hashes where that is enough.
+
+    The weights are those of the cloaks and of every recogniser that is one of the engine's extractors.
+    """
+    people = study.people
+    names = {*study.recipe.names, *(name for one in study.recognisers for name in one.extractors)}
+    return {
+        "recipe": asdict(study.recipe),
+        "output": asdict(study.output),
+        "detection": asdict(study.detection),
+        "seed": study.seed,
+        "recognisers": [{"name": one.name, "extractors": list(one.extractors)} for one in study.recognisers],
+        "weights": {name: registry.find(name).sha256 for name in sorted(names)},
+        "people": {
+            **{kind: len(getattr(people, kind)) for kind in ("users", "others", "public")},
+            "sha256": people_sha256(people),
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def people_sha256(people: People) -> str:
+    """Of the lists by names of folders and files: the same wherever the photos lie, another when one is exchanged."""
+    lists = {
+        kind: {one.name: [[photo.name for photo in half] for half in (one.scraped, one.tests)] for one in members}
+        for kind, members in (("users", people.users), ("others", people.others), ("public", people.public))
+    }
+    return hashlib.sha256(json.dumps(lists, sort_keys=True).encode()).hexdigest()
+
+
+def write(findings: Mapping[Preset, Findings], about: Mapping[str, Any], out: Path) -> Path:
+    """Write all of it under `out`, each file whole or not at all; the path of report.html.
+
+    about: as the function of that name gives it; it stands in results.json beside the findings.
+    """
+    sections = []
+    for preset, found in findings.items():
+        drawn = "" if found.figure is None else figures.svg(found.figure)
+        sections.append(Section(preset, found, tables.table(found.rows) if found.rows else None, drawn))
+        if found.rows:
+            _put(out / "tables" / f"{preset.name}.csv", tables.unrounded(found.rows))
+            _put(out / "tables" / f"{preset.name}.md", tables.markdown(found.rows))
+        if drawn:
+            _put(out / "figures" / f"{preset.name}.svg", drawn)
+    _put(out / "results.json", json.dumps(results(findings, about), indent=1, allow_nan=False) + "\n")
+    rows = next((found.rows for preset, found in findings.items() if preset.name == HEADLINE), ())
+    page = html.stream(
+        "report.html.jinja",
+        sections=[section._replace(figure=html.safe(section.figure)) for section in sections],
+        summary=summary(rows),
+        about=_plain(about),
+        version=__version__,
+    )
+    return _put(out / "report.html", *page)
+
+
+def results(findings: Mapping[Preset, Findings], about: Mapping[str, Any]) -> dict[str, Any]:
+    """What results.json holds; a figure that could not be measured is null."""
+    return {
+        "schema": SCHEMA,
+        "engine": __version__,
+        **_plain(about),
+        "presets": {
+            preset.name: {
+                "title": preset.title,
+                "source": preset.source,
+                "question": preset.question,
+                "sentences": list(found.sentences),
+                "deviations": list(found.deviations),
+                "rows": _plain(found.rows),
+            }
+            for preset, found in findings.items()
+        },
+    }
+
+
+def summary(rows: tables.Rows) -> list[str]:
+    """What the cloaks protect against and what not, from the rows of the preset "protection"; empty without rows.
+
+    Protected: the tracker misses most clean photos, and its interval lies above the floor's. In part: fewer, yet above
+    the floor. Not: the intervals overlap, so it could be chance.
+    """
+    said = []
+    for part, trackers in (
+        ("in", "trackers on networks that the cloaks were made on"),
+        ("held-out", "trackers on networks that took no part (held out)"),
+    ):
+        own = [row for row in rows if row["part"] == part]
+        for title, group in _verdicts(own):
+            listed = "; ".join(_listed(group))
+            said.append(f"{title} {len(group)} of {len(own)} {trackers}: {listed}.")
+        if rows and not own:
+            said.append(f"There were no {trackers}: nothing is said about those.")
+    named = [row for row in rows if math.isfinite(row["others"]) and math.isfinite(row["others_floor"])]
+    if named:
+        cloaked, clean = (float(np.mean([row[key] for row in named])) for key in ("others", "others_floor"))
+        said.append(
+            f"Everybody else is named rightly on {tables.percent(cloaked)} of their photos when users cloak, on "
+            f"{tables.percent(clean)} when nobody does (mean over trackers)."
+        )
+    return said
+
+
+def _verdicts(rows: tables.Rows) -> list[tuple[str, tables.Rows]]:
+    def measured(row: Mapping[str, Any]) -> bool:
+        return math.isfinite(row["protection_low"]) and math.isfinite(row["floor_high"])
+
+    above = [row for row in rows if measured(row) and row["protection_low"] > row["floor_high"]]
+    groups = (
+        ("Protected against", [row for row in above if row["protection"] >= MOST]),
+        ("Protected in part against", [row for row in above if row["protection"] < MOST]),
+        ("Not protected against", [row for row in rows if measured(row) and row not in above]),
+        ("Could not be measured:", [row for row in rows if not measured(row)]),
+    )
+    return [(title, group) for title, group in groups if group]
+
+
+def _listed(rows: tables.Rows) -> list[str]:
+    """Each tracker with its rates; those that differ in their last layer alone as one."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row.get("recogniser", row["tracker"]), []).append(row)
+    said = []
+    for name, own in groups.items():
+        heads = f" ({', '.join(row['head'] for row in own)})" if "head" in own[0] else ""
+        rates = dict.fromkeys(tables.percent(value) for value in sorted(row["protection"] for row in own))
+        floor = tables.percent(max(row["floor"] for row in own))
+        most = "at most " if len(own) > 1 else ""
+        said.append(f"{name}{heads} {' to '.join([*rates][:: max(len(rates) - 1, 1)])}, floor {most}{floor}")
+    return said
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: NumPy's numbers as Python's, what is not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (str, bool)) or value is None:
+        return value
+    if isinstance(value, Sequence):
+        return [_plain(one) for one in value]
+    number = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number
+
+
+def _put(path: Path, *pieces: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(pieces)
+        file.flush()
+        os.fsync(file.fileno())
+    return part.replace(path)

@@ -1,0 +1,91 @@
+"""The pages that are written for people: one frame, one style, everything in the file itself, every text escaped.
+
+A page needs no network: its policy (Content-Security-Policy, CSP Level 3) forbids it to fetch anything, and to run any
+script but its own, which is named by its hash. The templates are in engine/templates.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that turn the direction of writing: in a file's name they make it look like another one."""
+
+
+def readable(text: str) -> str:
+    r"""A file's name, or any other text, as one line that shows what cannot be seen as an escape.
+
+    Escaped are control characters, line ends, characters that turn the direction of writing, and bytes that are no
+    UTF-8 (which Python holds as lone surrogates), so that the result can always be encoded.
+
+    Example:
+        >>> readable("two\nlines")
+        'two\\nlines'
+    """
+    return "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if character in _TURNING or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+        return character.encode("unicode_escape").decode()
+    return character
+
+
+def safe(markup: str) -> Markup:
+    """What a template or a figure has already escaped, to be put in a page as it is. Never for a text of others."""
+    return Markup(markup)
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """A file as an address that holds it. kind: "image/jpeg" and so on."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+@cache
+def environment() -> Environment:
+    """Templates with autoescape on, whatever their names end in; a value that is not given is an error."""
+    found = Environment(
+        loader=PackageLoader("engine", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["readable"] = readable
+    found.filters["csp_hash"] = _csp_hash
+    found.filters["json"] = json.dumps
+    return found
+
+
+def render(template: str, **values: object) -> str:
+    """A template of engine/templates, filled in."""
+    return environment().get_template(template).render(values)
+
+
+def stream(template: str, **values: object) -> Iterator[str]:
+    """The same in pieces, as iterators among the values yield theirs: a page is never whole in memory."""
+    return environment().get_template(template).generate(values)
+
+
+@cache
+def version(*templates: str) -> str:
+    """Hash of templates' sources: what was written with others is of another version."""
+    loader = environment().loader
+    assert loader is not None
+    sources = [loader.get_source(environment(), name)[0] for name in templates]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+
+
+def _csp_hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode()
