@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.bulk.prepare import Prepared
 from engine.evaluate.dataset import Person
 from engine.evaluate.presets import Value
 from engine.evaluate.protocol import Measured, Named, Part, Tracker, part, rate
-from engine.evaluate.recognisers import Recogniser
+from engine.evaluate.recognisers import Recogniser, central
 from engine.evaluate.study import Cloaks, Study
 from engine.evaluate.trackers import HEADS, EmbeddingTracker
 from engine.extractors import registry
@@ -50,6 +51,16 @@ def robust(recognisers: Sequence[Recogniser]) -> list[Recogniser]:
 def photos_cloaked(people: Sequence[Person]) -> int:
     """How many photos of theirs a cloak set has."""
     return sum(len(one.scraped) for one in people)
+
+
+def central_face(photo: Prepared) -> int:
+    """Index of the face nearest to the middle. The photo must have one."""
+    return central([face.box for face in photo.faces], photo.photo.size)
+
+
+def unpublished(cloaks: Cloaks) -> dict[Path, None]:
+    """Photos in which no face was found, left out of the floor as well: fewer photos are no cloak."""
+    return {photo: None for photo, file in cloaks.files.items() if file is None}
 
 
 def leaked(

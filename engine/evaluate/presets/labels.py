@@ -8,7 +8,17 @@ import numpy as np
 
 from engine.evaluate.dataset import Person
 from engine.evaluate.presets import Findings, Preset, Value
-from engine.evaluate.presets.common import MAIN_HEADS, each_tracker, few, judged, pooled, rates, setting, where
+from engine.evaluate.presets.common import (
+    MAIN_HEADS,
+    each_tracker,
+    few,
+    judged,
+    pooled,
+    rates,
+    setting,
+    unpublished,
+    where,
+)
 from engine.evaluate.presets.plots import curves
 from engine.evaluate.protocol import Named, name
 from engine.evaluate.study import Study
@@ -44,7 +54,9 @@ def run(study: Study) -> Findings:
                 with_cloaks=_by_user(
                     [name(tracker, (user,), others, shown=cloaks.files) for user, others in drawn], len(users)
                 ),
-                without=_by_user([name(tracker, (user,), others) for user, others in drawn], len(users)),
+                without=_by_user(
+                    [name(tracker, (user,), others, shown=unpublished(cloaks)) for user, others in drawn], len(users)
+                ),
                 users=users,
                 scraped=sum(file is not None for file in cloaks.files.values()),
                 other_people=labels - 1,
