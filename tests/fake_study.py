@@ -1,4 +1,4 @@
-"""A study without networks and without people: a photo is a texture of its person's, an embedding what is left of it."""
+"""A study without networks or people: a photo is a texture of its person's, an embedding what is left of it."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def test_the_plane_is_pca_and_flat_clouds_have_one() -> None:
     random = np.random.default_rng(0)
     rows = random.normal(size=(50, 6)) * [9, 4, 1, 0.1, 0.1, 0.1] + 3
     middle, plane = space.axes_of(rows)
-    values, vectors = np.linalg.eigh(np.cov(rows.T))
+    _, vectors = np.linalg.eigh(np.cov(rows.T))
     np.testing.assert_allclose(middle, rows.mean(0))
     np.testing.assert_allclose(np.abs(plane.T @ vectors[:, ::-1][:, :2]), np.eye(2), atol=1e-6)
     for flat in (np.ones((4, 3)), np.ones((1, 3)), np.arange(4.0)[:, None]):

@@ -207,7 +207,7 @@ class Cloaker:
         )
 
     def targets(self, sources: Iterable[Source]) -> dict[tuple[str, int], Target]:
-        """Under objective "target" without a goal: where each face, by photo hash and index, is to be moved; else nothing.
+        """Where each face, by photo hash and index, is to be moved: under objective "target" without a goal, else {}.
 
         A pass of its own over all photos: faces are grouped into people, and each person gets one far centroid.
         """

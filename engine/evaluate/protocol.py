@@ -88,7 +88,7 @@ class Measured:
 
 
 def part(tracker: Sees, made_with: Sequence[str]) -> Part:
-    """Whether a network of the tracker took part in making the cloaks."""
+    """Whether a network of the tracker, or recogniser, took part in making the cloaks."""
     return "in" if set(tracker.extractors) & set(made_with) else "held-out"
 
 

@@ -1,4 +1,4 @@
-"""What a tracker can do to every photo it scraped to wash cloaks out: pure functions on pixels, and files made of them."""
+"""What a tracker can do to all its photos to wash cloaks out: pure functions on pixels, and files made of them."""
 
 from __future__ import annotations
 

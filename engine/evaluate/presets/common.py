@@ -1,4 +1,4 @@
-"""What several presets need: the study's trackers, photos leaked by chance, draws pooled into one row, rates in words."""
+"""What several presets need: the study's trackers, photos leaked by chance, draws pooled to a row, rates in words."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.bulk.prepare import Prepared
 from engine.evaluate.dataset import Person
 from engine.evaluate.presets import Value
 from engine.evaluate.protocol import Measured, Named, Part, Tracker, part, rate
-from engine.evaluate.recognisers import Recogniser
+from engine.evaluate.recognisers import Recogniser, central
 from engine.evaluate.study import Cloaks, Study
 from engine.evaluate.trackers import HEADS, EmbeddingTracker
 from engine.extractors import registry
@@ -50,6 +51,16 @@ def robust(recognisers: Sequence[Recogniser]) -> list[Recogniser]:
 def photos_cloaked(people: Sequence[Person]) -> int:
     """How many photos of theirs a cloak set has."""
     return sum(len(one.scraped) for one in people)
+
+
+def central_face(photo: Prepared) -> int:
+    """Index of the face nearest to the middle. The photo must have one."""
+    return central([face.box for face in photo.faces], photo.photo.size)
+
+
+def unpublished(cloaks: Cloaks) -> dict[Path, None]:
+    """Photos in which no face was found, left out of the floor as well: fewer photos are no cloak."""
+    return {photo: None for photo, file in cloaks.files.items() if file is None}
 
 
 def leaked(
@@ -120,7 +131,8 @@ def rates(rows: Sequence[Mapping[str, Value]]) -> str:
     if not rows:
         return "not measured"
     values = [float(row["protection"]) for row in rows]
-    spread = f" ({percent(min(values))} to {percent(max(values))})" if len(values) > 1 else ""
+    least, most = percent(min(values)), percent(max(values))
+    spread = f" ({least} to {most})" if least != most else ""
     return f"{percent(mean(rows))}{spread}, floor {percent(mean(rows, 'floor'))}"
 
 

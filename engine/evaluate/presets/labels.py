@@ -8,7 +8,17 @@ import numpy as np
 
 from engine.evaluate.dataset import Person
 from engine.evaluate.presets import Findings, Preset, Value
-from engine.evaluate.presets.common import MAIN_HEADS, each_tracker, few, judged, pooled, rates, setting, where
+from engine.evaluate.presets.common import (
+    MAIN_HEADS,
+    each_tracker,
+    few,
+    judged,
+    pooled,
+    rates,
+    setting,
+    unpublished,
+    where,
+)
 from engine.evaluate.presets.plots import curves
 from engine.evaluate.protocol import Named, name
 from engine.evaluate.study import Study
@@ -44,7 +54,9 @@ def run(study: Study) -> Findings:
                 with_cloaks=_by_user(
                     [name(tracker, (user,), others, shown=cloaks.files) for user, others in drawn], len(users)
                 ),
-                without=_by_user([name(tracker, (user,), others) for user, others in drawn], len(users)),
+                without=_by_user(
+                    [name(tracker, (user,), others, shown=unpublished(cloaks)) for user, others in drawn], len(users)
+                ),
                 users=users,
                 scraped=sum(file is not None for file in cloaks.files.values()),
                 other_people=labels - 1,
@@ -52,11 +64,11 @@ def run(study: Study) -> Findings:
             rows.append({"labels": labels, **columns, **measured.row(), **cloaks.quality()})
         study.say(f"{tracker.name}: trained with {possible[0]} to {possible[-1]} labels")
     sentences = [
-        f"With {labels} labels: recognisers that took part in the cloaks {rates(where(rows, labels=labels, part='in'))}; "
-        f"held-out {rates(where(rows, labels=labels, part='held-out'))}."
+        f"With {labels} labels: recognisers that took part in the cloaks "
+        f"{rates(where(rows, labels=labels, part='in'))}; held-out "
+        f"{rates(where(rows, labels=labels, part='held-out'))}."
         for labels in sorted({possible[0], possible[len(possible) // 2], possible[-1]})
     ]
-    sentences.append("A tracker with few labels has few wrong names to give, so protection is harder to reach.")
     deviations = [
         *setting(study, cloaks),
         f"One user with others drawn at random, {DRAWS} draws for each of {len(users)} users, which takes the "

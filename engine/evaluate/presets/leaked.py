@@ -15,6 +15,7 @@ from engine.evaluate.presets.common import (
     pooled,
     rates,
     setting,
+    unpublished,
     where,
 )
 from engine.evaluate.presets.plots import curves
@@ -31,11 +32,9 @@ def run(study: Study) -> Findings:
     cloaks = study.cloaks(study.wanted())
     users, others = study.people.users, study.people.others
     published = sum(file is not None for file in cloaks.files.values())
-    # A photo that the cloaks leave out is left out of the floor too, so that all shares have the same photos.
-    unpublished = {photo: None for photo, file in cloaks.files.items() if file is None}
     rows: list[dict[str, Value]] = []
     for columns, tracker in each_tracker(study.recognisers, MAIN_HEADS):
-        floor = name(tracker, users, others, shown=unpublished)
+        floor = name(tracker, users, others, shown=unpublished(cloaks))
         for share in SHARES:
             random = np.random.default_rng((study.seed, round(1000 * share)))
             drawn = [leaked(users, cloaks.files, share, random) for _ in range(DRAWS if 0 < share < 1 else 1)]
@@ -60,8 +59,8 @@ def run(study: Study) -> Findings:
     quarter, none = (mean(where(rows, leaked=share, part="in", head="1-NN")) for share in (0.25, 0.0))
     if np.isfinite(none):
         sentences.append(
-            f"One clean photo is enough for a nearest neighbour: a quarter of them clean leaves {percent(quarter)} of "
-            f"{percent(none)} where the network took part."
+            f"A nearest neighbour of a network that took part: {percent(none)} while all photos are cloaked, "
+            f"{percent(quarter)} once a quarter of them is clean."
         )
     deviations = [
         *setting(study, cloaks),

@@ -6,18 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
 
-from engine.evaluate import figures
 from engine.evaluate.presets import Findings, Preset, Value
 from engine.evaluate.presets.common import apart, each_tracker, percent, rates, setting, where
+from engine.evaluate.presets.plots import dots
 from engine.evaluate.protocol import measure
 from engine.evaluate.recognisers import Recogniser
 from engine.evaluate.study import Study
 from engine.extractors import registry
 
 UNKNOWN = "not known"
-GREY = "#767676"
 
 
 def auc(rows: Float[np.ndarray, "n d"], persons: Int[np.ndarray, "n"]) -> float:
@@ -73,14 +71,16 @@ def run(study: Study) -> Findings:
     most = max(rows, key=lambda row: float(row["protection"]) - float(row["floor"]))
     last = str(rows[-1]["recogniser"])
     sentences = [
-        f"Against {len(held_out)} recognisers that no cloak was made on, a user only has to be scraped once: "
-        f"{rates(rows)}.",
+        f"Against the {len(held_out)} recognisers that no cloak was made on "
+        f"({', '.join(one.name for one in held_out)}): {rates(rows)}.",
         f"The most accurate of them ({last}, AUC {here[last]:.4f} on clean photos here): "
         f"{rates(where(rows, recogniser=last))}.",
         f"The cloaks do most against {most['tracker']}: {percent(float(most['protection']))}, floor "
         f"{percent(float(most['floor']))}.",
     ]
-    return Findings(rows, _figure(rows), sentences, deviations)
+    labelled = [{**row, "label": f"{row['recogniser']}\nAUC {float(row['auc']):.4f}"} for row in rows]
+    figure = dots(labelled, by="label", colour="head", note="held-out recognisers, the most accurate below")
+    return Findings(rows, figure, sentences, deviations)
 
 
 def _card(extractors: Sequence[str]) -> float | str:
@@ -88,51 +88,6 @@ def _card(extractors: Sequence[str]) -> float | str:
         if "lfw_pairs_auc" in (metric := registry.about(name).get("metric", {})):
             return float(metric["lfw_pairs_auc"])
     return UNKNOWN
-
-
-def _figure(rows: Sequence[dict[str, Value]]) -> Figure:
-    figure = figures.new(height=4.2)
-    axes = figure.subplots()
-    heads = list(dict.fromkeys(str(row["head"]) for row in rows))
-    for index, head in enumerate(heads):
-        own = where(rows, head=head)
-        error = [float(row["auc"]) for row in own]
-        value, low, high = (
-            np.array([float(row[key]) for row in own]) for key in ("protection", "protection_low", "protection_high")
-        )
-        axes.errorbar(
-            error,
-            value,
-            yerr=np.maximum([value - low, high - value], 0),
-            ls="",
-            marker=figures.MARKERS[index],
-            color=figures.COLOURS[index],
-            mfc="white",
-            capsize=2,
-            label=head,
-        )
-    axes.plot(
-        [float(row["auc"]) for row in rows],
-        [float(row["floor"]) for row in rows],
-        ls="",
-        marker="_",
-        ms=9,
-        mew=2,
-        color=GREY,
-        label="floor: no cloak",
-    )
-    for name in dict.fromkeys(str(row["recogniser"]) for row in rows):
-        own = where(rows, recogniser=name)
-        top = max(float(row["protection_high"]) for row in own)
-        at = (float(own[0]["auc"]), top)
-        axes.annotate(name, at, xytext=(0, 6), textcoords="offset points", rotation=45, fontsize="small")
-    axes.set_xlabel("accuracy on clean photos (AUC of pairs), held-out recognisers")
-    axes.set_ylabel("protection")
-    axes.set_ylim(-0.02, 1.02)
-    axes.margins(x=0.1)
-    axes.yaxis.set_major_formatter("{x:.0%}")
-    figure.legend(loc="outside upper center", ncols=4, fontsize="small", frameon=False)
-    return figure
 
 
 PRESET = Preset(

@@ -1,4 +1,4 @@
-"""The two kinds of figure that most presets draw: rates with their intervals by category, and rates along a quantity."""
+"""The two figures that most presets draw: rates with their intervals by category, and rates along a quantity."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from engine.evaluate.presets import Value
 
 Rows = Sequence[dict[str, Value]]
 GREY = "#767676"
+FEW = 3
+"""Lines up to which their intervals are shaded: more shades hide each other, and the table has them."""
 
 
 def dots(rows: Rows, *, by: str, colour: str, note: str = "") -> Figure:
@@ -62,7 +64,8 @@ def curves(rows: Rows, *, x: str, line: str, panel: str, label: str, percent: bo
             took_part = own[0]["part"] == "in"
             at = [float(row[x]) for row in own]
             low, high = ([float(row[f"protection_{end}"]) for row in own] for end in ("low", "high"))
-            axes.fill_between(at, low, high, color=_hue(kind), alpha=0.12, lw=0)
+            if len(kinds) <= FEW:
+                axes.fill_between(at, low, high, color=_hue(kind), alpha=0.12, lw=0)
             axes.plot(
                 at,
                 [float(row["protection"]) for row in own],

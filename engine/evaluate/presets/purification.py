@@ -51,8 +51,8 @@ def run(study: Study) -> Findings:
         )
     deviations = [
         *setting(study, cloaks),
-        f"Only the first {len(users)} users and {len(others)} others, with at most {OTHERS_PHOTOS} photos to learn from "
-        "each, and at most two recognisers that took part in the cloaks and one held-out: every photo is embedded anew.",
+        f"Only the first {len(users)} users and {len(others)} others, with at most {OTHERS_PHOTOS} photos to learn "
+        "from each, and at most two recognisers that took part in the cloaks and one held-out: all is embedded anew.",
         "The tracker treats all it has alike, what it scraped and what it is shown. DSSIM is of the files before.",
         "The paper tries blur, compression and noise as countermeasures; resizing, median and screenshots are added, "
         "noise is left out.",

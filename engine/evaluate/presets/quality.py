@@ -14,8 +14,8 @@ from engine.bulk.prepare import prepare
 from engine.dssim import dssim_pixels
 from engine.evaluate import figures
 from engine.evaluate.presets import Findings, Preset, Value
-from engine.evaluate.presets.common import photos_cloaked
-from engine.evaluate.study import Study, central
+from engine.evaluate.presets.common import central_face, photos_cloaked
+from engine.evaluate.study import Study
 from engine.photo import read
 
 MEASURES: Mapping[str, tuple[str, str, str]] = {
@@ -74,7 +74,7 @@ def run(study: Study) -> Findings:
 
 def _photo(study: Study, original: Path, changed: Path) -> dict[str, float]:
     before = prepare(original, study.detector)
-    top, left, bottom, right = before.regions[central(before)]
+    top, left, bottom, right = before.regions[central_face(before)]
     return measured(before.photo.pixels[top:bottom, left:right], read(changed).pixels[top:bottom, left:right])
 
 

@@ -29,7 +29,7 @@ Rows = Float[np.ndarray, "n d"]
 
 @dataclass(frozen=True)
 class Embedded:
-    """One person in one recogniser. scraped, cloaked: the same photos before and after. tests: the clean ones beside."""
+    """One user in one recogniser. scraped, cloaked: the same photos before and after. tests: the clean ones beside."""
 
     scraped: Rows
     cloaked: Rows

@@ -21,6 +21,7 @@ from engine.evaluate.dataset import Person
 from engine.evaluate.presets import Findings, Preset, Value
 from engine.evaluate.presets.common import (
     MAIN_HEADS,
+    central_face,
     each_tracker,
     few,
     judged,
@@ -29,11 +30,12 @@ from engine.evaluate.presets.common import (
     pooled,
     rates,
     setting,
+    unpublished,
     where,
 )
 from engine.evaluate.presets.plots import curves
 from engine.evaluate.protocol import name
-from engine.evaluate.study import BATCH, Study, central
+from engine.evaluate.study import BATCH, Study
 
 USERS = 5
 PHOTOS = 4
@@ -107,7 +109,7 @@ def clean_means(study: Study, users: Sequence[Person]) -> list[Target]:
         prepared = [one for photo in user.scraped if (one := prepare(photo, study.detector)).cuts]
         if not prepared:
             raise RuntimeError(f"no face was found in any of the scraped photos of {user.name}")
-        means.append(population.mean_embedding(batcher.embed([one.cuts[central(one)].canvas for one in prepared])))
+        means.append(population.mean_embedding(batcher.embed([one.cuts[central_face(one)].canvas for one in prepared])))
     return means
 
 
@@ -117,12 +119,11 @@ def run(study: Study) -> Findings:
     fakes = decoys(study)
     users, others = [fake.user for fake in fakes], study.people.others
     published = [photo for one in users for photo in one.scraped if cloaks.files[photo] is not None]
-    unpublished = {photo: None for photo, file in cloaks.files.items() if file is None}
     dssim = [value for fake in fakes for value in fake.dssim.values()]
     spent = {"fake_dssim_mean": float(np.mean(dssim)), "fake_dssim_max": float(np.max(dssim))}
     rows: list[dict[str, Value]] = []
     for columns, tracker in each_tracker(few(study.recognisers, cloaks.made_with), MAIN_HEADS):
-        floor = name(tracker, users, others, shown=unpublished)
+        floor = name(tracker, users, others, shown=unpublished(cloaks))
         for share in LEAKED:
             random = np.random.default_rng((study.seed, round(1000 * share)))
             shown = [leaked(users, cloaks.files, share, random) for _ in range(DRAWS if 0 < share < 1 else 1)]

@@ -55,7 +55,8 @@ def run(study: Study) -> Findings:
         study.say(f"made on {user}: held out {rates(where(rows, user=user, part='held-out'))}")
     sentences = [
         f"Cloaks made on {user}{' (robust)' if _robust(user) else ''} alone: against itself "
-        f"{rates(where(rows, user=user, part='in'))}; against the others {rates(where(rows, user=user, part='held-out'))}."
+        f"{rates(where(rows, user=user, part='in'))}; against the others "
+        f"{rates(where(rows, user=user, part='held-out'))}."
         for user in dict.fromkeys(str(row["user"]) for row in rows)
     ]
     best = max(
