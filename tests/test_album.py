@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from PIL import Image
 from engine import cli
 from engine.bulk import album, article, claims
 from engine.bulk.manifest import Manifest, Row, Survey
+from engine.extractors import registry
 from engine.photo import from_array
 
 NAMES = (
@@ -252,7 +254,7 @@ def test_memory_is_flat_in_the_number_of_photos(folder: Folder) -> None:
     row = folder.photo("a.png")
     taken = 0
 
-    def rows():
+    def rows() -> Iterator[Row]:
         nonlocal taken
         for _ in range(40):
             taken += 1
@@ -289,10 +291,12 @@ def test_of_two_manifests_with_one_photo_the_later_counts(folder: Folder) -> Non
 
 
 @pytest.fixture(scope="module")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("weights") / "tiny"
-    tiny_cloak.provide(path)
-    return path
+    with pytest.MonkeyPatch.context() as patch:  # tests of other modules list what is registered
+        patch.setattr(registry, "_registered", dict(registry._registered))
+        tiny_cloak.provide(path)
+        yield path
 
 
 @pytest.fixture

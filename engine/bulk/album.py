@@ -35,7 +35,7 @@ from engine.bulk.manifest import Row, Survey
 from engine.types import Photo
 
 PAGE = 50
-"""Photos on a page: some 8 MB."""
+"""Photos on a page: 10 to 15 MB of large ones."""
 TEMPLATES = ("album.html.jinja", "album.css", "album.js", "frame.html.jinja", "frame.css")
 
 
