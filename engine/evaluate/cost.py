@@ -26,8 +26,8 @@ INSTALLED = 0.35
 
 @dataclass(frozen=True)
 class Price:
-    """Of one preset. cloaks, embeddings: photos still to be cloaked and to be shown to each recogniser; those of presets
-    before it are not counted again. seconds: about how long, in all.
+    """Of one preset. cloaks, embeddings: photos still to be cloaked, and to be shown to each recogniser; those of
+    presets before it are not counted again. seconds: about how long, in all.
     """
 
     preset: str
