@@ -71,13 +71,9 @@ def run(study: Study) -> Findings:
     shown: list[Curves] = []
     for tracker in (FromScratch(canvases, seed=study.seed), FineTuned(FINE_TUNED, canvases, seed=study.seed)):
         recorded = Recorded(tracker)
-        # Photos that are not published (no face was found) are missing from both trainings.
-        unpublished = {photo: None for photo, file in cloaks.files.items() if file is None}
-        floor = name(recorded, users, others, shown=unpublished)
+        floor = name(recorded, users, others)
         study.say(f"{tracker.name}: learnt the clean photos")
-        measured = measure(
-            recorded, users, others, cloaked=cloaks.files, made_with=cloaks.made_with, clean=unpublished, floor=floor
-        )
+        measured = measure(recorded, users, others, cloaked=cloaks.files, made_with=cloaks.made_with, floor=floor)
         study.say(f"{tracker.name}: learnt the cloaked photos")
         clean, cloaked = recorded.histories
         shown.append(Curves(tracker.name, clean, cloaked))
