@@ -21,8 +21,8 @@ from engine.photo import read
 MEASURES: Mapping[str, tuple[str, str, str]] = {
     "dssim": ("DSSIM", "0 to 1", "DSSIM"),
     "l2": ("L2", "distance of all values in [0, 1]", "L2 distance"),
-    "rms": ("RMS change", "grey levels of 255", "root mean square change, grey levels"),
-    "largest": ("largest change", "grey levels of 255", "largest change, grey levels"),
+    "rms": ("RMS change", "grey levels of 255", "root mean square change,\nof 255"),
+    "largest": ("largest change", "grey levels of 255", "largest change\nof a value, of 255"),
     "psnr": ("PSNR", "dB, more is better", "PSNR, dB"),
 }
 """By key the name, the unit and the label of an axis."""
