@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -24,7 +25,7 @@ from engine.extractors import Extractor, embed_batch
 
 Pixels = np.ndarray
 SLACK = 0.12
-"""How far from the floor still counts as it: two test photos of the eighteen."""
+"""How far from the floor still counts as it: one test photo of sixteen, two of eighteen."""
 
 
 def same_dssim(before: Pixels, after: Pixels, *, seed: int, region: tuple[int, int, int, int]) -> Pixels:
@@ -119,7 +120,7 @@ class Canvases:
 
 
 def test_on_a_tiny_network_only_the_cloak_protects(tmp_path: Path) -> None:
-    side, users, shots, scraped = 64, 6, 6, 3
+    side, users, shots, scraped = 64, 4, 6, 2
     network = tiny.extractor(1, window=(8.0, 56.0))
 
     def person(index: int) -> Person:
@@ -135,7 +136,7 @@ def test_on_a_tiny_network_only_the_cloak_protects(tmp_path: Path) -> None:
     before = {photo: np.asarray(Image.open(photo)) for photo in own}
     canvases = np.stack([pixels.astype(np.float32) / 255 for pixels in before.values()])
     whole = np.ones((len(own), side, side), bool)
-    recipe = Recipe(rho=0.03, steps=40, jitter=0.0, extractors=("tiny-1",))
+    recipe = Recipe(rho=0.02, steps=30, jitter=0.0, extractors=("tiny-1",))
     batch = solver.Batch(
         canvas=canvases,
         mask=whole[..., None].astype(np.float32),
@@ -162,9 +163,10 @@ def test_on_a_tiny_network_only_the_cloak_protects(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_on_real_photos_only_the_cloak_protects(faces_folder: Path, tmp_path: Path) -> None:
     people = choose(faces_folder / "lfw", users=6, photos=6, others=20, public=0)
+    others = [replace(one, scraped=one.scraped[:2], tests=one.tests[:1]) for one in people.others]
     detector = DetectedOnce()
     prepared = {photo: prepare(photo, detector) for one in people.users for photo in one.scraped}
-    recipe = Recipe(extractors=("web-incept",), steps=12)
+    recipe = Recipe(extractors=("web-incept",), steps=10)
     results = Cloaker(recipe=recipe, batch=6, devices=1).cloak(list(prepared))
     cloaked = {photo: result.image for photo, result in zip(prepared, results, strict=True) if result.image is not None}
     assert list(cloaked) == list(prepared)
@@ -173,4 +175,4 @@ def test_on_real_photos_only_the_cloak_protects(faces_folder: Path, tmp_path: Pa
     assert all(0.5 * recipe.rho < spent(before[p], cloaked[p], regions[p]) <= recipe.rho for p in cloaked)
     recogniser = ExtractorRecogniser("web-incept", detector)
     tracker = EmbeddingTracker(Remembered(recogniser, tmp_path / "cache"), "1-NN")
-    judge(tracker, (people.users, people.others), tmp_path, before, cloaked, regions)
+    judge(tracker, (people.users, others), tmp_path, before, cloaked, regions)

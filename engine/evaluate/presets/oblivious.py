@@ -79,7 +79,7 @@ def run(study: Study) -> Findings:
         f"{percent(float(most['floor']))}.",
     ]
     labelled = [{**row, "label": f"{row['recogniser']}\nAUC {float(row['auc']):.4f}"} for row in rows]
-    figure = dots(labelled, by="label", colour="head", note="held-out recognisers, the most accurate below")
+    figure = dots(labelled, by="label", colour="head", note="best network below")
     return Findings(rows, figure, sentences, deviations)
 
 

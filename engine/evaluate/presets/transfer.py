@@ -109,7 +109,7 @@ def _figure(rows: Sequence[dict[str, Value]]) -> Figure:
         _heat(axes, table, rows=[*made, NO_CLOAK], columns=trackers)
         for row in where(own, part="in"):
             corner = trackers.index(str(row["recogniser"])) - 0.5, made.index(str(row["user"])) - 0.5
-            axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec="black", lw=2))
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec=figures.COLOURS[4], lw=3, clip_on=False))
         axes.set_title(f"{head}: protection (framed: the tracker's network made the cloaks)", fontsize="medium")
         axes.set_ylabel("cloaks made on")
     axes.set_xlabel("tracker's recogniser")
