@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,19 +152,16 @@ class _Faces:
         }
 
 
-class _Augment(grain.transforms.RandomMap):
-    """A record of `_Faces` to one of `Batch`."""
-
-    def __init__(self, settings: Augmentation, window: tuple[float, float]) -> None:
-        self._settings, self._window = settings, window
-
-    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        return {
-            **element,
-            "canvas": degraded(element["canvas"], self._settings, rng),
-            "window": jittered(self._window, self._settings, rng),
-            "noise": np.uint32(rng.integers(2**32)),
-        }
+def augmented(
+    record: dict[str, Any], rng: np.random.Generator, *, settings: Augmentation, window: tuple[float, float]
+) -> dict[str, Any]:
+    """A record of a face with the fields of `Batch`, its canvas degraded and its crop drawn; window: the network's."""
+    return {
+        **record,
+        "canvas": degraded(record["canvas"], settings, rng),
+        "window": jittered(window, settings, rng),
+        "noise": np.uint32(rng.integers(2**32)),
+    }
 
 
 def degraded(
@@ -176,7 +174,7 @@ def degraded(
     if rng.random() < settings.jpeg:
         quality = int(rng.integers(settings.qualities[0], settings.qualities[1] + 1))
         _, encoded = cv2.imencode(".jpg", canvas[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        canvas = np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1])
+        canvas = cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
     return canvas
 
 
@@ -215,7 +213,7 @@ def batches(
     if size % count:
         raise ValueError(f"a batch of {size} cannot be split over {count} processes")
     records = grain.MapDataset.source(_Faces(canvases, anchors, part)).seed(seed).shuffle().repeat(None)
-    records = records.random_map(_Augment(augmentation, window))
+    records = records.random_map(partial(augmented, settings=augmentation, window=window))
     mine = records[index::count].batch(size // count)[first:]
     for one in mine.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)):
         yield Batch(**one)

@@ -21,7 +21,7 @@ def lower(build: Callable[..., nnx.Module], share: float) -> frozenset[str]:
     if not 0 <= share < 1:
         raise ValueError(f"the share of frozen layers must be in [0, 1); got {share}")
     order = layers(build)
-    return frozenset(f"{path}/{name}" for path, names in order[: round(share * len(order))] for name in names)
+    return frozenset(_names(order[: round(share * len(order))]))
 
 
 def named(build: Callable[..., nnx.Module], prefixes: Sequence[str]) -> frozenset[str]:
@@ -29,8 +29,7 @@ def named(build: Callable[..., nnx.Module], prefixes: Sequence[str]) -> frozense
 
     Raises ValueError for a prefix that no parameter has.
     """
-    order = layers(build)
-    every = [f"{path}/{name}".removeprefix("/") for path, names in order for name in names]
+    every = _names(layers(build))
     found: set[str] = set()
     for prefix in prefixes:
         below = {name for name in every if name == prefix or name.startswith(prefix.rstrip("/") + "/")}
@@ -39,3 +38,7 @@ def named(build: Callable[..., nnx.Module], prefixes: Sequence[str]) -> frozense
             raise ValueError(f"no parameter lies below {prefix!r}; there are {', '.join(first)}")
         found |= below
     return frozenset(found)
+
+
+def _names(order: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    return [f"{path}/{name}".removeprefix("/") for path, names in order for name in names]

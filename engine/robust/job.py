@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -58,7 +60,7 @@ class Job(NamedTuple):
 
     extractor: Extractor
     frozen: frozenset[str]
-    head: np.ndarray | None
+    head: jax.Array | None
     canvases: np.ndarray
     anchors: np.ndarray
     part: Split
@@ -109,17 +111,21 @@ def prepare(
     return Job(
         extractor=distributed.copied(clean, mesh),
         frozen=frozen,
-        head=heads.of_means(anchors[part.rows], part.labels) if training.with_head else None,
+        head=jnp.asarray(heads.of_means(anchors[part.rows], part.labels)) if training.with_head else None,
         canvases=store.canvases(),
         anchors=anchors,
         part=part,
         training=training,
-        check=Attack(preset.attack.epsilon, options.check_steps, preset.attack.epsilon / 4, norm=preset.attack.norm)
-        if preset.attack.norm == "linf"
-        else Attack(preset.attack.epsilon, options.check_steps, preset.attack.step_size, norm=preset.attack.norm),
+        check=_check(preset.attack, options.check_steps),
         mesh=mesh,
         settings=settings,
     )
+
+
+def _check(attack: Attack, steps: int) -> Attack:
+    """The attack of validation: so many steps within the same bound, aimed at the embedding."""
+    size = attack.epsilon / 4 if attack.norm == "linf" else attack.step_size
+    return Attack(attack.epsilon, steps, size, norm=attack.norm)
 
 
 def begin(job: Job) -> State:
@@ -141,34 +147,31 @@ class Cost(NamedTuple):
     total: float
 
 
-def estimate(
-    extractor: str, photos: int, people: int, *, preset: Preset, options: Options, clock: Callable[[], float]
-) -> Cost:
+def estimate(extractor: str, photos: int, people: int, *, preset: Preset, options: Options) -> Cost:
     """What a training on so many photos would cost, by timing one step (after one that compiles) on random pixels.
 
-    clock: seconds, e.g. time.perf_counter. Raises ValueError as `prepare`.
+    Raises ValueError as `prepare`.
     """
     mesh = _mesh(preset, options)
     build = find(extractor).build
     frozen = freezing.lower(build, options.freeze) | freezing.named(build, options.frozen)
     clean = distributed.copied(load(extractor, precision=options.precision), mesh)
     training = preset.training(options.steps or preset.steps(photos))
-    random = np.random.default_rng(0)
-    head = random.standard_normal((people, clean.dim)).astype(np.float32) if training.with_head else None
+    head = jnp.ones((people, clean.dim)) if training.with_head else None
     state = distributed.copied(train.init(training, clean, frozen=frozen, head=head), mesh)
-    anchors = random.standard_normal((preset.batch, clean.dim)).astype(np.float32)
+    pixels = np.random.default_rng(0).integers(0, 256, (preset.batch, CANVAS, CANVAS, 3), np.uint8)
     batch = Batch(
-        canvas=random.integers(0, 256, (preset.batch, CANVAS, CANVAS, 3), np.uint8),
-        window=np.tile(np.float32(clean.spec.window), (preset.batch, 2, 1)),
-        label=np.zeros(preset.batch, np.int32),
-        anchor=anchors / np.linalg.norm(anchors, axis=1, keepdims=True),
-        noise=np.arange(preset.batch, dtype=np.uint32),
+        canvas=jnp.asarray(pixels),
+        window=jnp.tile(jnp.array(clean.spec.window, jnp.float32), (preset.batch, 2, 1)),
+        label=jnp.zeros(preset.batch, jnp.int32),
+        anchor=jnp.full((preset.batch, clean.dim), clean.dim**-0.5),
+        noise=jnp.arange(preset.batch, dtype=jnp.uint32),
     )
     batch = distributed.spread(batch, mesh)
     state, _ = jax.block_until_ready(train.step(training, clean, state, batch))
-    begun = clock()
+    begun = time.perf_counter()
     jax.block_until_ready(train.step(training, clean, state, batch))
-    seconds = (clock() - begun) * training.optimiser.accumulate
+    seconds = (time.perf_counter() - begun) * training.optimiser.accumulate
     faces = preset.batch * training.optimiser.accumulate
     validation = seconds / (faces * training.passes) * options.held_out * (options.check_steps + 1)
     total = training.steps * seconds + (training.steps / options.every + 1) * validation

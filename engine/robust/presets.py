@@ -74,8 +74,8 @@ FAST = Preset(
 )
 FREE = Preset(
     description=(
-        "Every batch 4 times, each gradient moving both the weights and the pixels (Shafahi et al., NeurIPS 2019; there "
-        "the change is carried to the next batch, here each starts anew). 4 passes for each face and 4 updates"
+        "Every batch 4 times, each gradient moving both the weights and the pixels (Shafahi et al., NeurIPS 2019; "
+        "there the change is carried to the next batch, here each starts anew). 4 passes for each face and 4 updates"
     ),
     attack=Attack(EPSILON, 1, EPSILON / 2),
     losses=Losses(distillation=1.0),

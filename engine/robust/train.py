@@ -240,13 +240,14 @@ def objective(
             terms["consistency"] = jnp.sum((harmed - plain) ** 2, axis=1).mean()
         if weights.clean:
             terms["clean"] = jnp.sum((plain - batch.anchor) ** 2, axis=1).mean()
-    loss = sum(getattr(weights, name) * value for name, value in terms.items())
+    loss = jnp.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
     return loss, {"loss": loss, **terms, "shift": jnp.sqrt(jax.lax.stop_gradient(apart)).mean()}
 
 
 def _updated(training: Training, state: State, gradient: dict[str, Array]) -> State:
     updates, optimiser = training.transformation.update(gradient, state.optimiser, state.trained)
-    return state._replace(trained=optax.apply_updates(state.trained, updates), optimiser=optimiser)
+    trained: Any = optax.apply_updates(state.trained, updates)
+    return state._replace(trained=trained, optimiser=optimiser)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)

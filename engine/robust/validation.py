@@ -73,7 +73,7 @@ def measure(attack: Attack, network: Extractor, held: Held) -> Validation:
     clean, changed = [], []
     for number, crops in enumerate(held.probes):
         own = _embedded(network, crops)
-        noise = np.arange(number * len(own), (number + 1) * len(own), dtype=np.uint32)
+        noise = jnp.arange(number * len(own), (number + 1) * len(own), dtype=jnp.uint32)
         target = Target(None, own, jnp.zeros(len(own), jnp.int32))
         deltas = adversary.against(attack, network, target, crops, noise)
         clean.append(own)
