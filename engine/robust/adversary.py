@@ -64,15 +64,24 @@ def init(attack: Attack, picture: Float[Array, "h w 3"], *, key: PRNGKeyArray) -
     """The change to start from: none, or random: uniform in the L-inf ball, or uniform noise of a random share of the
     DSSIM budget.
     """
+    return _start(attack, picture, *_noise(picture.shape, key))
+
+
+def _noise(shape: tuple[int, ...], key: PRNGKeyArray) -> tuple[Float[Array, "h w 3"], Float[Array, ""]]:
+    """Uniform in [-1, 1], and a share in [0, 1]."""
+    noise_key, share_key = jax.random.split(key)
+    return jax.random.uniform(noise_key, shape, minval=-1.0), jax.random.uniform(share_key)
+
+
+def _start(
+    attack: Attack, picture: Float[Array, "h w 3"], noise: Float[Array, "h w 3"], share: Float[Array, ""]
+) -> Float[Array, "h w 3"]:
     if not attack.random_start:
         return jnp.zeros_like(picture)
-    noise_key, share_key = jax.random.split(key)
     if attack.norm == "linf":
-        noise = attack.epsilon * jax.random.uniform(noise_key, picture.shape, minval=-1.0)
-        return _inside(picture, noise)
-    # Large enough that the budget, and not this amplitude, bounds it.
-    noise = 0.5 * jax.random.uniform(noise_key, picture.shape, minval=-1.0)
-    return _scaled(picture, _inside(picture, noise), rho=attack.epsilon * jax.random.uniform(share_key))
+        return _inside(picture, attack.epsilon * noise)
+    # Noise of half the range passes every budget of use, so the budget bounds it, and not its own amplitude.
+    return _scaled(picture, _inside(picture, 0.5 * noise), rho=attack.epsilon * share)
 
 
 def step(
@@ -139,10 +148,20 @@ def harm(
     return heads.cross_entropy(head, embedding, label)
 
 
-@partial(jax.jit, static_argnums=0)
 def begin(attack: Attack, crops: Float[Array, "b s s 3"], noise: UInt32[Array, " b"]) -> Float[Array, "b s s 3"]:
     """`init` of a batch; noise: the seed of each crop, so that its start does not depend on the batch it is in."""
-    return jax.vmap(lambda crop, seed: init(attack, crop, key=jax.random.key(seed)))(crops, noise)
+    return _started(attack, crops, _drawn(crops.shape[1:], noise))
+
+
+# Apart from what the attack decides: random numbers take long to compile, and then serve every attack.
+@partial(jax.jit, static_argnums=0)
+def _drawn(shape: tuple[int, ...], noise: UInt32[Array, " b"]) -> tuple[Float[Array, "b s s 3"], Float[Array, " b"]]:
+    return jax.vmap(lambda seed: _noise(shape, jax.random.key(seed)))(noise)
+
+
+@partial(jax.jit, static_argnums=0)
+def _started(attack: Attack, crops: Array, drawn: tuple[Array, Array]) -> Float[Array, "b s s 3"]:
+    return jax.vmap(partial(_start, attack))(crops, *drawn)
 
 
 @partial(jax.jit, static_argnums=0)

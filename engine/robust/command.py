@@ -165,8 +165,8 @@ def train(plan: Plan, *, restart: bool, report: Report) -> Summary:
     faces = plan.preset.batch * training.optimiser.accumulate
     told(
         f"{len(part.rows)} faces of {part.people} people, {len(part.probes)} people held out; {training.steps} steps "
-        f"of {faces} faces ({training.steps * faces / len(part.rows):.1f} epochs), {training.passes} passes forward and "
-        "backward for each face; the rate and the time left follow"
+        f"of {faces} faces ({training.steps * faces / len(part.rows):.1f} epochs), {training.passes} passes forward "
+        "and backward for each face; the rate and the time left follow"
     )
     return run.run(
         prepared,

@@ -178,7 +178,8 @@ def init(
     trained = {f"network/{name}": jnp.array(leaf) for name, leaf in parameters.items() if name not in frozen}
     if head is not None:
         trained[HEAD] = jnp.array(head)
-    return State(trained, training.transformation.init(trained), jnp.float32(1.0))
+    # Jitted: otherwise every shape of a parameter is a program of its own.
+    return State(trained, jax.jit(training.transformation.init)(trained), jnp.float32(1.0))
 
 
 def network(extractor: Extractor, trained: Mapping[str, Array]) -> Extractor:
