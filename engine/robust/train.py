@@ -197,9 +197,12 @@ def step(training: Training, extractor: Extractor, state: State, batch: Batch) -
     The state given is used up. The figures, on the device, are the mean over the batch of `loss`, of each of its terms
     that has a weight, and of `shift`, the distance between the embeddings of x' and the photo's.
     """
-    crops, target = _pose(training, extractor, state, batch)
+    crops = crops_of(extractor, batch.canvas, batch.window)
     if not training.replays:
         current = network(extractor, state.trained)
+        # TRADES' adversary leaves the network's own output, the others' the teacher's.
+        anchor = embedded(current, crops) if training.losses.consistency else batch.anchor
+        target = Target(state.trained.get(HEAD), anchor, batch.label)
         changes = adversary.against(training.attack, current, target, crops, batch.noise, shrink=state.shrink)
         return _learn(training, extractor, state, batch, crops, changes)
     changes = adversary.begin(training.attack, crops, batch.noise)
@@ -209,17 +212,19 @@ def step(training: Training, extractor: Extractor, state: State, batch: Batch) -
     return state, figures
 
 
-@partial(jax.jit, static_argnums=0)
-def _pose(training: Training, extractor: Extractor, state: State, batch: Batch) -> tuple[Array, Target]:
-    """The crops, and what their adversary aims at."""
-    size = extractor.spec.size
-    canvases = batch.canvas.astype(jnp.float32) / 255.0
-    crops = jax.vmap(lambda canvas, window: crop(canvas, size=size, window_yx=window))(canvases, batch.window)
-    anchor = batch.anchor
-    if training.losses.consistency:  # TRADES' adversary leaves the network's own output, not the teacher's
-        current = network(extractor, state.trained)
-        anchor = jax.vmap(lambda one: embed_crop(current, one))(crops)
-    return crops, Target(state.trained.get(HEAD), anchor, batch.label)
+@jax.jit
+def crops_of(
+    extractor: Extractor, canvases: UInt8[Array, "b c c 3"], windows: Float[Array, "b 2 2"]
+) -> Float[Array, "b s s 3"]:
+    """The extractor's crops of a batch of canvases, in [0, 1]; windows: as in `Batch`."""
+    pixels = canvases.astype(jnp.float32) / 255.0
+    return jax.vmap(lambda one, window: crop(one, size=extractor.spec.size, window_yx=window))(pixels, windows)
+
+
+@jax.jit
+def embedded(current: Extractor, crops: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
+    """The embeddings of a batch of crops."""
+    return jax.vmap(lambda one: embed_crop(current, one))(crops)
 
 
 def objective(
@@ -246,7 +251,8 @@ def objective(
 
 
 def _updated(training: Training, state: State, gradient: dict[str, Array]) -> State:
-    updates, optimiser = training.transformation.update(gradient, state.optimiser, state.trained)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of integer counts
+        updates, optimiser = training.transformation.update(gradient, state.optimiser, state.trained)
     trained: Any = optax.apply_updates(state.trained, updates)
     return state._replace(trained=trained, optimiser=optimiser)
 

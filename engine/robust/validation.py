@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, UInt8
 
-from engine.extractors import Extractor, crop, embed_crop
+from engine.extractors import Extractor
 from engine.robust import adversary, distributed
 from engine.robust.adversary import Attack, Target
+from engine.robust.train import crops_of, embedded
 
 
 class Held(NamedTuple):
@@ -58,10 +58,13 @@ def hold(
 ) -> Held:
     """The photos of the people held out, cut as the extractor wants them; batch: a multiple of the devices."""
 
+    own = np.float32([extractor.spec.window] * 2)
+    windows = distributed.spread(np.tile(own, (batch, 1, 1)), mesh)
+
     def batches(canvases: np.ndarray) -> tuple[Array, ...]:
         filled = np.resize(canvases, (-(-len(canvases) // batch) * batch, *canvases.shape[1:]))
-        parts = (filled[first : first + batch] for first in range(0, len(filled), batch))
-        return tuple(_crops(extractor, distributed.spread(part, mesh)) for part in parts)
+        parts = (distributed.spread(filled[n : n + batch], mesh) for n in range(0, len(filled), batch))
+        return tuple(crops_of(extractor, part, windows) for part in parts)
 
     return Held(batches(gallery), batches(probes), np.asarray(anchors))
 
@@ -69,15 +72,15 @@ def hold(
 def measure(attack: Attack, network: Extractor, held: Held) -> Validation:
     """All figures of a network; attack: aims at the embedding, starting from the same noise every time."""
     count = len(held.anchors)
-    gallery = _joined([_embedded(network, crops) for crops in held.gallery], count)
+    gallery = _joined([embedded(network, crops) for crops in held.gallery], count)
     clean, changed = [], []
     for number, crops in enumerate(held.probes):
-        own = _embedded(network, crops)
+        own = embedded(network, crops)
         noise = jnp.arange(number * len(own), (number + 1) * len(own), dtype=jnp.uint32)
         target = Target(None, own, jnp.zeros(len(own), jnp.int32))
         deltas = adversary.against(attack, network, target, crops, noise)
         clean.append(own)
-        changed.append(_embedded(network, crops + deltas))
+        changed.append(embedded(network, crops + deltas))
     return figures(gallery, _joined(clean, count), _joined(changed, count), held.anchors)
 
 
@@ -107,15 +110,3 @@ def figures(
 
 def _joined(parts: list[Array], count: int) -> Float32[np.ndarray, "v d"]:
     return np.concatenate([distributed.whole(part) for part in parts])[:count]
-
-
-@jax.jit
-def _crops(extractor: Extractor, canvases: UInt8[Array, "b c c 3"]) -> Float[Array, "b s s 3"]:
-    window = jnp.array([extractor.spec.window, extractor.spec.window], jnp.float32)
-    pixels = canvases.astype(jnp.float32) / 255.0
-    return jax.vmap(lambda canvas: crop(canvas, size=extractor.spec.size, window_yx=window))(pixels)
-
-
-@jax.jit
-def _embedded(network: Extractor, crops: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
-    return jax.vmap(lambda one: embed_crop(network, one))(crops)
