@@ -1,6 +1,6 @@
 """A tiny extractor with a card and synthetic faces of synthetic people, and the command `cloak` that knows them.
 
-As a program: HOME ARGUMENTS..., with the extractor "small" in the FAWKES_ENGINE_HOME HOME.
+As a program: HOME ARGUMENTS... [--then ARGUMENTS...], with the extractor "small" in the FAWKES_ENGINE_HOME HOME.
 """
 
 from __future__ import annotations
@@ -94,4 +94,6 @@ if __name__ == "__main__":
     if devices := os.environ.get("TINY_DEVICES"):
         jax.config.update("jax_num_cpu_devices", int(devices))
     provide(Path(sys.argv[1]))
-    sys.exit(cli.main(sys.argv[2:]))
+    for call in "\n".join(sys.argv[2:]).split("\n--then\n"):
+        if code := cli.main(call.split("\n")):
+            sys.exit(code)
