@@ -14,6 +14,8 @@ from engine.robust import adversary
 from engine.robust import head as heads
 from engine.robust.adversary import Attack, Target
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 NETWORK = tiny.extractor(3)
 LINF = Attack(6 / 255, 8, 2 / 255)
 DSSIM = Attack(0.01, 8, 0.01, norm="dssim")

@@ -22,6 +22,8 @@ from engine.robust import train as step
 from engine.robust.presets import FAST
 from engine.robust.validation import Validation
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 STEPS, EVERY = 12, 4
 SCRIPT = Path(tiny_robust.__file__)
 
@@ -40,12 +42,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(home: Path, out: Path, *more: str, steps: int = STEPS) -> list[str]:
     folders = ["--data", str(home / "people"), "--cache", str(home / "faces"), "--out", str(out)]
-    sizes = ["--steps", str(steps), "--every", str(EVERY), "--validation", "4", "--batch", "8"]
+    values = {"--steps": str(steps), "--every": str(EVERY), "--validation": "4", "--batch": "8"}
+    sizes = [word for option, value in values.items() if option not in more for word in (option, value)]
     return ["train-robust", "small", *folders, *sizes, "--learning-rate", "0.003", *more]
 
 
 def train(home: Path, out: Path, *more: str, devices: int = 1, **changes: int) -> None:
-    assert cli.main([*arguments(home, out, "--devices", str(devices), **changes), *more]) == cli.OK
+    assert cli.main(arguments(home, out, "--devices", str(devices), *more, **changes)) == cli.OK
 
 
 def figures(out: Path) -> list[dict[str, Any]]:
@@ -63,7 +66,12 @@ def start(home: Path, *calls: list[str], devices: int) -> subprocess.Popen[bytes
     joined = [word for call in calls for word in ("--then", *call)][1:]
     command = [sys.executable, str(SCRIPT), str(home / "engine"), *joined]
     paths = os.pathsep.join([str(SCRIPT.parent), str(SCRIPT.parent.parent)])
-    environment = {**os.environ, "PYTHONPATH": paths, "TINY_DEVICES": str(devices)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "TINY_DEVICES": str(devices),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -231,7 +239,7 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(
 def test_what_cannot_be_done_is_exit_2(
     more: list[str], message: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*arguments(home, tmp_path / "out"), *more]) == cli.USAGE
+    assert cli.main(arguments(home, tmp_path / "out", *more)) == cli.USAGE
     assert message in capsys.readouterr().err
 
 

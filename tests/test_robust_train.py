@@ -20,6 +20,8 @@ from engine.robust import head as heads
 from engine.robust.adversary import Attack
 from engine.robust.train import Batch, Losses, Optimiser, State, Training
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 COUNT = 8
 ATTACK = Attack(4 / 255, 1, 4 / 255)
 OPTIMISER = Optimiser(learning_rate=2e-3, warmup=0.0)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32, UInt8, UInt32
 
 from engine.extractors import Extractor
 from engine.robust import adversary, distributed
@@ -20,11 +20,13 @@ class Held(NamedTuple):
 
     gallery, probes: crops (b, s, s, 3) in batches of one size, the last filled up. anchors: (v, d), the probes'
     embeddings by the frozen clean extractor. The n-th probe and the n-th photo of the gallery are of one person.
+    noise: (b,) for each batch of probes, the seeds of the adversary's starts, the same for every validation.
     """
 
     gallery: tuple[Float[Array, "b s s 3"], ...]
     probes: tuple[Float[Array, "b s s 3"], ...]
     anchors: Float32[np.ndarray, "v d"]
+    noise: tuple[UInt32[Array, " b"], ...]
 
 
 class Validation(NamedTuple):
@@ -66,17 +68,18 @@ def hold(
         parts = (distributed.spread(filled[n : n + batch], mesh) for n in range(0, len(filled), batch))
         return tuple(crops_of(extractor, part, windows) for part in parts)
 
-    return Held(batches(gallery), batches(probes), np.asarray(anchors))
+    cut = batches(probes)
+    noise = tuple(distributed.spread(np.arange(batch, dtype=np.uint32) + batch * n, mesh) for n in range(len(cut)))
+    return Held(batches(gallery), cut, np.asarray(anchors), noise)
 
 
 def measure(attack: Attack, network: Extractor, held: Held) -> Validation:
-    """All figures of a network; attack: aims at the embedding, starting from the same noise every time."""
+    """All figures of a network; attack: one that aims at the embedding."""
     count = len(held.anchors)
     gallery = _joined([embedded(network, crops) for crops in held.gallery], count)
     clean, changed = [], []
-    for number, crops in enumerate(held.probes):
+    for crops, noise in zip(held.probes, held.noise, strict=True):
         own = embedded(network, crops)
-        noise = jnp.arange(number * len(own), (number + 1) * len(own), dtype=jnp.uint32)
         target = Target(None, own, jnp.zeros(len(own), jnp.int32))
         deltas = adversary.against(attack, network, target, crops, noise)
         clean.append(own)
