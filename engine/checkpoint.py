@@ -67,15 +67,13 @@ def save(path: Path | str, tree: Any, *, dtype: Any = np.float16, exact: Collect
     exact: names of leaves (as `flatten` gives them) that are written in their own dtype. The folder appears under its
     name only when it is complete; an older one there is replaced.
     """
-    import orbax.checkpoint as ocp
-
     path = Path(path).resolve()
     arrays = {name: np.asarray(leaf) for name, leaf in flatten(tree).items()}
     arrays = {
         name: array.astype(dtype) if np.issubdtype(array.dtype, np.floating) and name not in exact else array
         for name, array in arrays.items()
     }
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save(path, _nest(arrays), force=True)
     # Orbax notes the absolute path here, for stores that cannot rename; nothing reads it on a file system.
     (path / "commit_success.txt").unlink(missing_ok=True)
@@ -89,12 +87,10 @@ def restore(path: Path | str, abstract_tree: Any, *, sha256: str | None = None) 
     `path`, where the hash of what is on disk is not `sha256` (if given), and for weights that do not fit:
     everything missing, extra or mis-shaped in one message.
     """
-    import orbax.checkpoint as ocp
-
     path = Path(path).resolve()
     if not path.is_dir():
         raise CheckpointError(f"no checkpoint at {path}; tools/convert_weights.py rebuilds the shipped ones")
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         arrays = flatten(checkpointer.restore(path))
 
     wanted = flatten(abstract_tree)
@@ -115,6 +111,15 @@ def restore(path: Path | str, abstract_tree: Any, *, sha256: str | None = None) 
         )
     leaves = [arrays[name].astype(leaf.dtype) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(abstract_tree), leaves), found
+
+
+def _checkpointer() -> Any:
+    """Orbax's, for this process alone: of several (jax.distributed) any one may read or write without the others."""
+    import orbax.checkpoint as ocp
+
+    index = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(index, {index}, f"process-{index}")
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
 
 
 def _nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from engine import __version__
-from engine.config import Detection, Format, Mode, Objective, Output, Recipe, SolverName
+from engine.config import Detection, Format, Mode, Objective, Output, Precision, Recipe, SolverName
 
 if TYPE_CHECKING:
     from engine.bulk.cloaker import Cloaker
@@ -364,6 +364,103 @@ def evaluate(
         _print_json(_read_json(out / "results.json"))
     else:
         print(f"{out / 'report.html'}")
+    return OK
+
+
+@app.command
+def train_robust(
+    extractor: Annotated[str | None, Parameter(help="The network to start from; `cloak models` lists them.")] = None,
+    /,
+    *,
+    data: Annotated[Path | None, Parameter(help="Folder with a folder of photos for each person.")] = None,
+    out: Annotated[Path | None, Parameter(help="Folder for checkpoints, log, plot and the extractor.")] = None,
+    preset: Annotated[str, Parameter(help="paper, pgd, fast or free.")] = "fast",
+    presets: Annotated[bool, Parameter(negative="", help="Describe the presets and end.")] = False,
+    name: Annotated[str | None, Parameter(help="Of the new extractor; default: EXTRACTOR-robust.")] = None,
+    without: Annotated[
+        tuple[Path, ...], Parameter(help="people.json of an evaluation: nobody in it is trained on or held out.")
+    ] = (),
+    steps: Annotated[int | None, Parameter(help="Updates instead of the preset's epochs.")] = None,
+    batch: Annotated[int | None, Parameter(help="Faces at once, over all devices.")] = None,
+    accumulate: Annotated[int | None, Parameter(help="Batches for one update.")] = None,
+    learning_rate: Annotated[float | None, Parameter(help="Of Adam, at its highest.")] = None,
+    epsilon: Annotated[
+        float | None, Parameter(help="Bound of the adversary: change of a pixel in [0, 1], or DSSIM.")
+    ] = None,
+    norm: Annotated[str | None, Parameter(help="linf or dssim.")] = None,
+    attack_steps: Annotated[int | None, Parameter(help="Steps of the adversary.")] = None,
+    step_size: Annotated[float | None, Parameter(help="Of the adversary; default: in proportion to epsilon.")] = None,
+    aim: Annotated[str | None, Parameter(help="What the adversary attacks: embedding or head.")] = None,
+    losses: Annotated[
+        str | None,
+        Parameter(help="Weights, e.g. distillation=1,clean=.5; also classification, consistency."),
+    ] = None,
+    freeze: Annotated[float, Parameter(help="Share of the lower layers that stay as they are.")] = 0.0,
+    frozen: Annotated[str | None, Parameter(help="Layers that stay as they are, by name: stem,blocks/0")] = None,
+    precision: Annotated[Precision, Parameter(help="Of the network's products.")] = "float32",
+    validation: Annotated[int, Parameter(help="People held out, two photos each.")] = 32,
+    every: Annotated[int, Parameter(help="Steps between checkpoints, each after a validation.")] = 200,
+    cache: Annotated[Path | None, Parameter(help="Folder of aligned faces, shared by trainings.")] = None,
+    devices: Annotated[int | None, Parameter(help="How many devices to use; default: all.")] = None,
+    coordinator: Annotated[
+        str | None, Parameter(help="HOST:PORT of process 0, for a training of several processes on one --out.")
+    ] = None,
+    processes: Annotated[int, Parameter(help="How many there are.")] = 1,
+    process: Annotated[int, Parameter(help="Which of them this is, from 0.")] = 0,
+    seed: Annotated[int, Parameter(help="Of every random choice.")] = 0,
+    dry_run: Annotated[bool, Parameter(negative="", help="Say what it would cost; write nothing.")] = False,
+    restart: Annotated[bool, Parameter(negative="", help="Begin again, whatever is in --out.")] = False,
+    json: Json = False,
+) -> int:
+    """Train an extractor against an adversary. The same call again goes on where the last one ended."""
+    from engine.checkpoint import CheckpointError
+
+    try:
+        from engine.robust import command
+        from engine.robust.guard import Overfitting
+    except ImportError as error:
+        return _usage(f"{error}; pip install 'fawkes-engine[robust]'", as_json=json)
+    if presets:
+        print(command.described())
+        return OK
+    if extractor is None or data is None or out is None:
+        return _usage(
+            "train-robust takes EXTRACTOR --data DIR --out DIR; --presets describes the presets", as_json=json
+        )
+    choice = {"steps": steps, "batch": batch, "accumulate": accumulate, "learning_rate": learning_rate}
+    attack = {"epsilon": epsilon, "norm": norm, "attack_steps": attack_steps, "step_size": step_size, "aim": aim}
+    settings = {"every": every, "held_out": validation, "freeze": freeze, "precision": precision, "devices": devices}
+    try:
+        plan = command.plan(
+            extractor,
+            data,
+            out,
+            preset=preset,
+            name=name,
+            without=without,
+            choice={**choice, "losses": losses},
+            attack=attack,
+            settings={**settings, "frozen": frozen, "seed": seed},
+            cache=cache,
+            together=None if coordinator is None else (coordinator, processes, process),
+        )
+        if dry_run:
+            cost = command.cost(plan)
+            print(cost.as_json() if json else cost)
+            return OK
+        summary = command.train(plan, restart=restart, report=lambda line: print(line, file=sys.stderr, flush=True))
+    except (ValueError, CheckpointError) as error:
+        return _usage(str(error), as_json=json)
+    except Overfitting as error:
+        print(f"cloak: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"Interrupted. The same command goes on from the last checkpoint in {out}.", file=sys.stderr)
+        return INTERRUPTED
+    if json:
+        _print_json(summary.as_dict())
+    else:
+        print(command.told(summary, out))
     return OK
 
 

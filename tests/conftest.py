@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -27,3 +28,11 @@ def faces_folder() -> Path:
     if not (SHARED / "faces").is_dir():
         pytest.skip("../shared/faces is not here: a clone of the project alone has no photos of people")
     return SHARED / "faces"
+
+
+@pytest.fixture(scope="module")
+def quick_compiles() -> Iterator[None]:
+    """Programs that compile in a third of the time and run slower: for tests that compile many and run each shortly."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

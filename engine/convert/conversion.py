@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from engine import checkpoint
 from engine.convert import folding, modules, onnx_graph
 from engine.convert.layouts import Layout, find
 from engine.extractors import converted, registry
+from engine.extractors.order import layers
 from engine.extractors.weight_map import fill, resolve, weight_map
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 OUTPUT = "bottleneck/bias"
 """The last parameter of networks whose embedding can have any length: its length is the embedding's."""
 
@@ -43,7 +42,7 @@ def convert(
     installed; FileNotFoundError where there is no such file.
     """
     source, kind = Path(source), find(layout)
-    _check_name(name, folder=out, replace=replace)
+    registry.check_name(name, folder=out, replace=replace)
     if not source.is_file():
         raise FileNotFoundError(f"no such file: {source}")
     options, tensors = parameters(kind, source)
@@ -70,18 +69,6 @@ def convert(
     return converted.write(name, card, tensors, folder=out, dtype=dtype)
 
 
-def _check_name(name: str, *, folder: Path | None, replace: bool) -> None:
-    """Raises ValueError for a name that an extractor cannot have or that is taken."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"a name has up to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit; got {name!r}"
-        )
-    if name in set(registry.available()) - set(converted.cards()):
-        raise ValueError(f"{name!r} is the name of an extractor that comes with a package; choose another")
-    if name in converted.cards(folder) and not replace:
-        raise ValueError(f"there is an extractor named {name!r} already; --replace replaces it")
-
-
 def parameters(layout: Layout, source: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The options of the network that `source` is of, and its parameters by path, float32.
 
@@ -90,7 +77,7 @@ def parameters(layout: Layout, source: Path | str) -> tuple[dict[str, Any], dict
     options = dict(layout.options)
     _, shapes = _abstract(layout, options)
     if layout.weight_map is None:
-        tensors, mapping = _by_order(onnx_graph.read(source), _in_order(registry.network(layout.network, options)))
+        tensors, mapping = _by_order(onnx_graph.read(source), layers(registry.network(layout.network, options)))
     else:
         tensors, mapping = layout.read(source), weight_map(layout.weight_map)
     mapping = resolve(mapping, shapes)
@@ -116,19 +103,6 @@ def embedding_length(build: Any, size: int) -> int:
 def _abstract(layout: Layout, options: Mapping[str, Any]) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
     graphdef, shapes = registry.abstract(registry.network(layout.network, options))
     return graphdef, checkpoint.flatten(shapes)
-
-
-def _in_order(build: Callable[..., nnx.Module]) -> list[tuple[str, list[str]]]:
-    """(path, names of its parameters) of every layer of a network, as it defines them."""
-    order: list[tuple[str, list[str]]] = []
-
-    def noted() -> nnx.Module:
-        network = build(rngs=None)
-        order.extend(_layers(network, ""))  # here, because what eval_shape returns is sorted by name
-        return network
-
-    nnx.eval_shape(noted)
-    return order
 
 
 def _fitted(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -157,17 +131,6 @@ def _by_order(
         number = counts[kind] = counts.get(kind, 0) + 1
         mapping |= {f"{kind} {number}/{part}": f"{path}/{part}" for part in parts}
     return tensors, mapping
-
-
-def _layers(module: Any, path: str) -> Iterator[tuple[str, list[str]]]:
-    """(path, names of its parameters) of every layer, in the order of definition."""
-    items = enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
-    children = [(f"{path}/{name}".removeprefix("/"), name, value) for name, value in items]
-    if own := [str(name) for _, name, value in children if isinstance(value, nnx.Param)]:
-        yield path, own
-    for below, _, value in children:
-        if isinstance(value, nnx.Module):
-            yield from _layers(value, below)
 
 
 def _sha256(path: Path) -> str:

@@ -44,8 +44,20 @@ Without a package, `register("my-faces", entry())` does the same for one process
 
 from engine.extractors.card import card
 from engine.extractors.crop import crop
-from engine.extractors.extractor import Extractor, embed, embed_batch
+from engine.extractors.extractor import Extractor, embed, embed_batch, embed_crop
 from engine.extractors.registry import Entry, available, load, register
 from engine.extractors.spec import InputSpec
 
-__all__ = ["Entry", "Extractor", "InputSpec", "available", "card", "crop", "embed", "embed_batch", "load", "register"]
+__all__ = [
+    "Entry",
+    "Extractor",
+    "InputSpec",
+    "available",
+    "card",
+    "crop",
+    "embed",
+    "embed_batch",
+    "embed_crop",
+    "load",
+    "register",
+]

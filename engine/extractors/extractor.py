@@ -51,7 +51,12 @@ def embed(
     spec = extractor.spec
     if window_yx is None:
         window_yx = jnp.array([spec.window, spec.window], jnp.float32)
-    x = crop(canvas, size=spec.size, window_yx=window_yx)
+    return embed_crop(extractor, crop(canvas, size=spec.size, window_yx=window_yx))
+
+
+def embed_crop(extractor: Extractor, x: Float[Array, "s s 3"]) -> Float[Array, " d"]:
+    """The embedding of one crop of the network's own size, (s, s, 3) RGB in [0, 1], as float32 of length one."""
+    spec = extractor.spec
     if spec.bgr:
         x = x[..., ::-1]
     x = (x * 255.0 - jnp.array(spec.mean, jnp.float32)[None, None]) / spec.scale

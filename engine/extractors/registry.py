@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
@@ -48,6 +49,7 @@ GROUP = "fawkes_engine.extractors"
 """Of the entry points by which other packages bring extractors."""
 
 _registered: dict[str, Entry] = {}
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def register(name: str, entry: Entry) -> None:
@@ -55,6 +57,21 @@ def register(name: str, entry: Entry) -> None:
     if name in available():
         raise ValueError(f"an extractor named {name!r} is registered already; choose another name")
     _registered[name] = entry
+
+
+def check_name(name: str, *, folder: Path | None, replace: bool) -> None:
+    """Raises ValueError for a name that an extractor about to be written to `folder` cannot have or that is taken.
+
+    folder: stands in for `converted.home()`. replace: an extractor of that name that is in it may be replaced.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"a name has up to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit; got {name!r}"
+        )
+    if name in set(available()) - set(converted.cards()):
+        raise ValueError(f"{name!r} is the name of an extractor that comes with a package; choose another")
+    if name in converted.cards(folder) and not replace:
+        raise ValueError(f"there is an extractor named {name!r} already; --replace replaces it")
 
 
 def available() -> tuple[str, ...]:

@@ -1,0 +1,179 @@
+"""engine.robust.data and store: who is trained on, the same batches however one comes to them, faces aligned once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import tiny_robust
+
+from engine.robust import data, store
+from engine.robust.data import Augmentation
+from engine.robust.store import NO_FACE, Store
+
+WINDOW = (32.0, 144.0)
+
+
+def rows(people: int = 8, photos: int = 3) -> dict[str, list[int]]:
+    return {f"person-{n}": list(range(n * photos, (n + 1) * photos)) for n in range(people)}
+
+
+def stream(first: int = 0, share: tuple[int, int] = (0, 1), count: int = 5, **changes: object) -> list:
+    part = data.split(rows(), held_out=2, seed=1)
+    canvases = np.stack([tiny_robust.face(row // 3, row % 3) for row in range(24)])
+    anchors = np.eye(24, dtype=np.float32)
+    settings = {"window": WINDOW, "augmentation": Augmentation(), "size": 4, "seed": 3, **changes}
+    found = data.batches(canvases, anchors, part, first=first, share=share, **settings)
+    return [next(found) for _ in range(count)]
+
+
+def assert_equal(some: object, others: object) -> None:
+    for one, other in zip(some, others, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_nobody_is_both_trained_on_and_held_out() -> None:
+    part = data.split(rows(), held_out=3, seed=5)
+    owner = {row: name for name, own in rows().items() for row in own}
+    trained = {owner[row] for row in part.rows.tolist()}
+    held = [owner[row] for row in part.probes.tolist()]
+    assert [owner[row] for row in part.gallery.tolist()] == held
+    assert len(trained) == part.people == 5
+    assert not trained & set(held)
+    assert (part.gallery != part.probes).all()
+    assert data.split(rows(), held_out=3, seed=5).sha256 == part.sha256
+    assert data.split(rows(), held_out=3, seed=6).sha256 != part.sha256
+
+
+def test_photos_without_a_face_are_left_out() -> None:
+    part = data.split({**rows(), "faceless": [NO_FACE], "one": [24, NO_FACE]}, held_out=2, seed=0)
+    assert NO_FACE not in part.rows
+    assert 24 in part.rows
+    assert part.labels.max() == part.people - 1 == 6
+
+
+def test_too_few_people_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 of them on two photos: too few to hold out 4"):
+        data.split(rows(3), held_out=4, seed=0)
+    with pytest.raises(ValueError, match="at least 2 people"):
+        data.split(rows(), held_out=1, seed=0)
+
+
+def test_people_of_an_evaluation_are_kept_out(tmp_path: Path) -> None:
+    for name in ("ann", "bob", "eve", "joe", "kim"):
+        (tmp_path / "lfw" / name).mkdir(parents=True)
+        (tmp_path / "lfw" / name / "0.jpg").touch()
+    half = {"scraped": ["0.jpg"], "tests": []}
+    lists = {"users": {"ann": half}, "others": {"bob": half}, "public": {"eve": half}}
+    (tmp_path / "people.json").write_text(json.dumps(lists))
+    without = data.names_in(tmp_path / "people.json")
+    assert set(data.photos_of(tmp_path / "lfw", without=without)) == {"joe", "kim"}
+    assert set(data.photos_of(tmp_path / "lfw")) == {"ann", "bob", "eve", "joe", "kim"}
+    with pytest.raises(ValueError, match="none is left"):
+        data.photos_of(tmp_path / "lfw", without=frozenset({"ann", "bob", "eve", "joe", "kim"}))
+
+
+@pytest.mark.parametrize("content", ["{}", "[", '{"users": {}, "others": {}, "public": {}}', '["ann"]'])
+def test_what_is_no_list_of_people_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "people.json").write_text(content)
+    with pytest.raises(ValueError, match=r"people\.json"):
+        data.names_in(tmp_path / "people.json")
+
+
+def test_a_batch_is_the_same_however_one_came_to_it() -> None:
+    for late, early in zip(stream(first=3, count=2), stream()[3:], strict=True):
+        assert_equal(late, early)
+
+
+def test_an_epoch_has_every_face_once_and_the_next_in_another_order() -> None:
+    labels = [np.concatenate([one.anchor.argmax(axis=1) for one in stream(size=6, count=6)[n : n + 3]]) for n in (0, 3)]
+    part = data.split(rows(), held_out=2, seed=1)
+    assert sorted(labels[0]) == sorted(labels[1]) == sorted(part.rows)
+    assert (labels[0] != labels[1]).any()
+
+
+def test_processes_share_a_batch() -> None:
+    whole = stream(count=2)
+    for n, one in enumerate(whole):
+        shares = [stream(first=n, count=1, share=(index, 2))[0] for index in range(2)]
+        assert_equal(
+            one, [np.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:]) for pair in zip(*shares, strict=True)]
+        )
+    with pytest.raises(ValueError, match="cannot be split over 3"):
+        stream(share=(0, 3))
+
+
+def test_a_record_keeps_its_face_its_label_and_its_anchor() -> None:
+    plain = Augmentation(flip=0, scale=0, shift=0, jpeg=0, blur=0)
+    part = data.split(rows(), held_out=2, seed=1)
+    label_of = dict(zip(part.rows.tolist(), part.labels.tolist(), strict=True))
+    for one in stream(augmentation=plain, count=2):
+        for canvas, label, anchor, window in zip(one.canvas, one.label, one.anchor, one.window, strict=True):
+            row = int(anchor.argmax())
+            np.testing.assert_array_equal(canvas, tiny_robust.face(row // 3, row % 3))
+            assert label == label_of[row]
+            np.testing.assert_array_equal(window, [WINDOW, WINDOW])
+
+
+def test_augmentation_stays_in_its_ranges_and_changes_every_photo() -> None:
+    draw = np.random.default_rng(0)
+    settings = Augmentation(flip=0.5, scale=0.1, shift=0.05)
+    windows = np.stack([data.jittered(WINDOW, settings, draw) for _ in range(400)])
+    sides = np.abs(windows[:, :, 1] - windows[:, :, 0])
+    assert 112 * 0.9 <= sides.min() < 103
+    assert 121 < sides.max() <= 112 * 1.1 + 1e-3
+    assert np.abs(windows.mean(axis=2) - 88).max() <= 112 * 0.05 + 1e-3
+    assert (windows[:, 0, 0] < windows[:, 0, 1]).all()
+    assert 150 < (windows[:, 1, 0] > windows[:, 1, 1]).sum() < 250
+    face = tiny.texture_pixels(1, 176, 176)
+    spoilt = data.degraded(face, Augmentation(jpeg=1, qualities=(30, 30), blur=1, sigmas=(1.5, 1.5)), draw)
+    assert 1 < np.abs(spoilt.astype(int) - face).mean() < 30
+    np.testing.assert_array_equal(data.degraded(face, Augmentation(jpeg=0, blur=0), draw), face)
+
+
+@pytest.mark.parametrize("values", [{"flip": 2.0}, {"scale": 0.5}, {"qualities": (90, 50)}, {"sigmas": (0.0, 1.0)}])
+def test_augmentation_that_cannot_be_is_refused(values: dict) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        Augmentation(**values)
+
+
+def test_faces_are_aligned_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    paths = [photos / "obama.jpg", tmp_path / "broken.jpg", photos / "biden.jpg"]
+    kept = Store(tmp_path / "faces")
+    assert kept.align(paths[:1]).tolist() == [0]
+    found = kept.align(paths)
+    assert found.tolist() == [0, NO_FACE, 1]
+    canvases = kept.canvases()
+    assert canvases.shape == (2, 176, 176, 3)
+    assert isinstance(canvases, np.memmap)
+    assert canvases.std(axis=(1, 2, 3)).min() > 20
+    rows = kept.embeddings(tiny.extractor())
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+    def no_detector(*_: object) -> None:
+        raise AssertionError("a face was looked for again")
+
+    monkeypatch.setattr(store, "_canvas", no_detector)
+    assert Store(tmp_path / "faces").align(paths[::-1]).tolist() == [1, NO_FACE, 0]
+
+
+def test_what_a_killed_process_left_behind_does_no_harm(tmp_path: Path) -> None:
+    tiny_robust.people(tmp_path / "people", tmp_path / "faces", count=2)
+    paths = sorted((tmp_path / "people").rglob("*.jpg"))
+    with (tmp_path / "faces" / "index.jsonl").open("a") as file:
+        file.write('{"sha256": "00')
+    with (tmp_path / "faces" / "canvases.u8").open("ab") as file:
+        file.write(b"half a canvas")
+    found = Store(tmp_path / "faces").align([*paths, _not_a_photo(tmp_path)])
+    assert found.tolist() == [0, 1, 2, 3, 4, 5, NO_FACE]
+    assert len(Store(tmp_path / "faces").canvases()) == 6
+    assert Store(tmp_path / "faces").align([tmp_path / "new.jpg"]).tolist() == [NO_FACE]
+
+
+def _not_a_photo(folder: Path) -> Path:
+    (folder / "new.jpg").write_bytes(b"new")
+    return folder / "new.jpg"
