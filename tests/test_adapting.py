@@ -15,23 +15,23 @@ def faces(seeds: range) -> np.ndarray:
 
 def cloaked(canvases: np.ndarray) -> np.ndarray:
     """One pattern on all: what a tool leaves behind on every photo."""
-    pattern = 50 * (tiny.texture(99, 176, 176, sigma=4) - 0.5)
+    pattern = 400 * (tiny.texture(99, 176, 176, sigma=6) - 0.5)
     return (canvases + pattern).clip(0, 255).astype(np.uint8)
 
 
 def test_what_it_learnt_of_cloaks_holds_for_people_it_never_saw() -> None:
-    plain, public, users = tiny.extractor(), faces(range(12)), faces(range(50, 58))
+    plain, public, users = tiny.extractor(), faces(range(32)), faces(range(50, 58))
     adapted, loss = adapt(
         plain,
         public,
         cloaked(public),
-        np.repeat(np.arange(6), 2),
-        schedule=Schedule(epochs=40, batch=8, rate=1e-3),
+        np.repeat(np.arange(16), 2),
+        schedule=Schedule(epochs=12, batch=16, rate=1e-3),
     )
     clean = embeddings(plain, users)
     before, after = (np.sum(embeddings(one, cloaked(users)) * clean, axis=1).mean() for one in (plain, adapted))
     assert loss[-1] < loss[0]
-    assert after > before + 0.3 * (1 - before)
+    assert after > before + 0.15 * (1 - before)
     assert np.sum(embeddings(adapted, users) * clean, axis=1).mean() > 0.9  # and it still knows clean photos
 
 

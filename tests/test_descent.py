@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from engine.evaluate.descent import History, Schedule, batched, fit
+from engine.evaluate.descent import History, Schedule, _step, batched, fit
 
 KEY = jax.random.key(0)
 LINE = {"x": np.linspace(-1, 1, 10, dtype=np.float32), "y": 3 * np.linspace(-1, 1, 10, dtype=np.float32)}
@@ -36,6 +36,13 @@ def test_it_finds_the_least_loss() -> None:
     assert loss[-1] < 0.01 < loss[0]
     assert right[-1] == 1
     assert seen == [30, 60, 90, 120]
+
+
+def test_it_compiles_once() -> None:
+    weak = {"slope": jnp.full((), 0.5)}  # of a Python number's type
+    _step.clear_cache()
+    fit(weak, LINE, objective=squared, schedule=Schedule(epochs=3, batch=4), key=KEY)
+    assert _step._cache_size() == 1
 
 
 def test_few_examples_get_at_least_so_many_steps() -> None:

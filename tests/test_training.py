@@ -34,7 +34,6 @@ def test_from_scratch_learns_real_labels_and_not_made_up_ones(tmp_path: Path) ->
     assert history.named[-1][-1] == NOBODY
     assert history.loss[-1] < history.loss[0]
     assert history.right(np.append(truth, NOBODY), slice(0, 8))[-1] >= 0.75
-    np.testing.assert_array_equal(tracker.names(learnt, labels, tests), history.named[-1][:-1])
     assert tracker.extractors == ()
     # The labels of the first two people exchanged: it learns what it is told, not what would be right.
     swapped = np.array([1, 0, 2, 3])
@@ -60,4 +59,4 @@ def test_without_a_face_there_is_nothing_to_learn(network: str, tmp_path: Path) 
 
 def test_a_width_that_groups_do_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 8"):
-        SmallNet(3, width=12, rngs=None)  # type: ignore[arg-type]
+        SmallNet(3, width=12)

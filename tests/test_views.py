@@ -23,7 +23,7 @@ def test_a_mirrored_view_swaps_left_and_right() -> None:
 
 def test_views_stay_within_their_range_and_differ() -> None:
     within = Range(shift=0.1, zoom=0.2, gain=0.3, lift=0.05)
-    views = jax.vmap(lambda key: draw(key, within))(jax.random.split(jax.random.key(0), 400))
+    views = jax.jit(jax.vmap(lambda key: draw(key, within)))(jax.random.split(jax.random.key(0), 400))
     assert 0.08 < np.abs(views.shift).max() <= 0.1
     assert 0.15 < np.abs(views.zoom - 1).max() <= 0.2
     assert 0.25 < np.abs(views.gain - 1).max() <= 0.3

@@ -99,6 +99,8 @@ def fit(
     steps = batches * epochs
     watched = set(np.linspace(epochs, 0, schedule.watch, endpoint=False).round().astype(int).tolist())
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+    # Of their own type and not of a Python number's: else the second step, given the first one's, is compiled anew.
+    model = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), model)
     zero = jnp.zeros(())
     state = _State(model, _optimiser(schedule, steps).init(model), zero, zero)  # type: ignore[arg-type]
     losses, accuracies = [], []

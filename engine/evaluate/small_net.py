@@ -6,8 +6,11 @@ The networks of the engine have their batch norms folded and cannot be trained f
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
@@ -28,8 +31,8 @@ class GroupNorm(nnx.Module):
 
     def __init__(self, channels: int, *, scale: float = 1.0):
         """`scale` at first."""
-        self.scale = nnx.Param(jnp.full((channels,), scale))
-        self.shift = nnx.Param(jnp.zeros((channels,)))
+        self.scale = nnx.Param(jnp.full((channels,), scale, jnp.float32))
+        self.shift = nnx.Param(jnp.zeros((channels,), jnp.float32))
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """One example in, one out."""
@@ -42,13 +45,13 @@ class GroupNorm(nnx.Module):
 class Block(nnx.Module):
     """Two 3x3 convolutions, the first of stride 2, added to a 1x1 convolution of the input at half its size."""
 
-    def __init__(self, i: int, o: int, *, rngs: nnx.Rngs):
+    def __init__(self, i: int, o: int):
         """`i` channels in, `o` out."""
-        self.first = Conv(i, o, (3, 3), stride=2, rngs=rngs)
+        self.first = Conv(i, o, (3, 3), stride=2, rngs=None)
         self.first_norm = GroupNorm(o)
-        self.second = Conv(o, o, (3, 3), rngs=rngs)
+        self.second = Conv(o, o, (3, 3), rngs=None)
         self.second_norm = GroupNorm(o, scale=0.0)  # starts as the shortcut alone, which trains faster
-        self.shortcut = Conv(i, o, (1, 1), rngs=rngs)
+        self.shortcut = Conv(i, o, (1, 1), rngs=None)
 
     def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "H W o"]:
         """One example in, one out."""
@@ -60,15 +63,17 @@ class Block(nnx.Module):
 class SmallNet(nnx.Module):
     """The network. Input: one crop (64, 64, 3) in [0, 1]. Output: (labels,) logits, cosines times SCALE."""
 
-    def __init__(self, labels: int, *, width: int = 16, rngs: nnx.Rngs):
-        """`width`: channels of the first layer, a multiple of 8; the last has four times as many."""
+    def __init__(self, labels: int, *, width: int = 16):
+        """`width`: channels of the first layer, a multiple of 8; the last has four times as many. Kernels are zero:
+        see `initialised`.
+        """
         if width % GROUPS:
             raise ValueError(f"width must be a multiple of {GROUPS}, the number of groups; got {width}")
-        self.stem = Conv(3, width, (5, 5), stride=2, rngs=rngs)
+        self.stem = Conv(3, width, (5, 5), stride=2, rngs=None)
         self.stem_norm = GroupNorm(width)
         shapes = ((width, 2 * width), (2 * width, 4 * width), (4 * width, 4 * width))
-        self.blocks = nnx.List([Block(i, o, rngs=rngs) for i, o in shapes])
-        self.classes = nnx.Param(jax.random.normal(rngs.params(), ((SIZE // 16) ** 2 * 4 * width, labels)))
+        self.blocks = nnx.List([Block(i, o) for i, o in shapes])
+        self.classes = nnx.Param(jnp.zeros(((SIZE // 16) ** 2 * 4 * width, labels)))
 
     def __call__(self, x: Float[Array, "s s 3"], *, dropout: Float[Array, "h w c"] | None = None) -> Float[Array, " k"]:
         """One example in, its logits out. dropout: (4, 4, 4 * width) factors of the last features, in training."""
@@ -82,3 +87,17 @@ class SmallNet(nnx.Module):
         classes = self.classes[...]
         classes = classes * lax.rsqrt(jnp.sum(classes * classes, axis=0, keepdims=True) + 1e-6)
         return SCALE * (features @ classes)
+
+
+def initialised(params: Any, *, seed: int) -> Any:
+    """Parameters of the network with kernels drawn anew, He-normal (He et al., ICCV 2015); biases and scales stay."""
+    # By numpy: JAX would compile a program for every shape, which takes longer than an epoch.
+    random = np.random.default_rng(seed)
+
+    def drawn(leaf: Array) -> Array:
+        if leaf.ndim < 2:
+            return leaf
+        deviation = (2 / np.prod(leaf.shape[:-1])) ** 0.5
+        return jnp.asarray(deviation * random.standard_normal(leaf.shape), jnp.float32)
+
+    return jax.tree.map(drawn, params)

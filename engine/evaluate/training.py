@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from engine.evaluate.canvases import Canvases, stack
 from engine.evaluate.descent import History, Schedule, batched, fit
 from engine.evaluate.protocol import NOBODY
-from engine.evaluate.small_net import SIZE, WINDOW, SmallNet
+from engine.evaluate.small_net import SIZE, WINDOW, SmallNet, initialised
 from engine.evaluate.trackers import softmax_regression
 from engine.evaluate.views import Range, View, draw, lit, straight, window
 from engine.extractors import Extractor, crop, embed, embed_batch, load
@@ -83,8 +83,8 @@ class Scratch:
     @classmethod
     def new(cls, labels: int, *, width: int, seed: int) -> Scratch:
         """With random weights."""
-        graphdef, state = nnx.split(SmallNet(labels, width=width, rngs=nnx.Rngs(seed)))
-        return cls(nnx.to_pure_dict(state), graphdef)
+        graphdef, state = nnx.split(SmallNet(labels, width=width))
+        return cls(initialised(nnx.to_pure_dict(state), seed=seed), graphdef)
 
     def logits(
         self, canvas: UInt8[Array | np.ndarray, "c c 3"], view: View, dropout: Float[Array, "h w c"] | None = None
