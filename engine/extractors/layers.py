@@ -114,21 +114,30 @@ def _shifted_backward(stride: int, padding: Padding, residuals: tuple[Array, Arr
 
 def _to_kernel(x: Array, kernel: Array, gradient: Array, stride: int, padding: Padding) -> Array:
     """The gradient of the kernel: each tap times the cotangent, summed over the map, in float32."""
-    # Row by row in a loop, which both operands enter as they are. As sums over whole maps XLA:CPU computes all that
-    # made them once for each element of the kernel: 20 times slower.
+    # A few rows at a time in a loop, which both operands enter as they are. As sums over whole maps XLA:CPU computes
+    # all that made them once for each element of the kernel: 20 times slower.
     padded = jnp.pad(x, (*_pads(x, kernel, stride, padding), (0, 0)))
     height, width = kernel.shape[:2]
     rows, columns, channels = gradient.shape
+    block = max(count for count in range(1, 9) if rows % count == 0)
     last = (columns - 1) * stride + 1
 
-    def add(row: Array, total: Array) -> Array:
-        seen = lax.dynamic_slice(padded, (row * stride, 0, 0), (height, *padded.shape[1:]))
-        own = lax.dynamic_slice(gradient, (row, 0, 0), (1, columns, channels))[0]
-        taps = [seen[dy, dx : dx + last : stride] * own for dy in range(height) for dx in range(width)]
-        return total + jnp.stack(taps).astype(jnp.float32)
+    def add(number: Array, totals: tuple[Array, ...]) -> tuple[Array, ...]:
+        first = number * block
+        tall = (block - 1) * stride + height
+        seen = lax.dynamic_slice(padded, (first * stride, 0, 0), (tall, *padded.shape[1:])).astype(jnp.float32)
+        own = lax.dynamic_slice(gradient, (first, 0, 0), (block, columns, channels)).astype(jnp.float32)
+        taps = ((dy, dx) for dy in range(height) for dx in range(width))
+        return tuple(
+            functools.reduce(
+                jnp.add, [seen[r * stride + dy, dx : dx + last : stride] * own[r] for r in range(block)], total
+            )
+            for total, (dy, dx) in zip(totals, taps, strict=True)
+        )
 
-    total = lax.fori_loop(0, rows, add, jnp.zeros((height * width, columns, channels), jnp.float32))
-    return total.sum(axis=1).reshape(kernel.shape).astype(kernel.dtype)
+    nothing = (jnp.zeros((columns, channels), jnp.float32),) * (height * width)
+    totals = lax.fori_loop(0, rows // block, add, nothing)
+    return jnp.stack([total.sum(axis=0) for total in totals]).reshape(kernel.shape).astype(kernel.dtype)
 
 
 _shifted.defvjp(_shifted_forward, _shifted_backward)
