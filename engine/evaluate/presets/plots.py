@@ -18,6 +18,9 @@ GREY = "#767676"
 FEW = 3
 """Lines up to which their intervals are shaded: more shades hide each other, and the table has them."""
 
+SHORT = 24
+"""Characters of a label of which four stand side by side."""
+
 
 def dots(rows: Rows, *, by: str, colour: str, note: str = "") -> Figure:
     """Protection as dots with 95 % intervals, a line of text for every value of column `by`, a colour for each of
@@ -75,12 +78,12 @@ def curves(rows: Rows, *, x: str, line: str, panel: str, label: str, percent: bo
                 ls="-" if took_part else "--",
             )
         axes.set_title(str(name))
-        axes.set_xlabel(label)
         axes.set_ylim(-0.02, 1.02)
         if percent:
             axes.xaxis.set_major_formatter(PercentFormatter(1))
     every[0].yaxis.set_major_formatter(PercentFormatter(1))
     every[0].set_ylabel("protection")
+    figure.supxlabel(label, fontsize="medium")  # once: under each of several panels it would run into the next
     _legend(figure, kinds, parts=_values(rows, "part"), floors="s")
     return figure
 
@@ -99,7 +102,8 @@ def _legend(figure: Figure, kinds: Sequence[Value], *, parts: Sequence[Value], f
     if "held-out" in parts:
         handles.append(Line2D([], [], color="black", marker="o", mfc="white", ls="", label="hollow: held out"))
     handles.append(Line2D([], [], color=GREY, marker=floors, ls="", ms=9, mew=2, label="floor: no cloak"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize="small", frameon=False)
+    columns = 4 if max(len(str(handle.get_label())) for handle in handles) <= SHORT else 2
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize="small", frameon=False)
 
 
 def _values(rows: Rows, key: str) -> list[Value]:
