@@ -199,7 +199,7 @@ def _deviations(study: Study) -> list[str]:
 
 
 def _figure(curves: Sequence[tuple[str, Tested]]) -> Figure:
-    figure = figures.new(width=7.0, height=5.0)
+    figure = figures.new(width=7.0, height=5.4)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#767676", ls=":", label="chance")
     for index, (name, tested) in enumerate(curves):
@@ -208,13 +208,16 @@ def _figure(curves: Sequence[tuple[str, Tested]]) -> Figure:
         label = f"{name}: AUC {tested.curve.area:.2f}, floor {tested.floor.area:.2f}"
         axes.plot(tested.curve.alarms, tested.curve.found, color=colour, drawstyle="steps-post", label=label)
         axes.plot(ALARMS, tested.curve.at(ALARMS), color=colour, marker=marker, ls="")
-        axes.plot(tested.floor.alarms, tested.floor.found, color=colour, lw=0.8, alpha=0.5, ls="--")
+        axes.plot(
+            tested.floor.alarms, tested.floor.found, color=colour, lw=0.8, alpha=0.5, ls="--", drawstyle="steps-post"
+        )
     axes.axvline(ALARMS, color="#767676", lw=0.8)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("clean photos called cloaked")
     axes.set_ylabel("cloaked photos found")
-    axes.legend(loc="lower right", fontsize="small", title="dashed: clean against clean")
+    axes.plot([], [], color="#767676", lw=0.8, ls="--", label="dashed: clean against clean, the floor")
+    figure.legend(loc="outside upper center", ncols=2, fontsize="small", frameon=False)
     return figure
 
 
