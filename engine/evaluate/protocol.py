@@ -166,16 +166,38 @@ def measure(
     unpublished = {photo: None for photo, file in cloaked.items() if file is None}
     if floor is None or unpublished:
         floor = name(tracker, users, others, shown={**(clean or {}), **unpublished})
+    return judged(
+        tracker,
+        made_with,
+        with_cloaks=with_cloaks,
+        without=floor,
+        users=users,
+        scraped=sum(cloaked.get(photo, photo) is not None for one in users for photo in one.scraped),
+        other_people=len(others),
+    )
+
+
+def judged(
+    tracker: Tracker,
+    made_with: Sequence[str],
+    *,
+    with_cloaks: Named,
+    without: Named,
+    users: Sequence[Person],
+    scraped: int,
+    other_people: int,
+) -> Measured:
+    """As `measure`, of answers that are there already; scraped: photos of users that the tracker learnt."""
     return Measured(
         tracker=tracker.name,
         part=part(tracker, made_with),
         protection=rate(with_cloaks.missed),
-        floor=rate(floor.missed),
+        floor=rate(without.missed),
         others=with_cloaks.others,
-        others_floor=floor.others,
+        others_floor=without.others,
         users=len(users),
-        scraped=sum(cloaked.get(photo, photo) is not None for one in users for photo in one.scraped),
+        scraped=scraped,
         tests=sum(len(one.tests) for one in users),
-        other_people=len(others),
+        other_people=other_people,
         faceless=int(sum(np.isnan(own).sum() for own in with_cloaks.missed)),
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from engine.evaluate.dataset import Person
 from engine.evaluate.presets import Findings, Preset, Value
-from engine.evaluate.presets.common import MAIN_HEADS, each_tracker, photos_cloaked, rates, setting, where
+from engine.evaluate.presets.common import by_set, photos_cloaked, rates, setting, where
 from engine.evaluate.presets.plots import curves
-from engine.evaluate.protocol import measure, name
 from engine.evaluate.study import CloakSet, Study
 
 RHOS = (0.003, 0.007, 0.017)
@@ -28,23 +27,9 @@ def sets(study: Study) -> dict[float, CloakSet]:
 
 def run(study: Study) -> Findings:
     """A row for every budget and tracker."""
-    people, others = users(study), study.people.others
-    trackers = list(each_tracker(study.recognisers, MAIN_HEADS))
-    floors = {tracker.name: name(tracker, people, others) for _, tracker in trackers}
-    rows: list[dict[str, Value]] = []
-    for rho, wanted in sets(study).items():
-        cloaks = study.cloaks(wanted)
-        for columns, tracker in trackers:
-            measured = measure(
-                tracker,
-                people,
-                others,
-                cloaked=cloaks.files,
-                made_with=cloaks.made_with,
-                floor=floors[tracker.name],
-            )
-            rows.append({"rho": rho, **columns, **measured.row(), **cloaks.quality()})
-        study.say(f"rho {rho:g}: in {rates(where(rows, rho=rho, part='in'))}")
+    people = users(study)
+    made = by_set(study, sets(study), people)
+    rows: list[dict[str, Value]] = [{"rho": rho, **row} for rho, (_, found) in made.items() for row in found]
     sentences = [
         f"At rho {rho:g} (mean DSSIM {where(rows, rho=rho)[0]['dssim_mean']:.4f} measured): on the network that made "
         f"the cloaks {rates(where(rows, rho=rho, part='in'))}; on held-out ones "
@@ -52,7 +37,7 @@ def run(study: Study) -> Findings:
         for rho in sorted({float(row["rho"]) for row in rows})
     ]
     deviations = [
-        *setting(study, cloaks),
+        *setting(study, [*made.values()][-1][0]),
         f"Only the first {len(people)} users take part, and {len(RHOS)} budgets besides the study's own.",
         "The paper's figure has one tracker, of the extractor that made the cloaks; the held-out ones are added.",
     ]

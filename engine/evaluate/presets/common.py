@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from engine.bulk.prepare import Prepared
 from engine.evaluate.dataset import Person
 from engine.evaluate.presets import Value
-from engine.evaluate.protocol import Measured, Named, Part, Tracker, part, rate
+from engine.evaluate.protocol import Named, Part, measure, name, part
 from engine.evaluate.recognisers import Recogniser, central
-from engine.evaluate.study import Cloaks, Study
+from engine.evaluate.study import Cloaks, CloakSet, Study
 from engine.evaluate.trackers import HEADS, EmbeddingTracker
 from engine.extractors import registry
 
+K = TypeVar("K")
 MAIN_HEADS = ("linear head", "1-NN")
 """The heads of the paper (a last layer trained) and of its critics (1-NN), where a preset does without the third."""
 
@@ -85,30 +87,30 @@ def pooled(draws: Sequence[Named]) -> Named:
     return Named(missed, float(np.nanmean([draw.others for draw in draws])))
 
 
-def judged(
-    tracker: Tracker,
-    made_with: Sequence[str],
-    *,
-    with_cloaks: Named,
-    without: Named,
-    users: Sequence[Person],
-    scraped: int,
-    other_people: int,
-) -> Measured:
-    """As `protocol.measure`, of answers that are there already; scraped: photos of users that the tracker learnt."""
-    return Measured(
-        tracker=tracker.name,
-        part=part(tracker, made_with),
-        protection=rate(with_cloaks.missed),
-        floor=rate(without.missed),
-        others=with_cloaks.others,
-        others_floor=without.others,
-        users=len(users),
-        scraped=scraped,
-        tests=sum(len(one.tests) for one in users),
-        other_people=other_people,
-        faceless=int(sum(np.isnan(own).sum() for own in with_cloaks.missed)),
-    )
+def by_set(
+    study: Study, sets: Mapping[K, CloakSet], people: Sequence[Person]
+) -> dict[K, tuple[Cloaks, list[dict[str, Value]]]]:
+    """The cloaks of each set, and a row for every tracker of MAIN_HEADS; the floors are measured once."""
+    trackers = list(each_tracker(study.recognisers, MAIN_HEADS))
+    others = study.people.others
+    floors = {tracker.name: name(tracker, people, others) for _, tracker in trackers}
+    made = {}
+    for key, wanted in sets.items():
+        cloaks = study.cloaks(wanted)
+        rows: list[dict[str, Value]] = []
+        for columns, tracker in trackers:
+            measured = measure(
+                tracker,
+                people,
+                others,
+                cloaked=cloaks.files,
+                made_with=cloaks.made_with,
+                floor=floors[tracker.name],
+            )
+            rows.append({**columns, **measured.row(), **cloaks.quality()})
+        made[key] = cloaks, rows
+        study.say(f"{wanted.label}: in {rates(where(rows, part='in'))}; held out {rates(where(rows, part='held-out'))}")
+    return made
 
 
 def percent(share: float) -> str:

@@ -12,7 +12,6 @@ from engine.evaluate.presets.common import (
     MAIN_HEADS,
     each_tracker,
     few,
-    judged,
     pooled,
     rates,
     setting,
@@ -20,7 +19,7 @@ from engine.evaluate.presets.common import (
     where,
 )
 from engine.evaluate.presets.plots import curves
-from engine.evaluate.protocol import Named, name
+from engine.evaluate.protocol import Named, judged, name
 from engine.evaluate.study import Study
 
 LABELS = tuple(range(2, 11))

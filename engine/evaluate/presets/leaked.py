@@ -8,7 +8,6 @@ from engine.evaluate.presets import Findings, Preset, Value
 from engine.evaluate.presets.common import (
     MAIN_HEADS,
     each_tracker,
-    judged,
     leaked,
     mean,
     percent,
@@ -19,7 +18,7 @@ from engine.evaluate.presets.common import (
     where,
 )
 from engine.evaluate.presets.plots import curves
-from engine.evaluate.protocol import name
+from engine.evaluate.protocol import judged, name
 from engine.evaluate.study import Study
 
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)

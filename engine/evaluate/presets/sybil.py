@@ -24,7 +24,6 @@ from engine.evaluate.presets.common import (
     central_face,
     each_tracker,
     few,
-    judged,
     leaked,
     percent,
     pooled,
@@ -34,7 +33,7 @@ from engine.evaluate.presets.common import (
     where,
 )
 from engine.evaluate.presets.plots import curves
-from engine.evaluate.protocol import name
+from engine.evaluate.protocol import judged, name
 from engine.evaluate.study import BATCH, Study
 
 USERS = 5

@@ -14,8 +14,7 @@ from engine.checkpoint import CheckpointError
 from engine.evaluate import figures
 from engine.evaluate.presets import Findings, Preset, Value
 from engine.evaluate.presets.budget import users
-from engine.evaluate.presets.common import MAIN_HEADS, each_tracker, percent, photos_cloaked, rates, setting, where
-from engine.evaluate.protocol import measure, name
+from engine.evaluate.presets.common import MAIN_HEADS, by_set, percent, photos_cloaked, rates, setting, where
 from engine.evaluate.study import CloakSet, Study
 from engine.extractors import registry
 
@@ -35,24 +34,12 @@ def sets(study: Study) -> dict[str, CloakSet]:
 
 def run(study: Study) -> Findings:
     """A row for every user's extractor and tracker; a heat map for every head."""
-    people, others = users(study), study.people.others
-    trackers = list(each_tracker(study.recognisers, MAIN_HEADS))
-    floors = {tracker.name: name(tracker, people, others) for _, tracker in trackers}
+    people = users(study)
+    made = by_set(study, sets(study), people)
     rows: list[dict[str, Value]] = []
-    for user, wanted in sets(study).items():
-        cloaks = study.cloaks(wanted)
-        for columns, tracker in trackers:
-            measured = measure(
-                tracker,
-                people,
-                others,
-                cloaked=cloaks.files,
-                made_with=cloaks.made_with,
-                floor=floors[tracker.name],
-            )
-            made = {"user": user, "robust": "yes" if _robust(user) else "no"}
-            rows.append({**made, **columns, **measured.row(), **cloaks.quality()})
-        study.say(f"made on {user}: held out {rates(where(rows, user=user, part='held-out'))}")
+    for user, (_, found) in made.items():
+        about: dict[str, Value] = {"user": user, "robust": "yes" if _robust(user) else "no"}
+        rows += [{**about, **row} for row in found]
     sentences = [
         f"Cloaks made on {user}{' (robust)' if _robust(user) else ''} alone: against itself "
         f"{rates(where(rows, user=user, part='in'))}; against the others "
@@ -71,7 +58,7 @@ def run(study: Study) -> Findings:
         sentences.append("No robust extractor is installed: that half of the paper's table is missing.")
     left_out = sorted(set(registry.available()) - set(extractors(study)))
     deviations = [
-        *setting(study, cloaks),
+        *setting(study, [*made.values()][-1][0]),
         f"Only the first {len(people)} users take part.",
         "The extractors are those installed, not the paper's four; installed recognisers are trackers beside them.",
         *(
