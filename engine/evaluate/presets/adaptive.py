@@ -20,7 +20,7 @@ from engine.extractors import load
 
 HEADS = ("linear head", "1-NN")
 SECONDS = 0.2
-"""About what one photo costs in one step of training, on one core: from .1 (mobilefacenet-192) to .4 (web-incept)."""
+"""About what one photo costs in one step of training, on one core. A rough estimate, not measured."""
 
 
 def run(study: Study, *, networks: Sequence[str] | None = None, schedule: Schedule = ADAPTING) -> Findings:
@@ -107,7 +107,7 @@ def _deviations(study: Study, photos: int, schedule: Schedule) -> list[str]:
         f"Training: {schedule.epochs} epochs of {schedule.batch} a step by AdamW, crops jittered and mirrored; the "
         "critics 10 epochs of 500 steps of 32 photos, mirrored only.",
         "Beside the cross-entropy on people, both versions of a photo are drawn to the plain network's embedding of "
-        "the clean one: with so few people cross-entropy alone teaches less.",
+        "the clean one; the critics use cross-entropy alone. Which of the two teaches more was not compared.",
         "All users cloak at once; the critics test one protected person at a time, on 30 % of that person's photos.",
         "Networks: those that took part in the cloaks; the critics' is the one of Fawkes 0.3.",
     ]

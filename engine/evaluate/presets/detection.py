@@ -194,7 +194,7 @@ def _deviations(study: Study) -> list[str]:
         "can learn the encoding.",
         "The critics' published code (FaceCure) has nothing for detection: learning from public people and testing on "
         "users is this evaluation's own protocol.",
-        "A linear discriminant of measurements, no network trained on pixels: so few photos teach that little.",
+        "A linear discriminant of measurements; a network trained on pixels was not tried and may find more.",
     ]
 
 
