@@ -115,7 +115,7 @@ def _shifted_backward(stride: int, padding: Padding, residuals: tuple[Array, Arr
 def _to_kernel(x: Array, kernel: Array, gradient: Array, stride: int, padding: Padding) -> Array:
     """The gradient of the kernel: each tap times the cotangent, summed over the map, in float32."""
     # A few rows at a time in a loop, which both operands enter as they are. As sums over whole maps XLA:CPU computes
-    # all that made them once for each element of the kernel: 20 times slower.
+    # all that made them once for each element of the kernel: several times slower.
     padded = jnp.pad(x, (*_pads(x, kernel, stride, padding), (0, 0)))
     height, width = kernel.shape[:2]
     rows, columns, channels = gradient.shape

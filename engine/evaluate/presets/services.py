@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import nan
 
 from engine.evaluate.presets import Findings, Preset, Value
-from engine.evaluate.protocol import Measured, Rate, measure, name
+from engine.evaluate.protocol import Measured, Rate, judged, name
 from engine.evaluate.services import SERVICES, Cost, Load, Provider, ServiceError, ServiceTracker, check
 from engine.evaluate.study import Cloaks, CloakSet, Study
 from engine.extractors.registry import tables
@@ -105,13 +105,24 @@ def ask(study: Study, provider: Provider) -> tuple[list[dict[str, Value]], list[
     tracker = ServiceTracker(provider, consent=True, say=study.say)
     sets = {kind: study.cloaks(wanted) for kind, wanted in kinds(study).items()}  # before anything is sent
     study.say(f"{provider.name}, floor and {' and '.join(sets)} cloaks: {cost(study, provider)}")
+    # Left out of every training, the floor's too, so that one floor serves all kinds: every call costs.
+    withheld = {photo: None for made in sets.values() for photo, file in made.files.items() if file is None}
     rows: list[dict[str, Value]] = []
     sentences: list[str] = []
     kind = "none"
     try:
-        floor = name(tracker, users, others)
+        floor = name(tracker, users, others, shown=withheld)
         for kind, made in sets.items():
-            measured = measure(tracker, users, others, cloaked=made.files, made_with=made.made_with, floor=floor)
+            shown = {**made.files, **withheld}
+            measured = judged(
+                tracker,
+                made.made_with,
+                with_cloaks=name(tracker, users, others, shown=shown),
+                without=floor,
+                users=users,
+                scraped=sum(file is not None for file in shown.values()),
+                other_people=len(others),
+            )
             rows.append(_row(provider, ASKED, "", kind, measured, made))
             sentences.append(
                 f"{provider.name} did not name the user on {measured.protection.value:.0%} of their clean photos after "
