@@ -199,7 +199,7 @@ def _deviations(study: Study) -> list[str]:
 
 
 def _figure(curves: Sequence[tuple[str, Tested]]) -> Figure:
-    figure = figures.new(width=7.0, height=5.4)
+    figure = figures.new(width=7.0, height=6.6)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#767676", ls=":", label="chance")
     for index, (name, tested) in enumerate(curves):
@@ -217,7 +217,7 @@ def _figure(curves: Sequence[tuple[str, Tested]]) -> Figure:
     axes.set_xlabel("clean photos called cloaked")
     axes.set_ylabel("cloaked photos found")
     axes.plot([], [], color="#767676", lw=0.8, ls="--", label="dashed: clean against clean, the floor")
-    figure.legend(loc="outside upper center", ncols=2, fontsize="small", frameon=False)
+    figure.legend(loc="outside upper center", ncols=1, fontsize="small", frameon=False)
     return figure
 
 
