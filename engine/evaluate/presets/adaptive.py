@@ -35,7 +35,8 @@ def run(study: Study, *, networks: Sequence[str] | None = None, schedule: Schedu
     clean, cloaked, labels = examples(study, canvases, practice)
     users, others = study.people.users, study.people.others
     rows: list[dict[str, Value]] = []
-    for network in study.recipe.names if networks is None else networks:
+    networks = study.recipe.names if networks is None else networks
+    for network in networks:
         plain = load(network)
         adapted, loss = adapt(plain, clean, cloaked, labels, schedule=schedule, seed=study.seed)
         study.say(f"adaptive: {network} adapted on {len(labels)} photos, loss {loss[0]:.2f} to {loss[-1]:.2f}")
@@ -52,7 +53,7 @@ def run(study: Study, *, networks: Sequence[str] | None = None, schedule: Schedu
                 )
                 columns = {"network": network, "version": version, "head": head, "practice_photos": len(labels)}
                 rows.append({**columns, **measured.row(), **cloaks.quality()})
-    return Findings(rows, _figure(rows), _said(rows), _deviations(study, len(labels), schedule))
+    return Findings(rows, _figure(rows), _said(rows), _deviations(study, len(labels), schedule, networks))
 
 
 def examples(study: Study, canvases: Canvases, practice: Cloaks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,7 +99,7 @@ def _said(rows: Sequence[dict[str, Value]]) -> list[str]:
     return said
 
 
-def _deviations(study: Study, photos: int, schedule: Schedule) -> list[str]:
+def _deviations(study: Study, photos: int, schedule: Schedule, networks: Sequence[str]) -> list[str]:
     public = len({one.name for one in study.people.public})
     return [
         f"Practice: {photos} photos of {public} people, none of them a user or another label; the critics have all of "
@@ -109,7 +110,7 @@ def _deviations(study: Study, photos: int, schedule: Schedule) -> list[str]:
         "Beside the cross-entropy on people, both versions of a photo are drawn to the plain network's embedding of "
         "the clean one; the critics use cross-entropy alone. Which of the two teaches more was not compared.",
         "All users cloak at once; the critics test one protected person at a time, on 30 % of that person's photos.",
-        "Networks: those that took part in the cloaks; the critics' is the one of Fawkes 0.3.",
+        f"Adapted: {', '.join(networks)}; the critics adapt the network of Fawkes 0.3.",
     ]
 
 
