@@ -299,12 +299,19 @@ def evaluate(
     json: Json = False,
 ) -> int:
     """Measure whether cloaks protect: trackers, floors, the paper's figures and its critics'. Resumes."""
-    from engine.evaluate import cost
-    from engine.evaluate.evaluation import evaluate as run_presets
-    from engine.evaluate.evaluation import study_of
-    from engine.evaluate.presets import catalogue
-    from engine.evaluate.presets.services import uploads
-    from engine.view import Board
+    from engine.bulk.manifest import BusyError
+    from engine.checkpoint import CheckpointError
+    from engine.types import PhotoError
+
+    try:
+        from engine.evaluate import cost
+        from engine.evaluate.evaluation import evaluate as run_presets
+        from engine.evaluate.evaluation import study_of
+        from engine.evaluate.presets import catalogue
+        from engine.evaluate.presets.services import uploads
+        from engine.view import Board
+    except ImportError as error:
+        return _usage(f"{error}; pip install 'fawkes-engine[evaluate]'", as_json=json)
 
     if list_:
         for preset in catalogue.PRESETS.values():
@@ -355,6 +362,11 @@ def evaluate(
     try:
         with board:
             run_presets(study, chosen, restart=restart, started=board.preset)
+    except (ValueError, BusyError, CheckpointError, PhotoError) as error:
+        print(
+            f"cloak: {error}\nWhat was done before is in {out}; the same command goes on from there.", file=sys.stderr
+        )
+        return FAILED
     except KeyboardInterrupt:
         print(f"Interrupted. What was done is in {out}; the same command goes on from there.", file=sys.stderr)
         return INTERRUPTED

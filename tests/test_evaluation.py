@@ -151,6 +151,17 @@ def test_services_are_sent_nothing_without_consent(tmp_path: Path, capsys: pytes
     assert "nothing was sent" in printed.err
 
 
+def test_a_preset_that_cannot_be_is_said_and_the_others_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder(tmp_path / "faces", 6, 8)
+    command = ["evaluate", str(root), "--out", str(tmp_path / "out"), "--recognisers=sface", "--extractors=sface"]
+    command += ["--users=2", "--photos=4", "--others=2", "--public=0", "--presets=services,detection"]
+    assert cli.main(command) == cli.FAILED
+    assert "a detector of cloaks learns from public people" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "out" / "results.json").read_text())["presets"]) == ["services"]
+
+
 def test_no_folder_and_the_list(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["evaluate"]) == cli.USAGE
     assert cli.main(["evaluate", str(tmp_path / "none"), "--out", str(tmp_path)]) == cli.USAGE

@@ -25,6 +25,7 @@ from engine.dssim import dssim_pixels
 from engine.evaluate.dataset import People, Person
 from engine.evaluate.recognisers import Recogniser, central
 from engine.photo import read
+from engine.types import PhotoError
 
 BATCH = 8
 
@@ -107,7 +108,7 @@ class Study:
         return CloakSet(recipe, tuple(self.people.users if people is None else people), self.output)
 
     def cloaks(self, wanted: CloakSet) -> Cloaks:
-        """The cloaked files of a set; those that are not there yet are made now. Raises RuntimeError if any failed."""
+        """The cloaked files of a set; those that are not there yet are made now. Raises PhotoError if any failed."""
         folder = self.folder(wanted)
         originals: dict[str, Path] = {}
         for one in wanted.people:
@@ -139,7 +140,7 @@ class Study:
             rows = {Path(row.source).relative_to(folder / "scraped").as_posix(): row for row in survey.rows()}
         failed = [row for key, row in rows.items() if key in originals and row.status == "failed"]
         if failed:
-            raise RuntimeError(
+            raise PhotoError(
                 f"{len(failed)} photos could not be cloaked, the first {failed[0].source}: {failed[0].reason}"
             )
         files = {
