@@ -16,12 +16,11 @@ from engine.evaluate.study import Study
 from engine.extractors import card
 
 SHARE = 0.3
-"""Share of the device's product peak that the networks reach, forward and backward (measured on two cores with AVX2:
-.2 to .45 by network)."""
+"""Share of the device's product peak that the networks reach, forward and backward. A rough guess, not measured."""
 PREPARING = 0.03
-"""Seconds to decode, detect and cut a photo of 250 pixels."""
+"""Seconds to decode, detect and cut a photo of 250 pixels; a rough guess."""
 INSTALLED = 0.35
-"""Seconds a recogniser of another library takes for a photo (dlib, two cores)."""
+"""Seconds a recogniser of another library takes for a photo; a rough guess."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def seconds_per_cloak(recipe: Recipe) -> float:
 
 
 def seconds_per_embedding(extractors: Sequence[str], name: str) -> float:
-    """About how long one photo takes in a recogniser: the engine's own by their operations, others by experience."""
+    """About how long one photo takes in a recogniser: the engine's own by their operations, others INSTALLED."""
     if tuple(extractors) != (name,):
         return INSTALLED
     return PREPARING + gflops(name) / (SHARE * peak())
