@@ -96,6 +96,7 @@ class Study:
     consent: tuple[str, ...] = ()
     say: Callable[[str], None] = lambda line: None
     progress: Callable[[str, int, int], None] = lambda what, done, all: None
+    _measured: dict[tuple[Path, Path, int], float] = field(default_factory=dict, repr=False)
 
     @cached_property
     def detector(self) -> YuNet:
@@ -162,7 +163,13 @@ class Study:
         return sum(f"{one.name}/{photo.name}" not in there for one in wanted.people for photo in one.scraped)
 
     def dssim(self, original: Path, changed: Path) -> float:
-        """DSSIM between two files round the face nearest to the middle of the original."""
+        """DSSIM between two files round the face nearest to the middle of the original, measured once."""
+        key = original, changed, changed.stat().st_mtime_ns
+        if key not in self._measured:
+            self._measured[key] = self._measure(original, changed)
+        return self._measured[key]
+
+    def _measure(self, original: Path, changed: Path) -> float:
         before = prepare(original, self.detector)
         top, left, bottom, right = before.regions[central([face.box for face in before.faces], before.photo.size)]
         return dssim_pixels(before.photo.pixels[top:bottom, left:right], read(changed).pixels[top:bottom, left:right])
