@@ -50,15 +50,13 @@ class Canvases:
         hashed = digest(photo)
         if self.folder is None:
             return self._made(photo, hashed)
-        kept = self.folder / f"{sha256(f'{hashed} {self.settings}'.encode()).hexdigest()}.npz"
+        kept = self.folder / f"{sha256(f'{hashed} {self.settings}'.encode()).hexdigest()}.u8"
         if kept.is_file():
-            with np.load(kept, allow_pickle=False) as file:
-                found = file["canvas"]
-        else:
-            made = self._made(photo, hashed)
-            found = np.empty((0, 0, 3), np.uint8) if made is None else made
-            _write(kept, found)
-        return found if found.size else None
+            pixels = kept.read_bytes()
+            return np.frombuffer(pixels, np.uint8).reshape(CANVAS, CANVAS, 3) if pixels else None
+        made = self._made(photo, hashed)
+        _write(kept, made)
+        return made
 
     def faces(self, photos: Sequence[Path]) -> list[Pixels | None]:
         """The region (h, w, 3) of the same faces in the photos' own pixels, where the budget holds; not kept."""
@@ -95,9 +93,11 @@ def stack(canvases: Sequence[Canvas | None]) -> tuple[UInt8[np.ndarray, "k c c 3
     return np.stack(found) if found else np.empty((0, CANVAS, CANVAS, 3), np.uint8), there
 
 
-def _write(path: Path, canvas: Canvas) -> None:
+# The pixels as they are, nothing where there is no face: NumPy's own format parses Python, which older CPython
+# (before 3.11.8) does not do reliably in several threads (its issue 106905).
+def _write(path: Path, canvas: Canvas | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: two threads may cut copies of one photo at the same time.
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        np.savez_compressed(file, canvas=canvas)
+        file.write(b"" if canvas is None else canvas.tobytes())
     os.replace(file.name, path)
