@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,9 @@ from engine.config import Detection, Format, Mode, Objective, Output, Precision,
 if TYPE_CHECKING:
     from engine.bulk.cloaker import Cloaker
     from engine.bulk.summary import Summary
+    from engine.evaluate.presets import Preset
+    from engine.evaluate.study import Study
+    from engine.view import Board
 
 BATCH = 8
 OK, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
@@ -299,16 +303,9 @@ def evaluate(
     json: Json = False,
 ) -> int:
     """Measure whether cloaks protect: trackers, floors, the paper's figures and its critics'. Resumes."""
-    from engine.bulk.manifest import BusyError
-    from engine.checkpoint import CheckpointError
-    from engine.types import PhotoError
-
     try:
-        from engine.evaluate import cost
-        from engine.evaluate.evaluation import evaluate as run_presets
         from engine.evaluate.evaluation import study_of
         from engine.evaluate.presets import catalogue
-        from engine.evaluate.presets.services import uploads
         from engine.view import Board
     except ImportError as error:
         return _usage(f"{error}; pip install 'fawkes-engine[evaluate]'", as_json=json)
@@ -344,39 +341,65 @@ def evaluate(
         )
     except ValueError as error:
         return _usage(str(error), as_json=json)
-    priced = cost.prices(study, chosen)
-    if not json:
-        board.prices(priced)
-        board.uploads(uploads(study) if any(preset.name == "services" for preset in chosen) else ())
-    if dry_run:
-        if json:
-            _print_json([asdict(one) for one in priced])
-        return OK
-    if study.consent and not consent:
-        return _usage(
-            f"{', '.join(study.consent)} would be sent photos of people; nothing was sent. --dry-run says what, and at "
-            "what price; --consent says that they may be",
-            as_json=json,
-        )
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was uploaded is deleted also then
+    return _evaluated(study, chosen, board, consent=consent, dry_run=dry_run, restart=restart, json=json)
+
+
+@app.command
+def evaluate_extractor(
+    extractor: Annotated[str, Parameter(help="The extractor that is judged; `cloak models` lists them.")],
+    dataset: Annotated[Path, Parameter(help="Folder with a folder of photos for each person.")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="Folder for report.html, results.json and all it is made of.")],
+    against: Annotated[
+        str | None, Parameter(help="Extractor to compare it with; default: the one that it was trained from.")
+    ] = None,
+    people: Annotated[
+        Path | None, Parameter(help="List of who takes part; nobody whom the extractor was trained on may be in it.")
+    ] = None,
+    users: Annotated[int, Parameter(help="People who cloak their photos.")] = 20,
+    photos: Annotated[int, Parameter(help="Of each user: half are cloaked and scraped, half are clean tests.")] = 10,
+    others: Annotated[int, Parameter(help="People who do not, the tracker's other labels.")] = 100,
+    mode: Annotated[Mode, Parameter(help="Budget: DSSIM .004, .007 or .017 round each face.")] = "mid",
+    rho: Annotated[float | None, Parameter(help="Budget of your own instead of the mode's.")] = None,
+    steps: Annotated[int | None, Parameter(help="Solver steps instead of the solver's own.")] = None,
+    recognisers: Annotated[str | None, Parameter(help="Who judges the cloaks, as in `cloak evaluate`.")] = None,
+    seed: Annotated[int, Parameter(help="Of every random choice.")] = 0,
+    dry_run: Annotated[bool, Parameter(negative="", help="Say what it would cost; compute nothing.")] = False,
+    restart: Annotated[
+        bool, Parameter(negative="", help="Do finished parts again; cloaks and embeddings stay.")
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Judge an extractor as a surrogate: accuracy on clean photos, shift under attack, and how far its cloaks carry."""
     try:
-        with board:
-            run_presets(study, chosen, restart=restart, started=board.preset)
-    except (ValueError, BusyError, CheckpointError, PhotoError) as error:
-        print(
-            f"cloak: {error}\nWhat was done before is in {out}; the same command goes on from there.", file=sys.stderr
+        from engine.evaluate.evaluation import study_of
+        from engine.evaluate.presets import catalogue
+        from engine.extractors import registry
+        from engine.view import Board
+    except ImportError as error:
+        return _usage(f"{error}; pip install 'fawkes-engine[evaluate]'", as_json=json)
+
+    board = Board(quiet=json)
+    try:
+        reference = against or next(iter(registry.about(extractor).get("trained_from", ())), None)
+        if reference is None:
+            raise ValueError(f"{extractor} was not trained from another extractor: compare it --against one")
+        judges = _names(recognisers)
+        study = study_of(
+            dataset,
+            out,
+            recipe=Recipe.of(mode, rho=rho, steps=steps, extractors=(extractor, reference), seed=seed),
+            output=Output(),
+            people=people,
+            counts={"users": users, "photos": photos, "others": others, "public": 0},
+            recognisers=judges and (extractor, reference, *judges),
+            say=board.say,
+            progress=board.progress,
         )
-        return FAILED
-    except KeyboardInterrupt:
-        print(f"Interrupted. What was done is in {out}; the same command goes on from there.", file=sys.stderr)
-        return INTERRUPTED
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if json:
-        _print_json(_read_json(out / "results.json"))
-    else:
-        print(f"{out / 'report.html'}")
-    return OK
+    except ValueError as error:
+        return _usage(str(error), as_json=json)
+    return _evaluated(study, catalogue.OF_EXTRACTOR, board, dry_run=dry_run, restart=restart, json=json)
 
 
 @app.command
@@ -473,6 +496,60 @@ def train_robust(
         _print_json(summary.as_dict())
     else:
         print(command.told(summary, out))
+    return OK
+
+
+def _evaluated(
+    study: Study,
+    presets: Sequence[Preset],
+    board: Board,
+    *,
+    consent: bool = False,
+    dry_run: bool,
+    restart: bool,
+    json: bool,
+) -> int:
+    """Say what it costs, run the presets and say where the report is; the exit code."""
+    from engine.bulk.manifest import BusyError
+    from engine.checkpoint import CheckpointError
+    from engine.evaluate import cost
+    from engine.evaluate.evaluation import evaluate as run_presets
+    from engine.evaluate.presets.services import uploads
+    from engine.types import PhotoError
+
+    priced = cost.prices(study, presets)
+    if not json:
+        board.prices(priced)
+        board.uploads(uploads(study) if any(preset.name == "services" for preset in presets) else ())
+    if dry_run:
+        if json:
+            _print_json([asdict(one) for one in priced])
+        return OK
+    if study.consent and not consent:
+        return _usage(
+            f"{', '.join(study.consent)} would be sent photos of people; nothing was sent. --dry-run says what, and at "
+            "what price; --consent says that they may be",
+            as_json=json,
+        )
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was uploaded is deleted also then
+    try:
+        with board:
+            run_presets(study, presets, restart=restart, started=board.preset)
+    except (ValueError, BusyError, CheckpointError, PhotoError) as error:
+        print(
+            f"cloak: {error}\nWhat was done before is in {study.out}; the same command goes on from there.",
+            file=sys.stderr,
+        )
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"Interrupted. What was done is in {study.out}; the same command goes on from there.", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if json:
+        _print_json(_read_json(study.out / "results.json"))
+    else:
+        print(f"{study.out / 'report.html'}")
     return OK
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from engine.bulk.prepare import prepare
 from engine.config import Recipe
 from engine.evaluate.dataset import People, Person
-from engine.evaluate.presets import Findings, common, oblivious, quality, space, sybil
+from engine.evaluate.presets import Findings, common, oblivious, quality, space, sybil, verification
 from engine.evaluate.presets.catalogue import PRESETS
 from engine.evaluate.study import CloakSet
 from engine.evaluate.trackers import HEADS
@@ -190,8 +190,8 @@ def test_auc_is_the_share_of_pairs_in_order() -> None:
     same = [pair for pair in pairs if persons[pair[0]] == persons[pair[1]]]
     other = [pair for pair in pairs if persons[pair[0]] != persons[pair[1]]]
     expected = np.mean([distance[a] < distance[b] for a in same for b in other])
-    assert oblivious.auc(rows, persons) == pytest.approx(expected)
-    assert math.isnan(oblivious.auc(rows, np.zeros(14, int)))
+    assert verification.pairs(rows, persons).auc == pytest.approx(expected)
+    assert math.isnan(verification.pairs(rows, np.zeros(14, int)).auc)
 
 
 def test_space_says_how_far_and_whose_place(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from engine.evaluate.dataset import Person
+from engine.extractors import registry
 
 NOBODY = -1
 """What a tracker names a photo on which it finds no face."""
@@ -89,7 +90,14 @@ class Measured:
 
 def part(tracker: Sees, made_with: Sequence[str]) -> Part:
     """Whether a network of the tracker, or recogniser, took part in making the cloaks."""
-    return "in" if set(tracker.extractors) & set(made_with) else "held-out"
+    return part_of(tracker.extractors, made_with)
+
+
+def part_of(extractors: Sequence[str], made_with: Sequence[str]) -> Part:
+    """Whether one of these networks took part, itself or as a relation: a robust extractor, the clean one that it was
+    trained from, and another robust one of the same origin are all of one family.
+    """
+    return "in" if registry.lineage(extractors) & registry.lineage(made_with) else "held-out"
 
 
 @dataclass(frozen=True)

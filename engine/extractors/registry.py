@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -108,6 +108,19 @@ def about(name: str) -> dict[str, Any]:
             "source": entry.build.__module__,
         }
     return {"name": name, **table, "megabytes": checkpoint.megabytes(table["path"])}
+
+
+def lineage(names: Iterable[str]) -> frozenset[str]:
+    """These extractors and all that they were trained from, as their cards tell; a name not known stands for itself."""
+    known = tables()
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += known.get(name, {}).get("trained_from", [])
+    return frozenset(found)
 
 
 def network(name: str, options: Mapping[str, Any]) -> Callable[..., nnx.Module]:

@@ -45,6 +45,7 @@ def export(
         "robust": True,
         "description": description,
         "source": f"extractor {extractor.name}",
+        "trained_from": [extractor.name],
         "source_sha256": extractor.weights_sha256,
         "command": command,
         "training": dict(training),

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from engine.evaluate.presets import (
     Preset,
     adaptive,
+    attack,
     budget,
     detection,
+    gain,
     labels,
     leaked,
     oblivious,
@@ -20,6 +22,7 @@ from engine.evaluate.presets import (
     space,
     sybil,
     transfer,
+    verification,
 )
 
 PRESETS: dict[str, Preset] = {
@@ -41,6 +44,9 @@ PRESETS: dict[str, Preset] = {
         purification,
     )
 }
+
+OF_EXTRACTOR: tuple[Preset, ...] = (verification.PRESET, attack.PRESET, gain.PRESET)
+"""What `cloak evaluate-extractor` runs, on a study whose recipe names the extractor and the one it is compared with."""
 
 
 def chosen(names: Sequence[str] | None) -> list[Preset]:

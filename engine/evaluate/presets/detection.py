@@ -20,6 +20,7 @@ from engine.evaluate.canvases import Canvases, stack
 from engine.evaluate.dataset import Person
 from engine.evaluate.forensics import Curve, curve, discriminant, interval, noise, squeezing
 from engine.evaluate.presets import Findings, Preset, Value
+from engine.evaluate.protocol import part, part_of
 from engine.evaluate.study import Cloaks, Study
 from engine.extractors import load
 
@@ -70,7 +71,7 @@ def run(study: Study) -> Findings:
         rows.append(
             {
                 "detector": title,
-                "part": "no network" if NOISE in names else "in" if set(names) & set(cloaks.made_with) else "held-out",
+                "part": "no network" if NOISE in names else part_of(names, cloaks.made_with),
                 "auc": tested.curve.area,
                 "auc_low": tested.interval[0],
                 "auc_high": tested.interval[1],
@@ -93,7 +94,7 @@ def run(study: Study) -> Findings:
 def detectors(study: Study) -> dict[str, tuple[str, ...]]:
     """What each asks: noise alone; each network of the recipe, and all of them; one that took no part."""
     known = study.recipe.names
-    others = [one.extractors for one in study.recognisers if one.extractors and not set(one.extractors) & set(known)]
+    others = [one.extractors for one in study.recognisers if one.extractors and part(one, known) == "held-out"]
     asked = [(name,) for name in known] + ([known] if len(known) > 1 else []) + [names[:1] for names in others[:1]]
     return {"noise": (NOISE,), **{f"squeezing on {' and '.join(names)}": names for names in asked}}
 

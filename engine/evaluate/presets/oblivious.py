@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from jaxtyping import Float, Int
-
-from engine.evaluate.presets import Findings, Preset, Value
+from engine.evaluate.presets import Findings, Preset, Value, verification
 from engine.evaluate.presets.common import apart, each_tracker, percent, rates, setting, where
 from engine.evaluate.presets.plots import dots
 from engine.evaluate.protocol import measure
@@ -18,33 +15,10 @@ from engine.extractors import registry
 UNKNOWN = "not known"
 
 
-def auc(rows: Float[np.ndarray, "n d"], persons: Int[np.ndarray, "n"]) -> float:
-    """How well distances tell people apart: the chance that two photos of one person are nearer to each other than
-    two of different people, over all pairs (area under the ROC curve, as Mann and Whitney's U). NaN without such pairs.
-    """
-    first, second = np.triu_indices(len(rows), 1)
-    squared = (rows**2).sum(1)
-    distance = squared[first] + squared[second] - 2 * (rows @ rows.T)[first, second]
-    same = persons[first] == persons[second]
-    if not same.any() or same.all():
-        return float("nan")
-    different = np.sort(distance[~same])
-    farther = (
-        len(different)
-        - (np.searchsorted(different, distance[same], "left") + np.searchsorted(different, distance[same], "right")) / 2
-    )  # a tie counts half
-    return float(farther.mean() / len(different))
-
-
 def accuracy(recogniser: Recogniser, study: Study) -> float:
-    """`auc` on the clean photos of this evaluation: the same for those that come with a card and those that do not."""
-    everybody = (*study.people.users, *study.people.others)
-    photos = [(photo, label) for label, one in enumerate(everybody) for photo in (*one.scraped, *one.tests)]
-    found = recogniser.embed([photo for photo, _ in photos])
-    kept = [(row, label) for row, (_, label) in zip(found, photos, strict=True) if row is not None]
-    if not kept:
-        return float("nan")
-    return auc(np.stack([row for row, _ in kept]), np.array([label for _, label in kept]))
+    """AUC on the clean photos of this evaluation: the same for those that come with a card and those that do not."""
+    found = verification.of_photos(recogniser, (*study.people.users, *study.people.others))
+    return float("nan") if found is None else found.auc
 
 
 def run(study: Study) -> Findings:
