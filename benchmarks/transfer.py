@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=0, help="users left out at the beginning")
     parser.add_argument("--recognisers", help="with commas; default: all of the registry and dlib")
     parser.add_argument("--save", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     texts = list(arguments.recipe)
     if arguments.recipes:
         lines = (line.partition("#")[0].strip() for line in arguments.recipes.read_text().splitlines())

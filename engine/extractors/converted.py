@@ -76,13 +76,14 @@ def write(
 
 def _toml(table: Mapping[str, Any]) -> str:
     """A table of plain values, lists of them, and tables of these."""
-    lines = [f"{key} = {_value(value)}" for key, value in table.items() if not isinstance(value, Mapping)]
+    lines = [f"{key} = {plain(value)}" for key, value in table.items() if not isinstance(value, Mapping)]
     for key, value in table.items():
         if isinstance(value, Mapping):
-            lines += [f"[{key}]", *(f"{inner} = {_value(one)}" for inner, one in value.items())]
+            lines += [f"[{key}]", *(f"{inner} = {plain(one)}" for inner, one in value.items())]
     return "\n".join(lines) + "\n"
 
 
-def _value(value: Any) -> str:
+def plain(value: Any) -> str:
+    """One plain value or list of them as TOML."""
     # What JSON writes of these types is TOML too, but for the one character that only TOML wants escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
