@@ -53,8 +53,12 @@ def run(
         Parameter(help="Networks to cloak against, e.g. a,b:2 (b counts double), a:bfloat16; `cloak models`."),
     ] = None,
     objective: Annotated[
-        Objective, Parameter(help="Away from the own embedding, or each person to one far target.")
-    ] = "away",
+        Objective | None,
+        Parameter(
+            help="Away from the person (the mean of their faces here; the default), away from the face's own embedding "
+            "alone (the default of the solvers of others), or each person to one far target."
+        ),
+    ] = None,
     solver: Annotated[
         SolverName, Parameter(help="How: ours, the paper's, or the released Fawkes 1.0.4's.")
     ] = "projected",
@@ -284,7 +288,7 @@ def evaluate(
     rho: Annotated[float | None, Parameter(help="Budget of your own instead of the mode's.")] = None,
     steps: Annotated[int | None, Parameter(help="Solver steps instead of the solver's own.")] = None,
     extractors: Annotated[str | None, Parameter(help="Networks to cloak against, as in `cloak run`.")] = None,
-    objective: Annotated[Objective, Parameter(help="As in `cloak run`.")] = "away",
+    objective: Annotated[Objective | None, Parameter(help="As in `cloak run`.")] = None,
     solver: Annotated[SolverName, Parameter(help="As in `cloak run`.")] = "projected",
     format: Annotated[Format, Parameter(help="Of the cloaked files; keep: as the photos came.")] = "keep",
     quality: Annotated[int | None, Parameter(help="1-100 for lossy formats; default: the source's or better.")] = None,

@@ -20,7 +20,7 @@ TEMPLATE: tuple[tuple[float, float], ...] = (
 REGION: float = 1.3
 """Side of the face region, in longer sides of the face box: where the budget holds and the cloak may be."""
 
-Objective = Literal["away", "target"]
+Objective = Literal["person", "away", "target"]
 SolverName = Literal["projected", "paper", "fawkes1"]
 Mode = Literal["low", "mid", "high"]
 Format = Literal["keep", "png", "jpeg", "webp"]
@@ -101,16 +101,16 @@ class Recipe:
     """How a cloak is made; hashable, so that it is a static argument of the jitted solver.
 
     rho: DSSIM budget. steps: solver steps. extractors: the ensemble, each as `Member.parse` reads it; they share the
-    budget. objective: "away" from the face's own embedding or towards one "target" for each person. jitter: standard
-    range of the random change of scale and offset of every extractor's crop at every step, as a share of the crop's
-    side. smoothing: sigma, in canvas pixels, of the Gaussian that the gradient passes through. seed: of every random
-    choice.
+    budget. objective: away from the "person", the mean embedding of all faces of one person that are cloaked together;
+    "away" from the face's own embedding; or towards one far "target" for each person. jitter: standard range of the
+    random change of scale and offset of every extractor's crop at every step, as a share of the crop's side. smoothing:
+    sigma, in canvas pixels, of the Gaussian that the gradient passes through. seed: of every random choice.
     """
 
     rho: float = RHO["mid"]
     steps: int = 40
     extractors: tuple[str, ...] = ("web-incept", "mobilefacenet-192")
-    objective: Objective = "away"
+    objective: Objective = "person"
     solver: SolverName = "projected"
     jitter: float = 0.1
     smoothing: float = 1.0
@@ -151,6 +151,8 @@ class Recipe:
     def of(cls, mode: Mode, **changes: object) -> Recipe:
         """The recipe of a mode, with some of its fields changed; None leaves a field as the mode has it.
 
+        The solvers of others have the objective "away" unless another is given: none of them knows who is who.
+
         Example:
             >>> Recipe.of("high", steps=20).rho
             0.017
@@ -158,8 +160,9 @@ class Recipe:
         _choice("mode", mode, Mode)
         given = {name: value for name, value in changes.items() if value is not None}
         _choice("solver", str(given.get("solver", cls.solver)), SolverName)
-        steps = STEPS[str(given.get("solver", cls.solver))][mode]
-        return replace(cls(rho=RHO[mode], steps=steps), **given)  # type: ignore[arg-type]
+        solver = str(given.get("solver", cls.solver))
+        objective: Objective = cls.objective if solver == cls.solver else "away"
+        return replace(cls(rho=RHO[mode], steps=STEPS[solver][mode], objective=objective), **given)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

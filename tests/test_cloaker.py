@@ -147,6 +147,29 @@ def test_objective_target_gives_each_person_one_goal(photos: Path) -> None:
         cloaker.stream(sources)
 
 
+@pytest.mark.slow
+def test_objective_person_gives_each_person_the_mean_of_their_faces(photos: Path) -> None:
+    with Image.open(photos / "obama.jpg") as image:
+        obama = np.asarray(image.convert("RGB"))
+    with Image.open(photos / "biden.jpg") as image:
+        biden = np.asarray(image.convert("RGB"))
+    cloaker = Cloaker(recipe=Recipe(extractors=("mobilefacenet-192",), steps=3), batch=4)
+    sources = [obama, np.ascontiguousarray(obama[:900]), biden]
+    means = cloaker.targets(sources)  # type: ignore[arg-type]
+    assert len(means) == 3
+    own = {}
+    for source in sources:
+        prepared = prepare(source, cloaker.detector)
+        own[prepared.sha256, 0] = cloaker.batcher.embed([prepared.cuts[0].canvas])[0][0]
+    first, second, third = (key for source in sources for key in own if key[0] == _digest(source))
+    mean = own[first] + own[second]
+    for key in (first, second):
+        np.testing.assert_allclose(means[key][0], mean / np.linalg.norm(mean), atol=1e-5)
+    np.testing.assert_allclose(means[third][0], own[third], atol=1e-5)
+    assert cloaker.targets(sources[:1]) == {}  # type: ignore[arg-type]
+    assert next(cloaker.stream(sources[2:])).status == "cloaked"
+
+
 def _digest(array: np.ndarray) -> str:
     from engine.bulk.prepare import digest
 

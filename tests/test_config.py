@@ -77,7 +77,7 @@ def test_the_modes_differ_and_mid_is_the_papers() -> None:
 
 def test_changes_override_the_mode_and_none_leaves_it() -> None:
     recipe = Recipe.of("high", steps=3, rho=None, solver="paper", extractors=None)
-    assert recipe == Recipe(rho=RHO["high"], steps=3, solver="paper")
+    assert recipe == Recipe(rho=RHO["high"], steps=3, solver="paper", objective="away")
     assert Recipe.of("high", rho=0.01).rho == 0.01
 
 

@@ -25,16 +25,18 @@ TEXTURED, GREY, FLAT, BLACK = range(4)
 ROUNDING = 5e-6
 """Float32 rounding of a DSSIM, against float64."""
 
-PROJECTED = Recipe(rho=0.007, steps=23, jitter=0, smoothing=1.0, extractors=("one", "two"))
+AWAY = Recipe(objective="away", extractors=("one", "two"))
+PROJECTED = replace(AWAY, rho=0.007, steps=23, jitter=0, smoothing=1.0)
 RECIPES = {
     "projected away .007": PROJECTED,
     "projected target .03": Recipe(
         rho=0.03, steps=23, objective="target", jitter=0.1, smoothing=2.5, extractors=("one", "two")
     ),
-    "projected away .0005": Recipe(rho=0.0005, steps=3, jitter=0, smoothing=0, extractors=("one", "two")),
-    "paper away .007": Recipe(rho=0.007, steps=30, solver="paper", extractors=("one", "two")),
+    "projected away .0005": replace(AWAY, rho=0.0005, steps=3, jitter=0, smoothing=0),
+    "projected person .007": replace(PROJECTED, objective="person"),
+    "paper away .007": replace(AWAY, rho=0.007, steps=30, solver="paper"),
     "paper target .1": Recipe(rho=0.1, steps=100, solver="paper", objective="target", extractors=("one", "two")),
-    "fawkes1 away .007": Recipe(rho=0.007, steps=40, solver="fawkes1", extractors=("one", "two")),
+    "fawkes1 away .007": replace(AWAY, rho=0.007, steps=40, solver="fawkes1"),
     "fawkes1 target .03": Recipe(rho=0.03, steps=40, solver="fawkes1", objective="target", extractors=("one", "two")),
 }
 every_recipe = pytest.mark.parametrize("name", RECIPES)
@@ -112,6 +114,24 @@ def test_cloak_is_within_the_budget(name: str) -> None:
 def test_projected_spends_the_budget(name: str) -> None:
     """Scaling to the largest feasible cloak leaves less than 2 % of the budget unused where there is structure."""
     assert (solved(name).dssim[[TEXTURED, GREY]] > 0.98 * RECIPES[name].rho).all()
+
+
+@pytest.mark.parametrize("solver_name", ["projected", "paper", "fawkes1"])
+def test_objective_person_moves_away_from_the_person_and_a_face_without_one_from_itself(solver_name: str) -> None:
+    away = replace(PROJECTED, solver=solver_name, rho=0.02, steps=10)
+    person = replace(away, objective="person")
+    batch = pick(faces(), [TEXTURED, GREY])
+    alone = batch._replace(target=tuple(np.zeros_like(given) for given in batch.target))
+    np.testing.assert_array_equal(run(person, alone).delta, run(away, batch).delta)
+    # Near the face's own embedding, as a person's mean is, but elsewhere in both networks.
+    near = [own + 0.5 * given for own, given in zip(embed(batch.canvas), batch.target, strict=True)]
+    batch = batch._replace(target=tuple(one / np.linalg.norm(one, axis=1, keepdims=True) for one in near))
+
+    def left(recipe: Recipe) -> float:
+        found = embed(batch.canvas + run(recipe, batch).delta)
+        return float(np.mean([np.linalg.norm(a - b, axis=1) for a, b in zip(found, batch.target, strict=True)]))
+
+    assert left(person) > left(away) + 0.01
 
 
 @every_recipe

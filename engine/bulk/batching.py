@@ -19,7 +19,7 @@ from engine.faces import Cut
 
 
 class FaceJob(NamedTuple):
-    """One face on its way to the device. target: for each extractor (d,), zeros under objective "away"."""
+    """One face on its way to the device. target: for each extractor (d,), as of `solver.Batch`."""
 
     cut: Cut
     grey: bool
@@ -80,7 +80,7 @@ class Batcher:
         return found
 
     def no_target(self) -> tuple[Float32[np.ndarray, "d"], ...]:
-        """What stands in a FaceJob for a target that is not read."""
+        """What stands in a FaceJob for the face's own embedding."""
         return tuple(np.zeros(extractor.dim, np.float32) for extractor in self.extractors)
 
     def _padded(self, jobs: Sequence) -> list:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -101,11 +102,8 @@ class Cloaker:
         self._goal = goal
         if goal is not None:
             _check(goal, self.recipe, [extractor.dim for extractor in extractors])
-        grouped = self.recipe.objective == "target" and goal is None
-        self._bank = people.bank(self.recipe.names) if grouped else ()
-        self._identifier: Batcher | None = None
-        if only is not None or self._bank:
-            self._identifier = Batcher(self.recipe, (load(people.EXTRACTOR),), size=batch, mesh=mesh)
+        self._grouped = self.recipe.objective != "away" and goal is None
+        self._bank = people.bank(self.recipe.names) if self.recipe.objective == "target" and goal is None else ()
         self.only = None if only is None else self._reference(_source(only))
 
     def cloak(self, images: str | Source | Iterable[str | Source]) -> list[Cloaked]:
@@ -120,7 +118,8 @@ class Cloaker:
     def stream(self, images: Iterable[str | Source]) -> Iterator[Cloaked]:
         """The results as they come, in order, for input of any length; memory stays flat.
 
-        Raises ValueError under objective "target", which has to see all photos of a person first.
+        Under objective "person" every face stands for its person: which others are theirs is not known yet. Raises
+        ValueError under objective "target", which has to see all photos of a person first.
         """
         if self._bank:
             raise ValueError('objective "target" groups photos by person before it starts: use .cloak(images)')
@@ -206,14 +205,16 @@ class Cloaker:
             for face, cloak, dssim, scale in rows
         )
 
-    def targets(self, sources: Iterable[Source]) -> dict[tuple[str, int], Target]:
-        """Where each face, by photo hash and index, is to be moved: under objective "target" without a goal, else {}.
+    def targets(self, sources: Sequence[Source]) -> dict[tuple[str, int], Target]:
+        """What each face, by photo hash and index, is to be moved from or to; those not in it, from themselves.
 
-        A pass of its own over all photos: faces are grouped into people, and each person gets one far centroid.
+        A pass of its own over all photos, where the objective needs one: faces are grouped into people. Under objective
+        "person" all faces of a person are moved from their mean, under "target" to one far centroid.
         """
-        if not self._bank:
+        if not self._grouped:
             return {}
-        assert self._identifier is not None
+        if self.recipe.objective == "person" and len(sources) == 1:  # no two faces of one photo are one person's
+            return {}
         keys: list[tuple[str, int]] = []
         own: list[Target] = []
         identity: list[Float32[np.ndarray, "d"]] = []
@@ -223,8 +224,9 @@ class Cloaker:
                 found = [self.selected(one) for one in pool.map(self._prepared, some) if isinstance(one, Prepared)]
                 canvases = [cut.canvas for one in found for cut in one.cuts]
                 keys += [(one.sha256, index) for one in found for index in range(len(one.cuts))]
-                own += self.batcher.embed(canvases)
-                identity += self._identify(canvases)
+                embedded = self.batcher.embed(canvases)
+                own += embedded
+                identity += self._identify(canvases, embedded)
         if not keys:
             return {}
         persons = people.group(np.stack(identity))
@@ -232,15 +234,27 @@ class Cloaker:
         bank = jax.device_put(self._bank)
         for person in np.unique(persons):
             members = np.flatnonzero(persons == person)
-            mean = jax.device_put(people.mean_embedding([own[i] for i in members]))
-            chosen = int(farthest(mean, bank, seed=self.recipe.seed))
-            goal = tuple(np.asarray(rows[chosen], np.float32) for rows in self._bank)
+            goal = people.mean_embedding([own[i] for i in members])
+            if self.recipe.objective == "target":
+                chosen = int(farthest(jax.device_put(goal), bank, seed=self.recipe.seed))
+                goal = tuple(np.asarray(rows[chosen], np.float32) for rows in self._bank)
             result.update({keys[i]: goal for i in members})
         return result
 
-    def _identify(self, canvases: Sequence[Float32[np.ndarray, "c c 3"]]) -> list[Float32[np.ndarray, "d"]]:
-        assert self._identifier is not None
+    def _identify(
+        self, canvases: Sequence[Float32[np.ndarray, "c c 3"]], embedded: Sequence[Target] | None = None
+    ) -> list[Float32[np.ndarray, "d"]]:
+        """Embeddings that tell people apart; embedded: those by the recipe's extractors, where they are known."""
+        known = [(member.name, member.precision) for member in self.recipe.members]
+        if embedded is not None and (people.EXTRACTOR, "float32") in known:
+            index = known.index((people.EXTRACTOR, "float32"))
+            return [own[index] for own in embedded]
         return [own for (own,) in self._identifier.embed(canvases)]
+
+    @cached_property
+    def _identifier(self) -> Batcher:
+        batcher = self.batcher
+        return Batcher(self.recipe, (load(people.EXTRACTOR),), size=batcher.size, mesh=batcher.mesh)
 
     def _reference(self, source: Source) -> Float32[np.ndarray, "d"]:
         try:

@@ -56,11 +56,10 @@ def _delta(face: Problem, modifier: Array) -> Array:
 
 
 def _distance(recipe: Recipe, face: Problem, found: tuple[Array, ...]) -> Array:
-    goal = face.clean if recipe.objective == "away" else face.target
     # The package has no weights: a weight of 1 is its sum.
-    squared = jnp.stack([((a - b) ** 2).sum() for a, b in zip(found, goal, strict=True)])
+    squared = jnp.stack([((a - b) ** 2).sum() for a, b in zip(found, face.target, strict=True)])
     total = (jnp.array(recipe.weights) * squared).sum()
-    return total if recipe.objective == "away" else -total
+    return -total if recipe.objective == "target" else total
 
 
 def init(recipe: Recipe, face: Problem) -> State:

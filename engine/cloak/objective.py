@@ -22,8 +22,9 @@ class Problem(NamedTuple):
     """One face to cloak, on the device.
 
     original: the canvas (c, c, 3) and its SSIM statistics. mask: (c, c, 1) in [0, 1]. weights: (c-10, c-10), sum 1:
-    the SSIM windows that lie inside the face region. clean, target: one embedding for each extractor (target: the
-    goal of objective "target", else unused). grey: the cloak must be achromatic. key: the face's own.
+    the SSIM windows that lie inside the face region. clean: the face's embedding by each extractor. target: the one
+    that the objective is about: to get away from (the face's own, the person's), or to go to. grey: the cloak must be
+    achromatic. key: the face's own.
     """
 
     original: Clean
@@ -53,11 +54,10 @@ def distances(these: tuple[Float[Array, "d"], ...], those: tuple[Float[Array, "d
 
 
 def gain(recipe: Recipe, face: Problem, found: tuple[Float[Array, "d"], ...]) -> Float[Array, ""]:
-    """What the solver maximises: the extractors' weighted mean distance from clean, or minus that to the target."""
+    """What the solver maximises: the extractors' weighted mean distance from face.target, or minus that to it."""
     weights = jnp.array(recipe.weights) / sum(recipe.weights)  # no product of matrices: GPUs round theirs to TF32
-    if recipe.objective == "away":
-        return (weights * distances(found, face.clean)).sum()
-    return -(weights * distances(found, face.target)).sum()
+    distance = (weights * distances(found, face.target)).sum()
+    return -distance if recipe.objective == "target" else distance
 
 
 def jittered(

@@ -43,9 +43,10 @@ SOLVERS: dict[str, Solver] = {
 class Batch(NamedTuple):
     """Faces as they come from the host, all with a leading batch axis.
 
-    canvas: (b, c, c, 3) in [0, 1]. mask: (b, c, c, 1) in [0, 1]. region: (b, c, c). target: for each extractor (b, d),
-    read by objective "target" only. grey: (b,). identity: (b, 4), from which the face's PRNG key is folded: the seed,
-    two words of the photo's content hash, the face's index in the photo.
+    canvas: (b, c, c, 3) in [0, 1]. mask: (b, c, c, 1) in [0, 1]. region: (b, c, c). target: for each extractor (b, d):
+    the person's embedding or the one to go to; zeros stand for the face's own, and objective "away" does not read it.
+    grey: (b,). identity: (b, 4), from which the face's PRNG key is folded: the seed, two words of the photo's content
+    hash, the face's index in the photo.
     """
 
     canvas: Float[Array, "b c c 3"]
@@ -78,10 +79,16 @@ def _begin(recipe: Recipe, batch: Batch, clean: tuple[Array, ...]) -> tuple[Prob
         key = jax.random.key(seed)
         for word in words:
             key = jax.random.fold_in(key, word)
-        posed = Problem(dssim.clean(face.canvas), face.mask, weights, own, face.target, face.grey, key)
+        posed = Problem(dssim.clean(face.canvas), face.mask, weights, own, _target(recipe, face, own), face.grey, key)
         return posed, SOLVERS[recipe.solver].init(recipe, posed)
 
     return jax.vmap(one)(batch, clean)
+
+
+def _target(recipe: Recipe, face: Batch, own: tuple[Array, ...]) -> tuple[Array, ...]:
+    if recipe.objective == "away":
+        return own
+    return tuple(jnp.where(jnp.any(given != 0), given, clean) for given, clean in zip(face.target, own, strict=True))
 
 
 def _vstep(recipe: Recipe, extractors: Extractors, problems: Problem, state: State) -> State:

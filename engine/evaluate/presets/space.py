@@ -116,7 +116,7 @@ def run(study: Study) -> Findings:
         )
     deviations = [
         *setting(study, cloaks),
-        "The paper's figures have the user, the target and other people; under objective away there is no target.",
+        "The paper's figures have the user, the target and other people; only objective target has a target.",
         "The plane is fitted to clean embeddings alone, so that the cloaks do not choose it.",
     ]
     figure = _figure({title: drawn[name] for name, title in titles.items()}) if titles else None
