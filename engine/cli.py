@@ -121,6 +121,7 @@ def run(
                 report=view.row,
                 started=view.started,
                 progress=view.solving,
+                grouping=view.grouping,
                 publishing=view.publishing,
             )
     except (InputError, BusyError, CheckpointError) as error:

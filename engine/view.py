@@ -67,6 +67,10 @@ class View:
         """How many photos there are to do."""
         self._progress.update(self._task, total=photos, description="compiling (kept for the next time)")
 
+    def grouping(self, done: int, photos: int) -> None:
+        """In `done` of all `photos` it is known who is who."""
+        self._progress.update(self._task, description=f"who is who: {done} of {photos}")
+
     def solving(self, steps: int, faces: int) -> None:
         """`steps` of a batch of `faces` are done."""
         self._progress.update(self._task, description=f"cloaking {faces} faces, step {steps}")

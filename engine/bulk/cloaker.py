@@ -29,6 +29,8 @@ from engine.extractors import load
 from engine.types import PhotoError
 
 Target = tuple[Float32[np.ndarray, "d"], ...]
+Targets = dict[tuple[str, int], Target]
+"""By photo hash and index of the face."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Cloaker:
             raise ValueError('objective "target" groups photos by person before it starts: use .cloak(images)')
         return self._results((_source(image) for image in images), {})
 
-    def _results(self, sources: Iterable[Source], targets: dict[tuple[str, int], Target]) -> Iterator[Cloaked]:
+    def _results(self, sources: Iterable[Source], targets: Targets) -> Iterator[Cloaked]:
         def finish(source: Source, prepared: Prepared, cloaks: list[FaceCloak]) -> Cloaked:
             del source
             shape = prepared.photo.pixels.shape
@@ -172,7 +174,7 @@ class Cloaker:
             return "skipped", "The person of the reference photo is not in it."
         return "no_face", " ".join(prepared.unusable) or "No face was found: this photo is not protected."
 
-    def jobs(self, prepared: Prepared, targets: dict[tuple[str, int], Target]) -> list[FaceJob]:
+    def jobs(self, prepared: Prepared, targets: Targets) -> list[FaceJob]:
         """The faces of a photo as work for the solver."""
         none = self._goal or self.batcher.no_target()
         return [
@@ -205,11 +207,12 @@ class Cloaker:
             for face, cloak, dssim, scale in rows
         )
 
-    def targets(self, sources: Sequence[Source]) -> dict[tuple[str, int], Target]:
+    def targets(self, sources: Sequence[Source], *, progress: Callable[[int], None] = lambda done: None) -> Targets:
         """What each face, by photo hash and index, is to be moved from or to; those not in it, from themselves.
 
         A pass of its own over all photos, where the objective needs one: faces are grouped into people. Under objective
-        "person" all faces of a person are moved from their mean, under "target" to one far centroid.
+        "person" all faces of a person are moved from their mean, under "target" to one far centroid. progress: how many
+        photos have been looked at.
         """
         if not self._grouped:
             return {}
@@ -218,7 +221,7 @@ class Cloaker:
         keys: list[tuple[str, int]] = []
         own: list[Target] = []
         identity: list[Float32[np.ndarray, "d"]] = []
-        remaining = iter(sources)
+        remaining, done = iter(sources), 0
         with ThreadPoolExecutor(self.workers) as pool:
             while some := list(islice(remaining, 4 * self.workers)):  # a few at a time: photos are large
                 found = [self.selected(one) for one in pool.map(self._prepared, some) if isinstance(one, Prepared)]
@@ -227,10 +230,12 @@ class Cloaker:
                 embedded = self.batcher.embed(canvases)
                 own += embedded
                 identity += self._identify(canvases, embedded)
+                done += len(some)
+                progress(done)
         if not keys:
             return {}
         persons = people.group(np.stack(identity))
-        result: dict[tuple[str, int], Target] = {}
+        result: Targets = {}
         bank = jax.device_put(self._bank)
         for person in np.unique(persons):
             members = np.flatnonzero(persons == person)

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -35,14 +36,26 @@ class Stages(Generic[S, R]):
 
 @dataclass
 class Clock:
-    """Seconds spent, by phase: prepare and finish summed over threads, wait is the solver without work."""
+    """Seconds spent, by phase: group is who is who, before anything is cloaked; prepare and finish are summed over
+    threads, wait is the solver without work.
+    """
 
+    group: float = 0.0
     prepare: float = 0.0
     solve: float = 0.0
     finish: float = 0.0
     wait: float = 0.0
     faces: int = 0
     slots: int = 0
+
+    @contextmanager
+    def time(self, phase: str) -> Iterator[None]:
+        """Adds the seconds that its block takes to a phase."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, phase, getattr(self, phase) + time.perf_counter() - begun)
 
 
 @dataclass
@@ -75,11 +88,8 @@ def stream(
     remaining = iter(sources)
 
     def timed(phase: str, work: Callable[[], R | Prepared]) -> R | Prepared:
-        begun = time.perf_counter()
-        try:
+        with clock.time(phase):
             return work()
-        finally:
-            setattr(clock, phase, getattr(clock, phase) + time.perf_counter() - begun)
 
     def fetch() -> None:
         while len(prefetch) < 2 * workers + 1:
@@ -95,9 +105,8 @@ def stream(
 
     def admit() -> None:
         source, future = prefetch.popleft()
-        begun = time.perf_counter()
-        prepared = future.result()
-        clock.wait += time.perf_counter() - begun
+        with clock.time("wait"):
+            prepared = future.result()
         slot = _Slot(source)
         slots.append(slot)
         if not isinstance(prepared, Prepared):
@@ -113,10 +122,9 @@ def stream(
 
     def solve() -> None:
         some = [waiting.popleft() for _ in range(min(batcher.size, len(waiting)))]
-        begun = time.perf_counter()
         report = None if progress is None else lambda steps: progress(steps, len(some))
-        cloaks = batcher.solve([job for _, _, job in some], progress=report)
-        clock.solve += time.perf_counter() - begun
+        with clock.time("solve"):
+            cloaks = batcher.solve([job for _, _, job in some], progress=report)
         clock.faces += len(some)
         clock.slots += batcher.size
         for (slot, index, _), cloak in zip(some, cloaks, strict=True):

@@ -23,7 +23,7 @@ from engine import __version__
 from engine import photo as photos
 from engine.bulk.album import Album, publish, remove
 from engine.bulk.batching import FaceCloak, FaceJob
-from engine.bulk.cloaker import Cloaker
+from engine.bulk.cloaker import Cloaker, Targets
 from engine.bulk.inputs import OWN_FOLDER, Item, collect
 from engine.bulk.manifest import Manifest, Row, Status
 from engine.bulk.pipeline import Clock, Stages, stream
@@ -87,14 +87,15 @@ def run(
     report: Callable[[Row], None] = lambda row: None,
     started: Callable[[int], None] = lambda photos: None,
     progress: Callable[[int, int], None] | None = None,
+    grouping: Callable[[int, int], None] = lambda done, all: None,
     publishing: Callable[[int, int], None] = lambda done, all: None,
 ) -> Summary:
     """Cloak all photos under `paths` into `out`. Raises inputs.InputError and manifest.BusyError before it begins.
 
     cloaker: makes the Cloaker for a collection of so many photos, called only when there is work. settings: text that
     names everything besides the photo on which a result depends (`fingerprint`). report: gets each photo's row;
-    started: how many photos there are to do; progress: as in `pipeline.stream`; publishing: as in
-    `album.publish`.
+    started: how many photos there are to do; progress: as in `pipeline.stream`; grouping: in how many of all photos it
+    is known who is who; publishing: as in `album.publish`.
     """
     begun = time.perf_counter()
     items = collect(paths, out=out, format=options.output.format)
@@ -117,7 +118,10 @@ def run(
         clock = Clock()
         started(len(tasks))
         if tasks:
-            for row in _cloak(cloaker(len(sources)), sources, tasks, manifest, album, out, options, clock, progress):
+            work = cloaker(len(sources))
+            with clock.time("group"):
+                targets = work.targets(sources, progress=lambda done: grouping(done, len(sources)))
+            for row in _cloak(work, targets, tasks, manifest, album, out, options, clock, progress):
                 report(row)
                 rows.append(row)
     summary = summarise(rows, earlier, clock, time.perf_counter() - begun)
@@ -229,7 +233,7 @@ def _write(out: Path, target: str, data: bytes, *, shard: tuple[int, int]) -> No
 
 def _cloak(
     cloaker: Cloaker,
-    sources: Sequence[Path],
+    targets: Targets,
     tasks: Sequence[_Task],
     manifest: Manifest,
     album: Album | None,
@@ -238,8 +242,6 @@ def _cloak(
     clock: Clock,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Row]:
-    targets = cloaker.targets(sources)
-
     def prepared(task: _Task) -> Prepared | Row:
         try:
             photo = prepare(task.item.source, cloaker.detector, sha256=task.sha256)

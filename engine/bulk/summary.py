@@ -52,6 +52,7 @@ def summarise(
     dssim = [float(face["dssim"]) for face in faces if "dssim" in face]  # type: ignore[arg-type]
     seconds = {
         "total": total,
+        "group": clock.group,
         "prepare": clock.prepare,
         "solve": clock.solve,
         "finish": clock.finish,
