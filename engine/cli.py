@@ -221,9 +221,24 @@ def _print_card(card: dict[str, Any]) -> None:
         lines += [
             ("accuracy", pairs),
             ("", metric["lfw_pairs_command"]),
+        ]
+    if "parity_command" in metric:
+        lines += [
             ("parity", f"cosine at least {metric['parity_cosine_min']} with {metric['parity_reference']}"),
             ("", f"largest difference of an embedding's numbers {metric['parity_max_abs_difference']}"),
             ("", metric["parity_command"]),
+        ]
+    if "unseen_pairs_auc" in metric:
+        pairs = f"AUC {metric['unseen_pairs_auc']}, TAR {metric['unseen_pairs_tar']} at FAR 1e-3"
+        who = f"{metric['unseen_photos']} photos of {metric['unseen_people']} people it was not trained on"
+        lines += [
+            ("unseen", f"{pairs}, on all pairs of {who}"),
+            ("", metric["unseen_pairs_command"]),
+        ]
+    if training := card.get("training"):
+        lines += [
+            ("training", f"step {training['step']} of {training['steps']}, on {training['people']} people"),
+            ("", f"against {training['norm']} {training['epsilon']:.3g}, {training['attack_steps']} steps"),
         ]
     if "sha256" in card:
         lines += [("weights", card["command"]), ("", f"content SHA-256 {card['sha256']}")]

@@ -13,6 +13,7 @@ from engine import checkpoint, extractors, faces, photo
 from engine.bulk import people
 from engine.cloak.targets import farthest
 from engine.detect import YuNet
+from engine.extractors import registry
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -149,6 +150,18 @@ def test_the_bank_comes_in_the_order_asked_for():
 def test_an_extractor_without_centroids_is_refused_naming_the_tool():
     with pytest.raises(checkpoint.CheckpointError, match=r"'somebody-elses'.*tools/make_population.py"):
         people.bank(["somebody-elses"])
+
+
+def test_a_distilled_extractor_has_the_centroids_of_its_teacher_and_another_has_none(monkeypatch):
+    known = registry.tables()
+
+    def card(cosine: float) -> dict:
+        return known["sface"] | {"trained_from": ["sface"], "training": {"cosine": cosine}}
+
+    monkeypatch.setattr(registry, "tables", lambda: known | {"near": card(0.97), "elsewhere": card(0.6)})
+    np.testing.assert_array_equal(people.bank(["near"])[0], people.bank(["sface"])[0])
+    with pytest.raises(checkpoint.CheckpointError, match="elsewhere"):
+        people.bank(["elsewhere"])
 
 
 def test_centroids_of_other_weights_are_refused(monkeypatch):

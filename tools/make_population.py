@@ -23,6 +23,7 @@ from scipy.cluster.vq import kmeans2
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine import checkpoint, extractors, sharding
+from engine.bulk.people import centroids_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTECTED = 20
@@ -71,7 +72,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=checkpoint.root() / "population")
     options = parser.parse_args()
     sharding.configure()
-    names = extractors.available()
+    names = [name for name in extractors.available() if centroids_of(name) == name]
     people = {
         name: photos[:PHOTOS]
         for name, photos in people_of(options.folder).items()

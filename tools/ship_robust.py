@@ -4,7 +4,7 @@
 
 RESULTS is results.json of `cloak evaluate-extractor NAME`, on people whom the training never saw. Of them come the
 accuracy on unseen people; that on LFW pairs (tools/lfw_pairs.py), whose people may have been trained on, is measured
-here. Run tools/make_population.py after it: the bank of targets has a row for every extractor.
+here.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from engine import checkpoint
+from engine.extractors import registry
 
 EXTRACTOR = "mobilefacenet-192"
 """Whose embeddings tell people apart: at a false accept rate of 1e-3 it accepts 97 % of the pairs of one person, where
@@ -23,6 +24,10 @@ strangers, higher splits people, which is worse where all photos of a person are
 SAME_PERSON = 0.45
 """Cosine similarity at which two single faces are one person's: false accept rate 1e-3, true accept rate .975. Lenient,
 for a face of the person that is missed stays unprotected (python benchmarks/identity.py)."""
+
+ALIKE = 0.9
+"""Mean cosine of a trained extractor's embeddings to those of the one it was trained from (its card's, on people held
+out) from which the two share centroids: those of one are where the other has these people too."""
 
 BLOCK = 2048
 """Rows compared at a time: memory is BLOCK x faces x 4 bytes (160 MB for 20,000 faces), never faces x faces."""
@@ -113,10 +118,12 @@ def mean_embedding(
 def bank(names: Sequence[str]) -> tuple[Float32[np.ndarray, "k d"], ...]:
     """The centroids of the population in each extractor, of length one; row i is the same group of people in all.
 
-    Raises CheckpointError for an extractor without centroids, or with centroids of other weights.
+    An extractor that was trained to give the embeddings of another one has the other's. Raises CheckpointError for an
+    extractor without centroids, or with centroids of other weights.
     """
     manifest = checkpoint.manifest()
     table = manifest.get("population", {"extractors": {}})
+    names = [centroids_of(name) for name in names]
     for name in names:
         made_with = table["extractors"].get(name, {}).get("weights_sha256")
         if made_with is None or made_with != manifest["extractors"].get(name, {}).get("sha256"):
@@ -131,6 +138,13 @@ def bank(names: Sequence[str]) -> tuple[Float32[np.ndarray, "k d"], ...]:
     }
     centroids, _ = checkpoint.restore(checkpoint.root() / table["path"], shapes, sha256=table["sha256"])
     return tuple(_unit(np.asarray(centroids[name])) for name in names)  # float16 is of length one to 1/2000 only
+
+
+def centroids_of(name: str) -> str:
+    """The extractor whose centroids `bank` gives this one: itself, or what it was trained to be like."""
+    card = registry.tables().get(name, {})
+    alike = card.get("training", {}).get("cosine", 0.0) >= ALIKE
+    return card["trained_from"][0] if alike and card.get("trained_from") else name
 
 
 def _unit(rows: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:
