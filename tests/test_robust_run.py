@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(home: Path, out: Path, *more: str, steps: int = STEPS) -> list[str]:
     folders = ["--data", str(home / "people"), "--cache", str(home / "faces"), "--out", str(out)]
-    values = {"--steps": str(steps), "--every": str(EVERY), "--validation": "4", "--batch": "8"}
+    values = {"--steps": str(steps), "--every": str(EVERY), "--validation": "4", "--batch": "8", "--epsilon": "0.0314"}
     sizes = [word for option, value in values.items() if option not in more for word in (option, value)]
     return ["train-robust", "small", *folders, *sizes, "--learning-rate", "0.003", *more]
 

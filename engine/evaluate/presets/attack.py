@@ -21,7 +21,7 @@ from engine.robust.train import crops_of, embedded
 EPSILONS = (1, 2, 4, 8)
 """Largest change of a pixel, in grey levels of 255."""
 STEPS = (20, 100)
-FACES = 8
+FACES = 4
 """One photo of each of the first users: 480 passes forward and backward for each face and extractor."""
 STRIDE = 2.5
 """Length of all steps together, in epsilons (Madry et al., ICLR 2018): the border is reached from anywhere."""
