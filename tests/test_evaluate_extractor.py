@@ -71,8 +71,10 @@ def test_attack_moves_further_the_more_it_may(tmp_path: Path, monkeypatch: pytes
     study.recipe = replace(study.recipe, extractors=("tiny",))
     canvases = np.stack([np.asarray(Image.open(one.tests[0])) for one in study.people.users[:2]])
     network = attack.extractors.load("tiny")
-    moved = [attack.shifts(network, canvases, attack.Attack(bound / 255, 4, bound / 510)).mean() for bound in (1, 4)]
-    assert 0 < 2 * moved[0] < moved[1] < 2
+    moved = [attack.shifts(network, canvases, epsilon=bound / 255) for bound in (1, 4)]
+    assert [set(one) for one in moved] == [{1, 4}, {1, 4}]
+    assert 0 < 2 * moved[0][4].mean() < moved[1][4].mean() < 2
+    assert moved[1][1].mean() < moved[1][4].mean()
 
 
 def test_what_an_extractor_descends_from_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
