@@ -109,7 +109,7 @@ class Recipe:
 
     rho: float = RHO["mid"]
     steps: int = 40
-    extractors: tuple[str, ...] = ("web-incept", "mobilefacenet-192")
+    extractors: tuple[str, ...] = ("web-incept-robust", "mobilefacenet-192-robust")
     objective: Objective = "person"
     solver: SolverName = "projected"
     jitter: float = 0.1

@@ -45,7 +45,9 @@ def test_verify_refuses_what_cannot_be_compared(
 def test_models_lists_every_checkpoint_with_its_licence(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["models", "--json"]) == cli.OK
     rows = json.loads(capsys.readouterr().out)
-    assert {row["name"] for row in rows} == {"web-incept", "mobilefacenet-192", "faceres", "mobileface", "sface"}
+    plain, robust = ({row["name"] for row in rows if row["robust"] is kind} for kind in (False, True))
+    assert plain == {"web-incept", "mobilefacenet-192", "faceres", "mobileface", "sface"}
+    assert robust == {"web-incept-robust", "mobilefacenet-192-robust"}
     for row in rows:
         assert row["licence"]
         assert row["source"]

@@ -317,6 +317,8 @@ def lfw() -> tuple[np.ndarray, np.ndarray]:
         ("sface", 0.998),
         ("faceres", 0.995),
         ("mobileface", 0.955),
+        ("web-incept-robust", 0.98),
+        ("mobilefacenet-192-robust", 0.98),
     ],
 )
 def test_lfw_pairs(name, least):

@@ -15,7 +15,7 @@ def protection(networks: Sequence[str]) -> tuple[str, str]:
     these = "this network" if len(networks) == 1 else "these networks"
     return (
         f"Cloaks made against {listed(networks)} often mislead recognisers built on {these}.",
-        "Against most others they do next to nothing: see 'Does it protect?' in the README.",
+        "Against others it is anything from most of a person's photos to none: see 'Does it protect?' in the README.",
     )
 
 
