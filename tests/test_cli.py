@@ -79,7 +79,7 @@ def test_a_model_s_card_says_it_all(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_model_is_told_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["models", "arcface"]) == cli.USAGE
-    assert "'arcface'; there are faceres, mobileface, mobilefacenet-192, sface" in capsys.readouterr().err
+    assert "'arcface'; there are faceres, mobileface, mobilefacenet-192, mobilefacenet-192-robust, sface" in capsys.readouterr().err
     assert cli.main(["models", "arcface", "--json"]) == cli.USAGE
     assert "arcface" in json.loads(capsys.readouterr().out)["error"]
 
