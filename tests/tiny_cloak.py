@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -22,5 +23,6 @@ def provide(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background would ignore it
     provide(Path(sys.argv[1]))
     sys.exit(cli.main(sys.argv[2:]))
