@@ -6,7 +6,7 @@ part is marked "in" and kept out of the mean. Cloaks and embeddings stay in --ou
 the last line is one JSON object with a row for every recipe that was asked for.
 
     python benchmarks/transfer.py FACES --out DIR --users 10 web-incept mobilefacenet-192,faceres/jitter=0.2
-    python benchmarks/transfer.py FACES --out DIR --recipes benchmarks/recipes.txt --save FILE.json
+    python benchmarks/transfer.py FACES --out DIR --recipes FILE.txt --save FILE.json
 """
 
 from __future__ import annotations
