@@ -104,7 +104,8 @@ class Recipe:
     budget. objective: away from the "person", the mean embedding of all faces of one person that are cloaked together;
     "away" from the face's own embedding; or towards one far "target" for each person. jitter: standard range of the
     random change of scale and offset of every extractor's crop at every step, as a share of the crop's side. smoothing:
-    sigma, in canvas pixels, of the Gaussian that the gradient passes through. seed: of every random choice.
+    sigma, in canvas pixels, of the Gaussian that the gradient passes through. seed: of every random choice. enough: a
+    shift, the extractors' weighted mean, at which a face is left as it is, looked at every 10 steps; None: no shift is.
     """
 
     rho: float = RHO["mid"]
@@ -115,6 +116,7 @@ class Recipe:
     jitter: float = 0.1
     smoothing: float = 1.0
     seed: int = 0
+    enough: float | None = None
 
     def __post_init__(self) -> None:
         _choice("objective", self.objective, Objective)
@@ -131,6 +133,8 @@ class Recipe:
             raise ValueError(f"jitter must be in [0, 0.5); got {self.jitter}")
         if not 0 <= self.smoothing < CANVAS:
             raise ValueError(f"smoothing must be in [0, {CANVAS}) canvas pixels; got {self.smoothing}")
+        if self.enough is not None and not 0 < self.enough < 2:
+            raise ValueError(f"enough is a shift of embeddings and must be in (0, 2); got {self.enough}")
 
     @property
     def members(self) -> tuple[Member, ...]:

@@ -71,9 +71,9 @@ class View:
         """In `done` of all `photos` it is known who is who."""
         self._progress.update(self._task, description=f"who is who: {done} of {photos}")
 
-    def solving(self, steps: int, faces: int) -> None:
-        """`steps` of a batch of `faces` are done."""
-        self._progress.update(self._task, description=f"cloaking {faces} faces, step {steps}")
+    def solving(self, done: int, faces: int) -> None:
+        """So many faces are done, and so many being cloaked."""
+        self._progress.update(self._task, description=f"{done} faces done, cloaking {faces}")
 
     def row(self, row: Row) -> None:
         """A photo is done."""

@@ -94,7 +94,8 @@ def test_twenty_steps_of_the_package(
         return Problem(dssim.clean(image), mask, weights, own, own, jnp.bool_(False), jax.random.key(0))
 
     step = jax.jit(jax.vmap(partial(fawkes1.step, recipe, extractors, rate=float(rate), penalty=float(penalty))))
-    faces, state = pose(images), jax.vmap(fawkes1.from_modifier)(start)
+    faces = pose(images)
+    state = jax.vmap(fawkes1.from_modifier)(faces, start)
     grid = golden["grid"]
     for index in range(int(steps)):
         before = state

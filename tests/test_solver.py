@@ -75,6 +75,11 @@ def solved(name: str) -> solver.Result:
     return run(RECIPES[name], faces())
 
 
+def begin(recipe: Recipe, batch: solver.Batch) -> solver.Slots:
+    batch = jax.tree.map(jnp.asarray, batch)
+    return solver.begin(recipe, batch, solver.embed(EXTRACTORS, batch.canvas), jnp.ones(len(batch.grey), bool))
+
+
 def embed(canvas: np.ndarray) -> list[np.ndarray]:
     return [np.asarray(found) for found in solver.embed(EXTRACTORS, jnp.asarray(canvas, jnp.float32))]
 
@@ -246,9 +251,7 @@ def test_identity_decides_the_start(name: str, word: int) -> None:
     """Another seed, content hash or place in the photo: noise that has nothing to do with this one's."""
 
     def start(batch: solver.Batch) -> np.ndarray:
-        clean = solver.embed(EXTRACTORS, jnp.asarray(batch.canvas))
-        state = solver._begin(RECIPES[name], jax.tree.map(jnp.asarray, batch), clean)[1]
-        return np.asarray(state.variable)
+        return np.asarray(begin(RECIPES[name], batch).state.variable)
 
     batch, quiet = faces(), np.s_[FLAT, EDGE + 4 : -EDGE - 4, EDGE + 4 : -EDGE - 4]
     changed = batch._replace(identity=batch.identity + np.eye(4, dtype=np.uint32)[word])
@@ -268,26 +271,31 @@ def test_steps_in_one_loop_or_one_by_one(name: str) -> None:
 
     Within 1e-3 of the variable's range: two programs round differently.
     """
-    recipe, batch = RECIPES[name], jax.tree.map(jnp.asarray, faces())
-    clean = solver.embed(EXTRACTORS, batch.canvas)
-    problems, state = solver._begin(recipe, batch, clean)
-    by_host = solver._advance(recipe, EXTRACTORS, problems, state, 4)
-    _, state = solver._begin(recipe, batch, clean)
+    recipe = RECIPES[name]
+    by_host = solver.advance(recipe, EXTRACTORS, begin(recipe, faces()), 4).state
+    slots = begin(recipe, faces())
     for count in (1, 3):
-        state = solver._steps(recipe, EXTRACTORS, problems, state, jnp.int32(count))
+        slots = solver._steps(recipe, EXTRACTORS, slots, jnp.int32(count))
+    state = slots.state
     assert by_host.step.tolist() == state.step.tolist() == [4] * 4
     for index in (TEXTURED, GREY):
         one, other = np.asarray(by_host.variable[index]), np.asarray(state.variable[index])
         np.testing.assert_allclose(one, other, atol=1e-3 * np.abs(one).max())
 
 
-@pytest.mark.parametrize(
-    "recipe", [RECIPES["projected away .0005"], RECIPES["paper away .007"], PROJECTED], ids=["3", "30", "23"]
-)
-def test_progress_counts_the_steps(recipe: Recipe) -> None:
-    seen: list[int] = []
-    solver.solve(recipe, EXTRACTORS, jax.tree.map(jnp.asarray, faces()), progress=seen.append)
-    assert seen == [*range(solver.CHUNK, recipe.steps, solver.CHUNK), recipe.steps]
+@each_solver
+def test_enough_is_enough(name: str) -> None:
+    """A face that has moved far enough stops with what it has; one that never does is as without the rule."""
+    recipe, batch = RECIPES[name], faces()
+    least = float(solved(name).shift[[TEXTURED, GREY]].mean(axis=1).min())
+    result = run(replace(recipe, enough=0.5 * least), batch)
+    assert (result.step[[TEXTURED, GREY]] < recipe.steps).all()
+    assert result.done.all()
+    for index, steps in enumerate(result.step):
+        if steps < recipe.steps:
+            assert result.shift[index].mean() >= 0.5 * least
+        else:
+            np.testing.assert_array_equal(result.delta[index], solved(name).delta[index])
 
 
 # --- and is compiled once --------------------------------------------------------------------------------------
@@ -319,7 +327,7 @@ def test_second_call_compiles_nothing(compiled: list[str], steps: int) -> None:
         solver.solve(recipe, EXTRACTORS[:1], batch)
 
     call([0, 1, 2])
-    assert {"_begin", "_vstep", "_settle"} <= set(compiled)
+    assert {"begin", "_vstep", "_settle", "result"} <= set(compiled)
     assert compiled.count("_vstep") == 1
     call([3, 2, 1])
     assert compiled == []

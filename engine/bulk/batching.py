@@ -1,10 +1,18 @@
-"""Faces of many photos in batches of one fixed shape: the only edge between host and device."""
+"""Faces of many photos in a fixed number of slots: the only edge between host and device.
+
+Continuous batching: the device works on `size` slots, some solver steps at a time. Faces that are done leave, waiting
+ones take their slots, the others go on where they are. Every program has one shape, so nothing is compiled twice, and a
+face's cloak does not depend on the others nor on when it came.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +24,8 @@ from engine.cloak import solver
 from engine.cloak.objective import Extractors
 from engine.config import Recipe
 from engine.faces import Cut
+
+T = TypeVar("T")
 
 
 class FaceJob(NamedTuple):
@@ -29,53 +39,62 @@ class FaceJob(NamedTuple):
 
 
 class FaceCloak(NamedTuple):
-    """What came back. delta: (c, c, 3). dssim: on the canvas. shift: by extractor, on the canvas."""
+    """What came back. delta: (c, c, 3). dssim: on the canvas. shift: by extractor, on the canvas. steps: it took."""
 
     delta: Float32[np.ndarray, "c c 3"]
     dssim: float
     shift: tuple[float, ...]
+    steps: int
+
+
+@dataclass
+class Usage:
+    """What a lane's slots were used for.
+
+    faces: cloaked. calls: chunks of steps run. slot_steps: steps of all slots; worked: of those with a face at work;
+    their quotient is the occupancy. seconds: in `advance`. between: from one `advance` to the next while there were
+    faces in slots, the device idle.
+    """
+
+    faces: int = 0
+    calls: int = 0
+    slot_steps: int = 0
+    worked: int = 0
+    seconds: float = 0.0
+    between: float = 0.0
 
 
 class Batcher:
-    """Runs the solver, or the extractors alone, on any number of faces in batches of `size` slots.
-
-    Empty slots are filled with copies: every call has the same shape, so nothing is compiled twice, and a face's cloak
-    does not depend on how many others there were.
-    """
+    """The extractors on their devices, for any number of lanes and threads."""
 
     def __init__(self, recipe: Recipe, extractors: Extractors, *, size: int, mesh: Mesh) -> None:
-        """size is rounded up to a multiple of the mesh's devices."""
+        """size: faces at once, rounded up to a multiple of the mesh's devices."""
         self.recipe = recipe
         self.size = -(-size // mesh.size) * mesh.size
         self.mesh = mesh
         self.extractors = sharding.replicate(extractors, mesh)
 
-    def solve(self, jobs: Sequence[FaceJob], *, progress: Callable[[int], None] | None = None) -> list[FaceCloak]:
-        """The cloaks of at most `size` faces, in order; progress as in `solver.solve`."""
-        padded = self._padded(jobs)
-        words = [_identity(self.recipe.seed, job) for job in padded]
-        put = partial(sharding.split_faces, mesh=self.mesh)
-        batch = solver.Batch(
-            canvas=put(np.stack([job.cut.canvas for job in padded])),
-            mask=put(np.stack([job.cut.mask for job in padded])),
-            region=put(np.stack([job.cut.region for job in padded])),
-            target=tuple(put(np.stack(column)) for column in zip(*(job.target for job in padded), strict=True)),
-            grey=put(np.array([job.grey for job in padded])),
-            identity=put(np.array(words, np.uint32)),
-        )
-        result = solver.solve(self.recipe, self.extractors, batch, progress=progress)
-        delta, dssim, shift = jax.device_get(result)
-        return [
-            FaceCloak(delta[i], float(dssim[i]), tuple(float(value) for value in shift[i])) for i in range(len(jobs))
-        ]
+    def lane(self) -> Lane:
+        """Slots of its own for one stream of faces."""
+        return Lane(self)
+
+    def solve(self, jobs: Iterable[FaceJob]) -> list[FaceCloak]:
+        """The cloaks of any number of faces, in order."""
+        lane: Lane[int] = self.lane()
+        for index, job in enumerate(jobs):
+            lane.add(index, job)
+        cloaks: dict[int, FaceCloak] = {}
+        while lane.busy:
+            cloaks.update(lane.advance())
+        return [cloaks[index] for index in range(len(cloaks))]
 
     def embed(self, canvases: Sequence[Float32[np.ndarray, "c c 3"]]) -> list[tuple[Float32[np.ndarray, "d"], ...]]:
         """For each canvas its embedding by every extractor, any number of canvases."""
         found: list[tuple[Float32[np.ndarray, "d"], ...]] = []
         for first in range(0, len(canvases), self.size):
             some = list(canvases[first : first + self.size])
-            batch = sharding.split_faces(np.stack(self._padded(some)), self.mesh)
-            columns = jax.device_get(solver.embed(self.extractors, batch))
+            padded = some + some[:1] * (self.size - len(some))
+            columns = jax.device_get(solver.embed(self.extractors, self.put(np.stack(padded))))
             found += [tuple(column[i] for column in columns) for i in range(len(some))]
         return found
 
@@ -83,10 +102,132 @@ class Batcher:
         """What stands in a FaceJob for the face's own embedding."""
         return tuple(np.zeros(extractor.dim, np.float32) for extractor in self.extractors)
 
-    def _padded(self, jobs: Sequence) -> list:
-        if not 0 < len(jobs) <= self.size:
-            raise ValueError(f"a batch has 1 to {self.size} faces; got {len(jobs)}")
-        return [*jobs, *[jobs[0]] * (self.size - len(jobs))]
+    def put(self, batch: T) -> T:
+        """Arrays with a leading axis of `size`, over the devices."""
+        return sharding.split_faces(batch, self.mesh)
+
+
+class _Face(NamedTuple, Generic[T]):
+    """ticket: the caller's. clean: its embeddings."""
+
+    ticket: T
+    job: FaceJob
+    clean: tuple[Float32[np.ndarray, "d"], ...] = ()
+
+
+class Lane(Generic[T]):
+    """One set of slots, and the faces that wait for them. For one thread; a ticket is whatever the caller knows a face
+    by.
+    """
+
+    def __init__(self, batcher: Batcher) -> None:
+        """Slots of the batcher's size, all empty."""
+        self.batcher = batcher
+        self.usage = Usage()
+        self._waiting: deque[_Face[T]] = deque()
+        self._posed: deque[_Face[T]] = deque()
+        self._seats: list[_Face[T] | None] = [None] * batcher.size
+        self._steps = np.zeros(batcher.size, int)
+        self._slots: solver.Slots | None = None
+        self._ended: float | None = None
+
+    @property
+    def backlog(self) -> int:
+        """Faces that wait for a slot."""
+        return len(self._waiting) + len(self._posed)
+
+    @property
+    def active(self) -> int:
+        """Faces in slots."""
+        return sum(seat is not None for seat in self._seats)
+
+    @property
+    def vacant(self) -> int:
+        """Slots that would be empty if `advance` was called now."""
+        return max(0, self.batcher.size - self.active - self.backlog)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is any face."""
+        return bool(self.active or self.backlog)
+
+    def add(self, ticket: T, job: FaceJob) -> None:
+        """A face that waits for a slot from now on."""
+        self._waiting.append(_Face(ticket, job))
+
+    def advance(self) -> list[tuple[T, FaceCloak]]:
+        """Fill the empty slots, run a chunk of steps, and return the faces that are done."""
+        if not self.busy:
+            return []
+        begun = time.perf_counter()
+        if self._ended is not None:
+            self.usage.between += begun - self._ended
+        self._enter()
+        assert self._slots is not None
+        recipe = self.batcher.recipe
+        seated = np.array([seat is not None for seat in self._seats])
+        count = min(solver.CHUNK, int((recipe.steps - self._steps)[seated].max()))
+        self._slots = solver.advance(recipe, self.batcher.extractors, self._slots, count)
+        found = jax.device_get(solver.result(recipe, self._slots))
+        self._ended = time.perf_counter()
+        self.usage.seconds += self._ended - begun
+        self.usage.calls += 1
+        self.usage.slot_steps += count * self.batcher.size
+        self.usage.worked += int((found.step - self._steps)[seated].sum())
+        self._steps = np.array(found.step)
+        done = [self._leave(slot, found) for slot in np.flatnonzero(seated & found.done)]
+        if not self.busy:
+            self._ended = None
+        return done
+
+    def _leave(self, slot: int, found: solver.Result) -> tuple[T, FaceCloak]:
+        face = self._seats[slot]
+        assert face is not None
+        self._seats[slot] = None
+        self.usage.faces += 1
+        shift = tuple(float(value) for value in found.shift[slot])
+        # A copy: the whole batch would stay for the sake of one face.
+        return face.ticket, FaceCloak(found.delta[slot].copy(), float(found.dssim[slot]), shift, int(found.step[slot]))
+
+    def _enter(self) -> None:
+        vacant = [slot for slot, seat in enumerate(self._seats) if seat is None]
+        self._pose(len(vacant))
+        fresh = np.zeros(self.batcher.size, bool)
+        for slot in vacant:
+            if self._posed:
+                self._seats[slot], fresh[slot] = self._posed.popleft(), True
+        if not fresh.any():
+            return
+        some = next(seat for seat, new in zip(self._seats, fresh, strict=True) if new)
+        faces = [seat if new and seat else some for seat, new in zip(self._seats, fresh, strict=True)]
+        put = self.batcher.put
+        jobs = [face.job for face in faces]
+        batch = solver.Batch(
+            canvas=put(np.stack([job.cut.canvas for job in jobs])),
+            mask=put(np.stack([job.cut.mask for job in jobs])),
+            region=put(np.stack([job.cut.region for job in jobs])),
+            target=_columns(put, [job.target for job in jobs]),
+            grey=put(np.array([job.grey for job in jobs])),
+            identity=put(np.array([_identity(self.batcher.recipe.seed, job) for job in jobs], np.uint32)),
+        )
+        clean, which = _columns(put, [face.clean for face in faces]), put(fresh)
+        # What begins as a constant XLA copies to every device, and the step would be compiled again once it is none.
+        new = put(solver.begin(self.batcher.recipe, batch, clean, which))
+        if self._slots is None:
+            self._slots = put(solver.begin(self.batcher.recipe, batch, clean, put(np.zeros_like(fresh))))
+        self._slots = solver.enter(self._slots, new, which)
+        self._steps[fresh] = 0
+
+    def _pose(self, wanted: int) -> None:
+        """Embed so many waiting faces that `wanted` can enter: a whole batch where there is one, it costs the same."""
+        while len(self._posed) < wanted and self._waiting:
+            some = [self._waiting.popleft() for _ in range(min(self.batcher.size, len(self._waiting)))]
+            cleans = self.batcher.embed([face.job.cut.canvas for face in some])
+            self._posed.extend(face._replace(clean=clean) for face, clean in zip(some, cleans, strict=True))
+
+
+def _columns(put: partial, rows: Sequence[tuple[np.ndarray, ...]]) -> tuple:
+    return tuple(put(np.stack(column)) for column in zip(*rows, strict=True))
 
 
 def _identity(seed: int, job: FaceJob) -> tuple[int, int, int, int]:

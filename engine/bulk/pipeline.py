@@ -1,20 +1,21 @@
-"""Photos through the three stages at once: prepare in threads, solve in full batches here, finish in threads.
+"""Photos through the three stages at once: prepare in threads, solve in a lane's slots here, finish in threads.
 
-Results come in the order of the sources. In flight are at most the photos that fill a batch and a few more, so
-memory does not grow with the collection.
+Results come in the order of the sources. Every queue is bounded: in flight are at most the photos whose faces fill the
+slots twice and a few more, so memory does not grow with the collection. The Clock tells who waited for whom.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from engine.bulk.batching import Batcher, FaceCloak, FaceJob
+from engine.bulk.batching import Batcher, FaceCloak, FaceJob, Lane
 from engine.bulk.prepare import Prepared
 
 S = TypeVar("S")
@@ -37,16 +38,23 @@ class Stages(Generic[S, R]):
 @dataclass
 class Clock:
     """Seconds spent, by phase: group is who is who, before anything is cloaked; prepare and finish are summed over
-    threads, wait is the solver without work.
+    threads; solve is the device at work, between its pauses from chunk to chunk; wait is the solver waiting for photos
+    to be prepared, blocked for photos to be finished.
+
+    slot_steps, worked: as in `batching.Usage`; those of them while there was more to come are steady.
     """
 
     group: float = 0.0
     prepare: float = 0.0
     solve: float = 0.0
+    between: float = 0.0
     finish: float = 0.0
     wait: float = 0.0
-    faces: int = 0
-    slots: int = 0
+    blocked: float = 0.0
+    slot_steps: int = 0
+    worked: int = 0
+    steady_slot_steps: int = 0
+    steady_worked: int = 0
 
     @contextmanager
     def time(self, phase: str) -> Iterator[None]:
@@ -55,11 +63,19 @@ class Clock:
         try:
             yield
         finally:
-            setattr(self, phase, getattr(self, phase) + time.perf_counter() - begun)
+            self.add(phase, time.perf_counter() - begun)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Adds seconds to a phase, from any thread."""
+        with self._lock:
+            setattr(self, phase, getattr(self, phase) + seconds)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
 
 
 @dataclass
-class _Slot(Generic[S, R]):
+class _Photo(Generic[S, R]):
     source: S
     prepared: Prepared | None = None
     missing: int = 0
@@ -76,89 +92,132 @@ def stream(
     clock: Clock | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[S, R]]:
-    """Every source with its result, in order. progress gets (steps done, faces in the batch) while a batch is solved.
+    """Every source with its result, in order. progress gets (faces done, faces in slots) after every chunk of steps.
 
     An exception of a stage that is not about one photo ends the stream; work that was begun in threads is finished.
     """
-    clock = clock or Clock()
-    slots: deque[_Slot[S, R]] = deque()
-    waiting: deque[tuple[_Slot[S, R], int, FaceJob]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    prefetch: deque[tuple[S, Future[Prepared | R]]] = deque()
-    remaining = iter(sources)
+    with ThreadPoolExecutor(workers) as pool:
+        line = _Line(sources, stages, batcher.lane(), pool, workers, clock or Clock())
+        try:
+            yield from line.results(progress)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
-    def timed(phase: str, work: Callable[[], R | Prepared]) -> R | Prepared:
-        with clock.time(phase):
-            return work()
 
-    def fetch() -> None:
-        while len(prefetch) < 2 * workers + 1:
+class _Line(Generic[S, R]):
+    """One stream at work. pending: photos being prepared; photos: those since, in order, until they are yielded."""
+
+    def __init__(
+        self,
+        sources: Iterable[S],
+        stages: Stages[S, R],
+        lane: Lane[tuple[_Photo[S, R], int]],
+        pool: ThreadPoolExecutor,
+        workers: int,
+        clock: Clock,
+    ) -> None:
+        self.stages, self.lane, self.pool, self.workers, self.clock = stages, lane, pool, workers, clock
+        self.remaining = iter(sources)
+        self.pending: deque[tuple[S, Future[Prepared | R]]] = deque()
+        self.photos: deque[_Photo[S, R]] = deque()
+        self.chunk = float("inf")
+        """Seconds that the last chunk of steps took; the first may have to be compiled."""
+
+    def results(self, progress: Callable[[int, int], None] | None) -> Iterator[tuple[S, R]]:
+        self._fetch()
+        while self.pending or self.lane.busy:
+            self._admit()
+            self._solve()
+            if progress is not None:
+                progress(self.lane.usage.faces, self.lane.active)
+            yield from self._ready(at_most=2 * self.workers)
+        yield from self._ready(at_most=0)
+
+    def _fetch(self) -> None:
+        while len(self.pending) < 2 * self.workers + 1:
             try:
-                source = next(remaining)
+                source = next(self.remaining)
             except StopIteration:
                 return
-            prefetch.append((source, pool.submit(timed, "prepare", lambda source=source: stages.prepare(source))))  # type: ignore[arg-type]
+            self.pending.append((source, self.pool.submit(self._timed, "prepare", self.stages.prepare, source)))
 
-    def settle(slot: _Slot[S, R], result: R) -> None:
-        slot.done = Future()
-        slot.done.set_result(result)
+    def _timed(self, phase: str, work: Callable[..., R | Prepared], *arguments: object) -> R | Prepared:
+        with self.clock.time(phase):
+            return work(*arguments)
 
-    def admit() -> None:
-        source, future = prefetch.popleft()
-        with clock.time("wait"):
-            prepared = future.result()
-        slot = _Slot(source)
-        slots.append(slot)
-        if not isinstance(prepared, Prepared):
-            settle(slot, prepared)
-            return
-        admitted = stages.admit(source, prepared)
-        if not isinstance(admitted, tuple):
-            settle(slot, admitted)
-            return
-        slot.prepared, jobs = admitted
-        slot.missing = len(jobs)
-        waiting.extend((slot, index, job) for index, job in enumerate(jobs))
+    def _admit(self) -> None:
+        """Take in prepared photos until as many faces wait as there are slots.
 
-    def solve() -> None:
-        some = [waiting.popleft() for _ in range(min(batcher.size, len(waiting)))]
-        report = None if progress is None else lambda steps: progress(steps, len(some))
-        with clock.time("solve"):
-            cloaks = batcher.solve([job for _, _, job in some], progress=report)
-        clock.faces += len(some)
-        clock.slots += batcher.size
-        for (slot, index, _), cloak in zip(some, cloaks, strict=True):
-            slot.cloaks[index] = cloak
-            slot.missing -= 1
-            if slot.missing == 0:
-                slot.done = pool.submit(timed, "finish", lambda slot=slot: _finish(stages, slot))  # type: ignore[assignment]
+        Empty slots cost their share of every chunk, and so does the device while it waits for photos that would fill
+        them: it waits until the second has cost as much as the first will.
+        """
+        waited = 0.0
+        while self.pending and self.lane.backlog < self.lane.batcher.size:
+            future = self.pending[0][1]
+            if not future.done():
+                if not self.lane.vacant:
+                    return
+                patience = self.chunk * self.lane.vacant / self.lane.batcher.size - waited
+                if patience <= 0 and self.lane.busy:
+                    return
+                begun = time.perf_counter()
+                wait([future], timeout=patience if self.lane.busy and patience < float("inf") else None)
+                waited += time.perf_counter() - begun
+                self.clock.add("wait", time.perf_counter() - begun)
+                continue
+            self._take()
+            self._fetch()
 
-    def ready(*, at_most: int) -> Iterator[tuple[S, R]]:
-        """Results at the head that are there; waits for them while more than `at_most` are unfinished."""
-        while slots and slots[0].done is not None:
-            unfinished = sum(slot.done is not None and not slot.done.done() for slot in slots)
-            if not slots[0].done.done() and unfinished <= at_most:
+    def _take(self) -> None:
+        source, future = self.pending.popleft()
+        photo = _Photo[S, R](source)
+        self.photos.append(photo)
+        prepared = future.result()
+        if isinstance(prepared, Prepared):
+            admitted = self.stages.admit(source, prepared)
+            if isinstance(admitted, tuple):
+                photo.prepared, jobs = admitted
+                photo.missing = len(jobs)
+                for index, job in enumerate(jobs):
+                    self.lane.add((photo, index), job)
                 return
-            slot = slots.popleft()
-            assert slot.done is not None
-            yield slot.source, slot.done.result()
+            prepared = admitted
+        photo.done = Future()
+        photo.done.set_result(prepared)
 
-    try:
-        fetch()
-        while prefetch:
-            admit()
-            fetch()
-            while len(waiting) >= batcher.size:
-                solve()
-            yield from ready(at_most=2 * workers)
-        while waiting:
-            solve()
-        yield from ready(at_most=0)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    def _solve(self) -> None:
+        usage = self.lane.usage
+        seconds, between, slot_steps, worked = usage.seconds, usage.between, usage.slot_steps, usage.worked
+        steady = bool(self.pending)
+        for (photo, index), cloak in self.lane.advance():
+            photo.cloaks[index] = cloak
+            photo.missing -= 1
+            if photo.missing == 0:
+                photo.done = self.pool.submit(self._timed, "finish", self._finish, photo)  # type: ignore[assignment]
+        if usage.slot_steps == slot_steps:
+            return
+        self.chunk = usage.seconds - seconds
+        self.clock.add("solve", self.chunk)
+        self.clock.add("between", usage.between - between)
+        self.clock.slot_steps += usage.slot_steps - slot_steps
+        self.clock.worked += usage.worked - worked
+        if steady:
+            self.clock.steady_slot_steps += usage.slot_steps - slot_steps
+            self.clock.steady_worked += usage.worked - worked
 
+    def _finish(self, photo: _Photo[S, R]) -> R:
+        assert photo.prepared is not None
+        prepared, photo.prepared = photo.prepared, None
+        return self.stages.finish(photo.source, prepared, [photo.cloaks[index] for index in range(len(photo.cloaks))])
 
-def _finish(stages: Stages[S, R], slot: _Slot[S, R]) -> R:
-    assert slot.prepared is not None
-    prepared, slot.prepared = slot.prepared, None
-    return stages.finish(slot.source, prepared, [slot.cloaks[index] for index in range(len(slot.cloaks))])
+    def _ready(self, *, at_most: int) -> Iterator[tuple[S, R]]:
+        """Results at the head that are there; waits for them while more than `at_most` are unfinished."""
+        while self.photos and self.photos[0].done is not None:
+            unfinished = sum(photo.done is not None and not photo.done.done() for photo in self.photos)
+            if not self.photos[0].done.done() and unfinished <= at_most:
+                return
+            photo = self.photos.popleft()
+            assert photo.done is not None
+            with self.clock.time("blocked"):
+                result = photo.done.result()
+            yield photo.source, result

@@ -16,8 +16,9 @@ class Summary:
     """What a run did. counts: photos by status, of those this call worked on; earlier: those done before it.
 
     dssim: of all faces cloaked by this call. seconds: wall time as "total", and by phase: prepare and finish are summed
-    over their threads and overlap the solver's. occupancy: share of the solver's slots that held a face. report: path
-    of the personal report, None without one; unreported: why there is none though one was asked for.
+    over their threads and overlap the solver's; the others are as in `pipeline.Clock`. occupancy: share of the steps of
+    all slots that worked on a face; steady_occupancy: while there were more photos to come, None if there never were.
+    report: path of the personal report, None without one; unreported: why there is none though one was asked for.
     """
 
     counts: dict[str, int]
@@ -28,6 +29,7 @@ class Summary:
     dssim_max: float | None
     seconds: dict[str, float]
     occupancy: float | None
+    steady_occupancy: float | None
     dry_run: bool
     report: str | None = None
     unreported: str = ""
@@ -55,8 +57,10 @@ def summarise(
         "group": clock.group,
         "prepare": clock.prepare,
         "solve": clock.solve,
+        "between": clock.between,
         "finish": clock.finish,
         "wait": clock.wait,
+        "blocked": clock.blocked,
     }
     return Summary(
         counts=dict(counts),
@@ -66,6 +70,11 @@ def summarise(
         dssim_mean=sum(dssim) / len(dssim) if dssim else None,
         dssim_max=max(dssim) if dssim else None,
         seconds={name: round(value, 2) for name, value in seconds.items()},
-        occupancy=round(clock.faces / clock.slots, 3) if clock.slots else None,
+        occupancy=_share(clock.worked, clock.slot_steps),
+        steady_occupancy=_share(clock.steady_worked, clock.steady_slot_steps),
         dry_run=dry_run,
     )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None

@@ -9,6 +9,7 @@ written file catches both.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -66,13 +67,13 @@ def init(recipe: Recipe, face: Problem) -> State:
     """A modifier of uniform noise of 1e-4."""
     del recipe
     noise = jax.random.uniform(step_key(face.key, jnp.int32(-1)), face.original.image.shape, minval=-1.0)
-    return from_modifier(START * noise)
+    return from_modifier(face, START * noise)
 
 
-def from_modifier(modifier: Float[Array, "c c 3"]) -> State:
+def from_modifier(face: Problem, modifier: Float[Array, "c c 3"]) -> State:
     """The state in which the package's loop starts from this modifier."""
     memory = Memory(OPTIMISER.init(modifier), jnp.float32(1), jnp.float32(1))
-    return start(modifier, memory, modifier)
+    return start(face, modifier, memory)
 
 
 def step(
@@ -87,22 +88,24 @@ def step(
     """One pass of the package's loop: judge the iterate, update the modifier, then the weight for the next pass."""
     rate = rate_of(recipe) if rate is None else rate
 
-    def loss(modifier: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    def loss(modifier: Array) -> tuple[Array, tuple]:
         delta = _delta(face, modifier)
-        distance = _distance(recipe, face, embeddings(extractors, face.original.image + delta))
+        found = embeddings(extractors, face.original.image + delta)
+        distance = _distance(recipe, face, found)
         dssim = projection.cost(face, delta)
         over = jnp.maximum(dssim - recipe.rho, 0.0)
-        return penalty * over**2 - state.memory.weight * distance, (delta, distance, dssim)
+        return penalty * over**2 - state.memory.weight * distance, (delta, found, distance, dssim)
 
-    gradient, (delta, distance, dssim) = jax.grad(loss, has_aux=True)(state.variable)
+    gradient, (delta, found, distance, dssim) = jax.grad(loss, has_aux=True)(state.variable)
     update, adadelta = OPTIMISER.update(gradient, state.memory.adadelta)
     first = state.step == 0
     modifier = state.variable - rate * jnp.asarray(update) - jnp.where(first, NUDGE * jnp.sign(gradient), 0.0)
     adadelta = jax.tree.map(lambda now: jnp.where(first, jnp.zeros_like(now), now), adadelta)
 
-    state = keep(state, delta, gain=distance, feasible=dssim <= OUTSIDE * recipe.rho)
+    judge = partial(keep, face, candidate=delta, found=found, gain=distance)
+    state = judge(state, feasible=dssim <= OUTSIDE * recipe.rho)
     last = (state.step == recipe.steps - 1) & (state.best_gain < LAST_RESORT_GAIN)
-    state = keep(state, delta, gain=distance, feasible=last & (dssim < LAST_RESORT_DSSIM))
+    state = judge(state, feasible=last & (dssim < LAST_RESORT_DSSIM))
     memory = Memory(adadelta, *_weigh(recipe, state.memory, dssim))
     return state._replace(variable=modifier, memory=memory, step=state.step + 1)
 

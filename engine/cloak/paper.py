@@ -35,20 +35,20 @@ def init(recipe: Recipe, face: Problem) -> State:
     inside = jnp.clip(face.original.image * 2 - 1, -1 + 1e-3, 1 - 1e-3)
     noise = NOISE * jax.random.normal(step_key(face.key, jnp.int32(-1)), inside.shape)
     variable = jnp.arctanh(inside) + noise
-    return start(variable, OPTIMISER.init(variable), variable)
+    return start(face, variable, OPTIMISER.init(variable))
 
 
 def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) -> State:
     """One Adam step; the iterate it starts from is kept if it is feasible and the best so far."""
 
-    def loss(variable: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    def loss(variable: jax.Array) -> tuple[jax.Array, tuple]:
         delta = _delta(face, variable)
         found = embeddings(extractors, face.original.image + delta)
         reached, dssim = gain(recipe, face, found), projection.cost(face, delta)
-        return -reached + PENALTY * jnp.maximum(dssim - recipe.rho, 0.0), (delta, reached, dssim)
+        return -reached + PENALTY * jnp.maximum(dssim - recipe.rho, 0.0), (delta, found, reached, dssim)
 
-    gradient, (delta, reached, dssim) = jax.grad(loss, has_aux=True)(state.variable)
-    state = keep(state, delta, gain=reached, feasible=dssim <= recipe.rho)
+    gradient, (delta, found, reached, dssim) = jax.grad(loss, has_aux=True)(state.variable)
+    state = keep(face, state, delta, found=found, gain=reached, feasible=dssim <= recipe.rho)
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to its integer count
         update, memory = OPTIMISER.update(gradient, state.memory)
     return state._replace(variable=optax.apply_updates(state.variable, update), memory=memory, step=state.step + 1)

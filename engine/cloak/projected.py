@@ -31,7 +31,7 @@ def init(recipe: Recipe, face: Problem) -> State:
     noise = jax.random.normal(step_key(face.key, jnp.int32(-1)), grey)
     noise = projection.smooth(noise, sigma=recipe.smoothing)
     delta = projection.budget(face, projection.shape(face, CAP * noise), rho=recipe.rho / 10)
-    return start(delta, jnp.zeros(grey), delta)
+    return start(face, delta, jnp.zeros(grey))
 
 
 def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) -> State:
@@ -57,4 +57,4 @@ def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) ->
 
 def settle(recipe: Recipe, face: Problem, state: State, found: tuple[jax.Array, ...]) -> State:
     """Keep the iterate if it is the best so far; found: its embeddings at the extractors' own crops, no jitter."""
-    return keep(state, state.variable, gain=gain(recipe, face, found), feasible=jnp.bool_(True))
+    return keep(face, state, state.variable, found=found, gain=gain(recipe, face, found), feasible=jnp.bool_(True))

@@ -1,28 +1,29 @@
 """The solvers behind one interface, jitted and vmapped over a batch of faces.
 
 A solver is a module of pure functions: `init` makes the state of one face, `step` advances it; one whose iterates
-have to be judged apart has `settle`. Nothing couples two faces of a batch, and four small programs serve every
-call: one forward pass (`embed`), one step, and the bookkeeping before and after.
+have to be judged apart has `settle`. Nothing couples two faces of a batch, so faces may come and go while others
+are half-way: each has its own count of steps and stands still once it is done. A few small programs of one shape serve
+every call: one forward pass (`embed`), one step, and the bookkeeping before and after.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from engine import dssim
 from engine.cloak import fawkes1, paper, projected, projection
-from engine.cloak.objective import Extractors, Problem, distances, embeddings, window_weights
+from engine.cloak.objective import Extractors, Problem, embeddings, window_weights
 from engine.cloak.state import State
 from engine.config import Recipe
 
 CHUNK = 10
-"""Steps between two looks at the iterates, and between two reports of progress."""
+"""Steps between two looks at the iterates: between them nothing goes to the host."""
 
 
 class Solver(NamedTuple):
@@ -57,12 +58,24 @@ class Batch(NamedTuple):
     identity: UInt32[Array, "b 4"]
 
 
+class Slots(NamedTuple):
+    """Faces being cloaked, all with a leading batch axis."""
+
+    problems: Problem
+    state: State
+
+
 class Result(NamedTuple):
-    """delta: (b, c, c, 3), add it to the canvas. dssim: (b,) on the canvas. shift: (b, k), L2 distance from clean."""
+    """delta: (b, c, c, 3), add it to the canvas. dssim: (b,) on the canvas. shift: (b, k), L2 distance from clean.
+
+    step: (b,), steps done. done: (b,), whether there is nothing left to do: all steps, or `enough` shift.
+    """
 
     delta: Float[Array, "b c c 3"]
     dssim: Float[Array, "b"]
     shift: Float[Array, "b k"]
+    step: Int[Array, "b"]
+    done: Bool[Array, "b"]
 
 
 @jax.jit
@@ -72,17 +85,23 @@ def embed(extractors: Extractors, canvas: Float[Array, "b c c 3"]) -> tuple[Floa
 
 
 @partial(jax.jit, static_argnums=0)
-def _begin(recipe: Recipe, batch: Batch, clean: tuple[Array, ...]) -> tuple[Problem, State]:
-    def one(face: Batch, own: tuple[Array, ...]) -> tuple[Problem, State]:
+def begin(recipe: Recipe, batch: Batch, clean: tuple[Float[Array, "b d"], ...], fresh: Bool[Array, "b"]) -> Slots:
+    """Slots with the faces of the batch at their start; those that are not fresh are empty: done before they begin.
+
+    clean: their embeddings, of `embed`.
+    """
+
+    def one(face: Batch, own: tuple[Array, ...], new: Array) -> Slots:
         weights = window_weights(face.region)
         seed, *words = face.identity
         key = jax.random.key(seed)
         for word in words:
             key = jax.random.fold_in(key, word)
         posed = Problem(dssim.clean(face.canvas), face.mask, weights, own, _target(recipe, face, own), face.grey, key)
-        return posed, SOLVERS[recipe.solver].init(recipe, posed)
+        state = SOLVERS[recipe.solver].init(recipe, posed)
+        return Slots(posed, state._replace(step=jnp.where(new, 0, recipe.steps)))
 
-    return jax.vmap(one)(batch, clean)
+    return jax.vmap(one)(batch, clean, fresh)
 
 
 def _target(recipe: Recipe, face: Batch, own: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -91,53 +110,81 @@ def _target(recipe: Recipe, face: Batch, own: tuple[Array, ...]) -> tuple[Array,
     return tuple(jnp.where(jnp.any(given != 0), given, clean) for given, clean in zip(face.target, own, strict=True))
 
 
-def _vstep(recipe: Recipe, extractors: Extractors, problems: Problem, state: State) -> State:
-    step = SOLVERS[recipe.solver].step
-    return jax.vmap(lambda face, one: step(recipe, extractors, face, one))(problems, state)
+@partial(jax.jit, donate_argnums=0)
+def enter(slots: Slots, new: Slots, fresh: Bool[Array, "b"]) -> Slots:
+    """The slots with those that are fresh replaced by new ones; the others go on where they are."""
+    return jax.vmap(lambda old, other, which: _where(which, other, old))(slots, new, fresh)
 
 
-_step = jax.jit(_vstep, static_argnums=0, donate_argnums=3)
+def _where(condition: Bool[Array, ""], these: Any, those: Any) -> Any:
+    return jax.tree.map(partial(jnp.where, condition), these, those)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=3)
-def _steps(recipe: Recipe, extractors: Extractors, problems: Problem, state: State, count: Array) -> State:
-    return jax.lax.fori_loop(0, count, lambda _, now: _vstep(recipe, extractors, problems, now), state)
+def _running(recipe: Recipe, state: State) -> Bool[Array, ""]:
+    running = state.step < recipe.steps
+    if recipe.enough is None:
+        return running
+    weights = jnp.array(recipe.weights) / sum(recipe.weights)
+    return running & ((weights * state.shift).sum() < recipe.enough)
 
 
-def _advance(recipe: Recipe, extractors: Extractors, problems: Problem, state: State, count: int) -> State:
-    # Inside a loop XLA:CPU runs the convolutions several times slower (jaxlib 0.10), so there the loop is the host's;
-    # an accelerator gets all the steps in one call.
-    if jax.default_backend() != "cpu":
-        return _steps(recipe, extractors, problems, state, jnp.int32(count))
-    for _ in range(count):
-        state = _step(recipe, extractors, problems, state)
-    return state
+def _vstep(recipe: Recipe, extractors: Extractors, slots: Slots) -> Slots:
+    def one(face: Problem, state: State) -> State:
+        return _where(_running(recipe, state), SOLVERS[recipe.solver].step(recipe, extractors, face, state), state)
+
+    return slots._replace(state=jax.vmap(one)(*slots))
+
+
+_step = jax.jit(_vstep, static_argnums=0, donate_argnums=2)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _settle(recipe: Recipe, problems: Problem, state: State, found: tuple[Array, ...]) -> State:
+def _steps(recipe: Recipe, extractors: Extractors, slots: Slots, count: Array) -> Slots:
+    return jax.lax.fori_loop(0, count, lambda _, now: _vstep(recipe, extractors, now), slots)
+
+
+def advance(recipe: Recipe, extractors: Extractors, slots: Slots, count: int) -> Slots:
+    """So many steps of every face that is not done, and a look at where they are; `slots` is used up.
+
+    Every face must be looked at after the same steps of its own: after each CHUNK, and after its last.
+    """
+    # Inside a loop XLA:CPU runs the convolutions several times slower (jaxlib 0.10), so there the loop is the host's;
+    # an accelerator gets all the steps in one call.
+    if jax.default_backend() != "cpu":
+        slots = _steps(recipe, extractors, slots, jnp.int32(count))
+    else:
+        for _ in range(count):
+            slots = _step(recipe, extractors, slots)
+    if SOLVERS[recipe.solver].settle is not None:
+        slots = _settle(recipe, slots, embed(extractors, _cloaked(slots)))
+    return slots
+
+
+@jax.jit
+def _cloaked(slots: Slots) -> Float[Array, "b c c 3"]:
+    return slots.problems.original.image + slots.state.variable
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _settle(recipe: Recipe, slots: Slots, found: tuple[Array, ...]) -> Slots:
     settle = SOLVERS[recipe.solver].settle
     assert settle is not None
-    return jax.vmap(lambda face, one, its: settle(recipe, face, one, its))(problems, state, found)
+    return slots._replace(state=jax.vmap(partial(settle, recipe))(*slots, found))
 
 
-@jax.jit
-def _cloaked(problems: Problem, delta: Float[Array, "b c c 3"]) -> Float[Array, "b c c 3"]:
-    return problems.original.image + delta
+@partial(jax.jit, static_argnums=0)
+def result(recipe: Recipe, slots: Slots) -> Result:
+    """The best cloak so far of each face."""
+
+    def one(face: Problem, state: State) -> Result:
+        cost = projection.cost(face, state.best)
+        return Result(state.best, cost, state.shift, state.step, ~_running(recipe, state))
+
+    return jax.vmap(one)(*slots)
 
 
-@jax.jit
-def _finish(problems: Problem, delta: Float[Array, "b c c 3"], found: tuple[Array, ...]) -> Result:
-    def one(face: Problem, change: Array, its: tuple[Array, ...]) -> Result:
-        return Result(change, projection.cost(face, change), distances(its, face.clean))
-
-    return jax.vmap(one)(problems, delta, found)
-
-
-def solve(
-    recipe: Recipe, extractors: Extractors, batch: Batch, *, progress: Callable[[int], None] | None = None
-) -> Result:
-    """Cloak a batch of faces; the result stays on the device. `progress` gets the number of steps done so far.
+def solve(recipe: Recipe, extractors: Extractors, batch: Batch) -> Result:
+    """Cloak a batch of faces from start to end; the result stays on the device.
 
     The cloak of a face depends on the face, its key and the recipe, not on what else is in the batch.
 
@@ -145,15 +192,9 @@ def solve(
         >>> solve(Recipe(steps=20), (load("web-incept"),), batch).dssim.max() <= 0.007
         True
     """
-    problems, state = _begin(recipe, batch, embed(extractors, batch.canvas))
+    slots = begin(recipe, batch, embed(extractors, batch.canvas), jnp.ones(len(batch.canvas), bool))
     # What begins as a constant XLA copies to every device, and the step would be compiled again once it is none.
-    problems, state = jax.device_put((problems, state), jnp.asarray(batch.canvas).sharding)
+    slots = jax.device_put(slots, jnp.asarray(batch.canvas).sharding)
     for done in range(0, recipe.steps, CHUNK):
-        count = min(CHUNK, recipe.steps - done)
-        state = _advance(recipe, extractors, problems, state, count)
-        if SOLVERS[recipe.solver].settle is not None:
-            state = _settle(recipe, problems, state, embed(extractors, _cloaked(problems, state.variable)))
-        if progress is not None:
-            jax.block_until_ready(state.step)
-            progress(done + count)
-    return _finish(problems, state.best, embed(extractors, _cloaked(problems, state.best)))
+        slots = advance(recipe, extractors, slots, min(CHUNK, recipe.steps - done))
+    return result(recipe, slots)

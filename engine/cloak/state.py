@@ -8,31 +8,40 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from engine.cloak.objective import Problem, distances
+
 
 class State(NamedTuple):
     """One face half-way. vmap over a batch.
 
     variable: what the solver changes. memory: its momentum or optimiser state. best: the best feasible cloak so
-    far, (c, c, 3), zero if none. best_gain: its gain, -inf if none. step: steps done.
+    far, (c, c, 3), zero if none. best_gain: its gain, -inf if none. shift: how far it moves each extractor's embedding.
+    step: steps done.
     """
 
     variable: Any
     memory: Any
     best: Float[Array, "c c 3"]
     best_gain: Float[Array, ""]
+    shift: Float[Array, "k"]
     step: Int[Array, ""]
 
 
-def start(variable: Any, memory: Any, like: Float[Array, "c c 3"]) -> State:
+def start(face: Problem, variable: Any, memory: Any) -> State:
     """A state in which nothing feasible has been seen."""
-    return State(variable, memory, jnp.zeros_like(like), jnp.float32(-jnp.inf), jnp.int32(0))
+    nothing = jnp.zeros_like(face.original.image)
+    return State(variable, memory, nothing, jnp.float32(-jnp.inf), jnp.zeros(len(face.clean)), jnp.int32(0))
 
 
-def keep(state: State, candidate: Array, *, gain: Array, feasible: Array) -> State:
-    """The state with `candidate` as best if it is feasible and better."""
+def keep(
+    face: Problem, state: State, candidate: Array, *, found: tuple[Array, ...], gain: Array, feasible: Array
+) -> State:
+    """The state with `candidate` as best if it is feasible and better; found: its embeddings."""
     better = feasible & (gain > state.best_gain)
     return state._replace(
-        best=jnp.where(better, candidate, state.best), best_gain=jnp.where(better, gain, state.best_gain)
+        best=jnp.where(better, candidate, state.best),
+        best_gain=jnp.where(better, gain, state.best_gain),
+        shift=jnp.where(better, distances(found, face.clean), state.shift),
     )
 
 

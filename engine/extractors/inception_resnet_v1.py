@@ -19,6 +19,21 @@ def _run(layers: nnx.List, x: Float[Array, "h w i"]) -> Float[Array, "H W o"]:
     return x
 
 
+def _merged(branches):
+    first = [branch[0] for branch in branches]
+    entry = Conv(first[0].kernel[...].shape[2], sum(one.kernel[...].shape[3] for one in first), (1, 1), rngs=None)
+    entry.kernel[...] = jnp.concatenate([one.kernel[...] for one in first], axis=3)
+    entry.bias[...] = jnp.concatenate([one.bias[...] for one in first])
+    return entry
+
+
+def _enter(entry, branches, x):
+    widths = [branch[0].bias[...].shape[0] for branch in branches]
+    ends = [sum(widths[: n + 1]) for n in range(len(widths) - 1)]
+    starts = jnp.split(jax.nn.relu(entry(x)), ends, axis=-1)
+    return [_run(branch[1:], start) for branch, start in zip(branches, starts, strict=True)]
+
+
 class Residual(nnx.Module):
     """x + scale * project(branches of x), with a ReLU after it unless it is the last block."""
 
@@ -34,14 +49,25 @@ class Residual(nnx.Module):
         """`channels` in and out; `branches`: (channels, kernel size) of each convolution of each branch."""
         self.branches = nnx.List([_branch(channels, branch, rngs=rngs) for branch in branches])
         self.project = Conv(sum(branch[-1][0] for branch in branches), channels, (1, 1), rngs=rngs)
+        self.entry: Conv | None = nnx.data(None)
         self.scale = scale
         self.activate = activate
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """One example in, one out."""
-        mixed = jnp.concatenate([_run(branch, x) for branch in self.branches], axis=-1)
-        x = x + self.scale * self.project(mixed)
+        if self.entry is None:
+            mixed = [_run(branch, x) for branch in self.branches]
+            x = x + self.scale * self.project(jnp.concatenate(mixed, axis=-1))
+        else:
+            mixed = _enter(self.entry, self.branches, x)
+            x = x + self.project(jnp.concatenate(mixed, axis=-1))
         return jax.nn.relu(x) if self.activate else x
+
+    def tune(self) -> None:
+        """One product where all branches begin; the scale in the projection's weights."""
+        self.entry = _merged(self.branches)
+        self.project.kernel[...] *= self.scale
+        self.project.bias[...] *= self.scale
 
 
 class Reduction(nnx.Module):
