@@ -3,8 +3,8 @@
     python benchmarks/rivals/problem.py PHOTOS... --out FILE.npz [--extractors A,B] [--rho R] [--goal G] [--reference]
 
 PHOTOS are files, or folders that are searched; the first face of each photo counts. --reference adds what the engine
-itself finds on the first two faces: embeddings, and objective, DSSIM and gradient of the paper's solver at two points,
-to which `torch_rival.py check` and `fawkes_rival.py check` compare theirs. It compiles the solver: minutes on few cores.
+itself finds on the first two faces: embeddings, and objective, DSSIM, gradient and step of the paper's solver at two
+points, to which `check` of the rivals compares theirs. It compiles the solver: minutes where cores are few.
 """
 
 from __future__ import annotations

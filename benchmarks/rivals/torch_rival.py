@@ -7,16 +7,17 @@ and faces go through in one batch, their losses summed. The solver is that of en
 the problem's first iterate. `--compile` hands network and objective to torch.compile.
 
     python benchmarks/rivals/torch_rival.py steps PROBLEM [--batches 1,4,16] [--repeats N] [--compile] [--threads N]
-    python benchmarks/rivals/torch_rival.py solve PROBLEM --out RESULT [--steps N] [--batch N] [--until-goal] [--compile]
+    python benchmarks/rivals/torch_rival.py solve PROBLEM --out RESULT [--steps N] [--batch N] [--goal G] [--until-goal]
     python benchmarks/rivals/torch_rival.py check PROBLEM
 
 `steps` measures milliseconds of a forward pass with the gradient of the input, for each network alone (its scaled
 crops in, the sum of the raw embeddings out) and of a whole step of the solver, by batch size; faces repeat where the
 problem has too few. The physical ceiling is two to three forward passes at the CPU's peak rate. First calls, which
-compile, are told apart. `solve` writes delta (n, c, c, 3), shift (n, k), dssim and gain (n,) of the best feasible
-iterate, reached (n,), the number of steps at which a face was first seen at its goal within the budget, 0 for never, and
-reached_seconds (n,). A step judges the iterate it starts from, so the first iterate is seen in step 1. `check` compares
-with the reference that the problem carries. The last line of stdout is one JSON object.
+compile, are told apart. `solve` runs one step that it does not count, then the solver, the clean embedding included. It
+writes delta (n, c, c, 3), shift (n, k), dssim and gain (n,) of the best feasible iterate (gain -inf where there is
+none), reached (n,), the number of steps at which a face was first seen at its goal within the budget, 0 for never, and
+reached_seconds (n,), since its batch began. A step judges the iterate it starts from, so the first iterate is seen in
+step 1. `check` compares with the reference that the problem carries. The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -314,6 +315,18 @@ def blur(image: Tensor) -> Tensor:
     return F.conv2d(image, taps.transpose(2, 3), groups=image.shape[1])
 
 
+class Faces(NamedTuple):
+    """A batch of faces: image (b, 3, c, c), SSIM's mean and variance of it, mask, windows, grey; clean embeddings."""
+
+    image: Tensor
+    mean: Tensor
+    variance: Tensor
+    mask: Tensor
+    windows: Tensor
+    grey: Tensor
+    clean: tuple[Tensor, ...]
+
+
 class Judged(NamedTuple):
     """What one look at an iterate tells of every face: cloak (b, 3, c, c), objective and DSSIM (b,)."""
 
@@ -322,61 +335,66 @@ class Judged(NamedTuple):
     dssim: Tensor
 
 
-class Objective(nn.Module):
-    """The loss of the paper's solver, "away", for a batch of faces, as a function of the variable in tanh space."""
+def cloak(faces: Faces, variable: Tensor) -> Tensor:
+    """The change that a variable in tanh space stands for: inside the mask, never past black or white."""
+    delta = (torch.tanh(variable) + 1) / 2 - faces.image
+    delta = torch.where(faces.grey, delta.mean(1, keepdim=True), delta) * faces.mask
+    return (faces.image + delta).clamp(0, 1) - faces.image
 
-    def __init__(self, problem: Problem, extractors: nn.ModuleList):
+
+def dssim(faces: Faces, delta: Tensor) -> Tensor:
+    """DSSIM of the face region, (b,)."""
+    shift, square, product = blur(torch.cat([delta, delta * delta, faces.image * delta], 1)).split(3, 1)
+    mean = faces.mean + shift
+    covariance = product - faces.mean * shift
+    joint = faces.variance + covariance
+    variance = (joint + covariance + (square - shift * shift).clamp_min(0)).clamp_min(0)
+    luminance = (2 * faces.mean * mean + C1) / (faces.mean**2 + mean**2 + C1)
+    structure = (2 * joint + C2) / (faces.variance + variance + C2)
+    return ((1 - luminance * structure).mean(1) / 2 * faces.windows).sum((1, 2))
+
+
+class Objective(nn.Module):
+    """The loss of the paper's solver, "away", summed over a batch of faces, as a function of the variable."""
+
+    def __init__(self, problem: Problem):
         super().__init__()
-        self.extractors = extractors
+        side = problem.canvas.shape[1]
+        self.extractors = nn.ModuleList(Extractor(network, side) for network in problem.networks)
         self.shares = tuple(network.share for network in problem.networks)
         self.rho = problem.rho
-        self.image = _planes(problem.canvas)
-        self.mask = _planes(problem.mask)
-        self.windows = _tensor(problem.windows)
-        self.grey = torch.from_numpy(problem.grey)[:, None, None, None]
-        self.any_grey = bool(problem.grey.any())
-        with torch.no_grad():
-            self.mean = blur(self.image)
-            self.variance = (blur(self.image**2) - self.mean**2).clamp_min(0)
-            self.clean = [extractor(self.image) for extractor in self.extractors]
 
-    def cloak(self, variable: Tensor) -> Tensor:
-        """The change that a variable stands for: inside the mask, never past black or white."""
-        delta = (torch.tanh(variable) + 1) / 2 - self.image
-        if self.any_grey:
-            delta = torch.where(self.grey, delta.mean(1, keepdim=True), delta)
-        return (self.image + delta * self.mask).clamp(0, 1) - self.image
+    @torch.no_grad()
+    def faces(self, problem: Problem) -> Faces:
+        """The faces of a problem, and all about them that does not change from step to step."""
+        image = _planes(problem.canvas)
+        mean = blur(image)
+        return Faces(
+            image,
+            mean,
+            (blur(image**2) - mean**2).clamp_min(0),
+            _planes(problem.mask),
+            _tensor(problem.windows),
+            torch.from_numpy(problem.grey)[:, None, None, None],
+            tuple(extractor(image) for extractor in self.extractors),
+        )
 
-    def dssim(self, delta: Tensor) -> Tensor:
-        """DSSIM of the face region, (b,)."""
-        blurred = blur(torch.cat([delta, delta * delta, self.image * delta], 1))
-        shift, square, product = blurred.split(3, 1)
-        mean = self.mean + shift
-        covariance = product - self.mean * shift
-        joint = self.variance + covariance
-        variance = (joint + covariance + (square - shift * shift).clamp_min(0)).clamp_min(0)
-        luminance = (2 * self.mean * mean + C1) / (self.mean**2 + mean**2 + C1)
-        structure = (2 * joint + C2) / (self.variance + variance + C2)
-        return ((1 - luminance * structure).mean(1) / 2 * self.windows).sum((1, 2))
-
-    def distances(self, delta: Tensor) -> Tensor:
+    def distances(self, faces: Faces, delta: Tensor) -> Tensor:
         """L2 distance from the clean embedding, (b, k)."""
-        canvas = self.image + delta
+        canvas = faces.image + delta
         squared = [
             (extractor(canvas) - own).square().sum(1)
-            for extractor, own in zip(self.extractors, self.clean, strict=True)
+            for extractor, own in zip(self.extractors, faces.clean, strict=True)
         ]
         return torch.sqrt(torch.stack(squared, 1) + 1e-12)
 
-    def gain(self, distances: Tensor) -> Tensor:
-        """The weighted mean distance, (b,)."""
-        return sum(share * distances[:, n] for n, share in enumerate(self.shares))  # type: ignore[return-value]
-
-    def forward(self, variable: Tensor) -> tuple[Tensor, Judged]:
-        delta = self.cloak(variable)
-        gain, dssim = self.gain(self.distances(delta)), self.dssim(delta)
-        loss = -gain + PENALTY * (dssim - self.rho).clamp_min(0)
-        return loss.sum(), Judged(delta.detach(), gain.detach(), dssim.detach())
+    def forward(self, faces: Faces, variable: Tensor) -> tuple[Tensor, Judged]:
+        delta = cloak(faces, variable)
+        distances = self.distances(faces, delta)
+        gain = torch.stack([share * distances[:, n] for n, share in enumerate(self.shares)]).sum(0)
+        cost = dssim(faces, delta)
+        loss = -gain + PENALTY * (cost - self.rho).clamp_min(0)
+        return loss.sum(), Judged(delta.detach(), gain.detach(), cost.detach())
 
 
 def _planes(images: np.ndarray) -> Tensor:
@@ -391,9 +409,11 @@ def _pixels(planes: Tensor) -> np.ndarray:
 class Solver:
     """The paper's solver on a batch of faces: `step` looks at the iterate, keeps it if it is the best, and moves on."""
 
-    def __init__(self, problem: Problem, extractors: nn.ModuleList, *, compiled: bool):
-        self.objective = Objective(problem, extractors)
-        self.look = torch.compile(self.objective, dynamic=False) if compiled else self.objective
+    def __init__(self, problem: Problem, objective: Objective, look: Callable[..., tuple[Tensor, Judged]]):
+        """look: the objective, or it compiled."""
+        self.look = look
+        self.rho = objective.rho
+        self.faces = objective.faces(problem)
         self.variable = _planes(problem.start).requires_grad_()
         self.adam = torch.optim.Adam([self.variable], lr=RATE, betas=BETAS, eps=EPSILON, fused=True)
         self.best = torch.zeros_like(self.variable, requires_grad=False)
@@ -401,27 +421,27 @@ class Solver:
 
     def step(self) -> Judged:
         """One Adam step; what is returned is of the iterate that it started from."""
-        loss, judged = self.look(self.variable)
+        loss, judged = self.look(self.faces, self.variable)
         (self.variable.grad,) = torch.autograd.grad(loss, self.variable)
-        better = (judged.dssim <= self.objective.rho) & (judged.gain > self.best_gain)
+        better = (judged.dssim <= self.rho) & (judged.gain > self.best_gain)
         self.best = torch.where(better[:, None, None, None], judged.delta, self.best)
         self.best_gain = torch.where(better, judged.gain, self.best_gain)
         self.adam.step()
         return judged
 
 
-def make_extractors(problem: Problem) -> nn.ModuleList:
-    """The problem's networks, for as many solvers as one likes."""
-    return nn.ModuleList(Extractor(network, problem.canvas.shape[1]) for network in problem.networks)
-
-
 def solve(
-    problem: Problem, extractors: nn.ModuleList, *, steps: int, until_goal: bool, compiled: bool
+    problem: Problem,
+    objective: Objective,
+    look: Callable[..., tuple[Tensor, Judged]],
+    *,
+    steps: int,
+    until_goal: bool,
 ) -> dict[str, np.ndarray]:
     """Cloak one batch; the arrays of the result file, and `steps` and `seconds` of the batch, () each."""
-    Solver(problem, extractors, compiled=compiled).step()  # compiles, and fills the allocator
+    Solver(problem, objective, look).step()  # compiles, and fills the allocator
     begun = time.perf_counter()
-    solver = Solver(problem, extractors, compiled=compiled)
+    solver = Solver(problem, objective, look)
     reached = np.zeros(len(problem.canvas), np.int32)
     seconds = np.zeros(len(problem.canvas))
     done = 0
@@ -432,11 +452,11 @@ def solve(
         first = there & (reached == 0)
         reached[first], seconds[first] = done, time.perf_counter() - begun
     with torch.no_grad():
-        shift, dssim = solver.objective.distances(solver.best), solver.objective.dssim(solver.best)
+        shift, cost = objective.distances(solver.faces, solver.best), dssim(solver.faces, solver.best)
     return {
         "delta": _pixels(solver.best),
         "shift": shift.numpy(),
-        "dssim": dssim.numpy(),
+        "dssim": cost.numpy(),
         "gain": solver.best_gain.numpy(),
         "reached": reached,
         "reached_seconds": seconds,
@@ -445,22 +465,28 @@ def solve(
     }
 
 
+def made(problem: Problem, *, compiled: bool) -> tuple[Objective, Callable[..., tuple[Tensor, Judged]]]:
+    """The objective of a problem's networks, and the same compiled if that is asked for."""
+    objective = Objective(problem)
+    return objective, torch.compile(objective, dynamic=False) if compiled else objective
+
+
 def solve_command(problem: Problem, options: argparse.Namespace) -> dict[str, object]:
     """Cloak all faces, a batch at a time, and write the result."""
     if options.goal is not None:
         problem = problem._replace(goals=np.full(len(problem.canvas), options.goal, np.float32))
     if options.until_goal and not (problem.goals > 0).all():
         raise SystemExit("--until-goal needs a goal for every face: in the problem, or by --goal")
-    extractors = make_extractors(problem)
+    objective, look = made(problem, compiled=options.compile)
     count = len(problem.canvas)
     batch = min(options.batch or count, count)
     found = [
         solve(
             problem.faces(slice(begin, begin + batch)),
-            extractors,
+            objective,
+            look,
             steps=options.steps,
             until_goal=options.until_goal,
-            compiled=options.compile,
         )
         for begin in range(0, count, batch)
     ]
@@ -500,10 +526,10 @@ def measured(call: Callable[[], object], *, repeats: int) -> dict[str, float]:
 def steps_command(problem: Problem, options: argparse.Namespace) -> dict[str, object]:
     """Time the networks alone and the whole step."""
     rows: list[dict[str, object]] = []
-    extractors = make_extractors(problem)
+    objective, look = made(problem, compiled=options.compile)
     for batch in options.batches:
         some = problem.faces(np.arange(batch) % len(problem.canvas))
-        for network, extractor in zip(problem.networks, extractors, strict=True):
+        for network, extractor in zip(problem.networks, objective.extractors, strict=True):
             module = torch.compile(extractor.network, dynamic=False) if options.compile else extractor.network
             x = _planes(problem_file.inputs(network, some.canvas))
             x.requires_grad_()
@@ -512,7 +538,7 @@ def steps_command(problem: Problem, options: argparse.Namespace) -> dict[str, ob
                 return torch.autograd.grad(module(x).sum(), x)[0]
 
             rows.append({"what": network.name, "batch": batch, "ms": measured(both, repeats=options.repeats)})
-        solver = Solver(some, extractors, compiled=options.compile)
+        solver = Solver(some, objective, look)
         rows.append({"what": "step", "batch": batch, "ms": measured(solver.step, repeats=options.repeats)})
     return {"repeats": options.repeats, "rows": rows}
 
@@ -522,21 +548,21 @@ def check_command(problem: Problem, options: argparse.Namespace) -> dict[str, ob
     reference = problem.reference
     if not reference:
         raise SystemExit("the problem has no reference: problem.py --reference makes one that has")
-    extractors = make_extractors(problem)
+    objective, look = made(problem, compiled=options.compile)
     some = problem.faces(slice(0, reference["gain"].shape[1]))
     cosines, points = {}, []
     with torch.no_grad():
-        for network, extractor in zip(problem.networks, extractors, strict=True):
+        for network, extractor in zip(problem.networks, objective.extractors, strict=True):
             ours = torch.from_numpy(reference[f"embedding/{network.name}"])
             theirs = extractor(_planes(some.canvas))
             cosines[network.name] = F.cosine_similarity(ours.double(), theirs.double()).min().item()
     for n, start in enumerate(reference["point"]):
-        solver = Solver(some._replace(start=start), extractors, compiled=options.compile)
+        solver = Solver(some._replace(start=start), objective, look)
         judged = solver.step()
         gradient = _pixels(solver.variable.grad)
         loss, ours = (
-            -gain + PENALTY * np.maximum(dssim - problem.rho, 0)
-            for gain, dssim in [
+            -gain + PENALTY * np.maximum(cost - problem.rho, 0)
+            for gain, cost in [
                 (judged.gain.numpy(), judged.dssim.numpy()),
                 (reference["gain"][n], reference["dssim"][n]),
             ]
