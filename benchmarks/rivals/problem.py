@@ -31,6 +31,7 @@ from engine.config import CANVAS, Recipe
 from engine.detect import YuNet
 from engine.extractors import Extractor, load
 from engine.extractors.crop import resampling_matrix
+from engine.extractors.registry import about
 from engine.extractors.spec import InputSpec
 
 CHECKED = 2
@@ -96,7 +97,7 @@ def write(
     found = reference_of(recipe, networks, batch) if reference else {}
     problem = problem_file.Problem(
         networks=tuple(
-            network_of(network, kind=kind_of(network.name), share=weight / total)
+            network_of(network, kind=about(network.name)["network"], share=weight / total)
             for network, weight in zip(networks, recipe.weights, strict=True)
         ),
         canvas=np.asarray(batch.canvas),
@@ -109,13 +110,6 @@ def write(
         reference=found,
     )
     problem_file.write(path, problem)
-
-
-def kind_of(name: str) -> str:
-    """The network of an extractor, by its card."""
-    from engine.extractors.registry import about
-
-    return about(name)["network"]
 
 
 def reference_of(recipe: Recipe, networks: tuple[Extractor, ...], batch: solver.Batch) -> dict[str, np.ndarray]:
