@@ -32,7 +32,7 @@ RAY = ["--runner", "ray", "--ray-workers", "2"]
 def home(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     """Photos of one face and of none, what is no photo, and a package that brings the extractor "tiny"."""
     folder = tmp_path_factory.mktemp("ray")
-    tiny_cloak.provide(folder / "tiny")
+    tiny_cloak.save(folder / "tiny")
     package = folder / "package" / "tiny_extractor-0.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-extractor\nVersion: 0\n")
@@ -53,6 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 @pytest.fixture(scope="module")
 def start(home: Path) -> Callable[..., subprocess.Popen]:
     """The command, in a process and with workers that know "tiny", called in the folder of the photos."""
+    pytest.importorskip("ray.data")
     path = [Path(cli.__file__).parent.parent, Path(__file__).parent, home / "package"]
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
@@ -94,6 +95,15 @@ def rows(out: Path) -> list[Row]:
         return list(manifest.rows())
 
 
+def assert_alike(rows: list[Row], others: list[Row]) -> None:
+    """The same in all but the last digits of shifts: those depend on which faces shared a batch, here as elsewhere."""
+    assert [replace(row, faces=[]) for row in rows] == [replace(row, faces=[]) for row in others]
+    for row, other in zip(rows, others, strict=True):
+        for face, same in zip(row.faces, other.faces, strict=True):
+            assert face | {"shift": None} == same | {"shift": None}
+            assert face["shift"] == pytest.approx(same["shift"], rel=1e-4)
+
+
 def first_file(out: Path, process: subprocess.Popen) -> None:
     """Waits until the first photo is written."""
     deadline = time.monotonic() + 240
@@ -122,7 +132,6 @@ def descendants(ancestor: int) -> dict[int, str]:
 def test_a_worker_killed_in_the_middle_loses_nothing_and_the_files_are_those_of_a_run_without_ray(
     home: Path, start: Callable[..., subprocess.Popen], whole: Path
 ) -> None:
-    pytest.importorskip("ray.data")
     out = home / "workers"
     process = start("workers", *RAY)
     first_file(out, process)
@@ -134,7 +143,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing_and_the_files_are_those_of_
     assert (code, summary["counts"]) == (cli.FAILED, {"cloaked": FACES, "no_face": 1, "skipped": 1, "failed": 1})
     assert summary["seconds"]["solve"] > 0
     assert cloaked(out) == cloaked(whole)
-    assert rows(out) == rows(whole)
+    assert_alike(rows(out), rows(whole))
     assert not list((out / ".cloak").glob("*.part"))
     report = (out / ".cloak" / "report.html").read_text()
     assert all(f"{index:02}.png" in report for index in range(FACES))
@@ -149,7 +158,6 @@ def test_a_worker_killed_in_the_middle_loses_nothing_and_the_files_are_those_of_
 def test_a_run_without_ray_goes_on_where_one_with_ray_was_killed(
     home: Path, start: Callable[..., subprocess.Popen], whole: Path
 ) -> None:
-    pytest.importorskip("ray.data")
     out = home / "driver"
     process = start("driver", *RAY)
     first_file(out, process)
@@ -165,7 +173,7 @@ def test_a_run_without_ray_goes_on_where_one_with_ray_was_killed(
     assert code == cli.FAILED
     assert 0 < summary["counts"]["cloaked"] <= FACES
     assert cloaked(out) == cloaked(whole)
-    assert rows(out) == rows(whole)
+    assert_alike(rows(out), rows(whole))
 
 
 @pytest.mark.parametrize(
@@ -184,14 +192,14 @@ def test_wrong_usage_is_exit_2_and_says_what_is_wrong(
     said: str,
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    command = ["run", str(home / "photos"), "--out", str(tmp_path / "out"), "--extractors", "tiny", *arguments]
+    command = ["run", str(home / "photos"), "--out", str(tmp_path / "out"), *arguments]
     assert cli.main(command) == cli.USAGE
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_worker_refuses_what_would_come_out_otherwise(home: Path, tmp_path: Path) -> None:
-    recipe = Recipe(extractors=("tiny",), objective="away")
+def test_a_worker_refuses_what_would_come_out_otherwise(tmp_path: Path) -> None:
+    recipe = Recipe()
     settings = fingerprint(recipe, Detection(), Output(), None)
     orders = ray_runner.Orders(recipe, Detection(), None, 2, 99, None, tmp_path, Options(), settings, Path.cwd())
     with pytest.raises(ValueError, match="file system that all workers share"):
@@ -200,7 +208,7 @@ def test_a_worker_refuses_what_would_come_out_otherwise(home: Path, tmp_path: Pa
         replace(orders, folder=tmp_path / "gone").here()
     (tmp_path / ".cloak").mkdir()
     with pytest.raises(ValueError, match="other weights"):
-        replace(orders, settings=settings.replace("person", "people").replace("0.007", "0.008")).here()
+        replace(orders, settings=settings.replace("weights", "others")).here()
     with pytest.raises(ValueError, match="devices must be"):
         orders.here()
 
@@ -213,8 +221,8 @@ def test_each_worker_has_a_gpu_or_else_a_machine() -> None:
     gone = {"Alive": False, "Resources": {"CPU": 8.0}}
     assert ray_runner._shares([head, plain, plain, gone], None, None) == (2, {"num_cpus": 1})
     assert ray_runner._shares([plain], 5, None) == (5, {"num_cpus": 1})
-    assert ray_runner._shares([plain, large, large], None, None) == (8, {"num_cpus": 1, "num_gpus": 1})
-    assert ray_runner._shares([large, large], None, 4) == (2, {"num_cpus": 1, "num_gpus": 4})
-    assert ray_runner._shares([node(CPU=8.0, TPU=4.0)], None, None) == (1, {"num_cpus": 1, "resources": {"TPU": 4}})
+    assert ray_runner._shares([plain, large, large], None, None) == (8, {"num_gpus": 1})
+    assert ray_runner._shares([large, large], None, 4) == (2, {"num_gpus": 4})
+    assert ray_runner._shares([node(CPU=8.0, TPU=4.0)], None, None) == (1, {"resources": {"TPU": 4}})
     with pytest.raises(InputError, match="devices must be 1 to 4"):
         ray_runner._shares([large], None, 5)

@@ -17,10 +17,15 @@ CHECKPOINT = "TINY_CHECKPOINT"
 """The variable that tells `entry` where the tiny network is saved."""
 
 
-def provide(path: Path) -> None:
-    """Save the tiny network at `path` unless it is there, and register it as "tiny"."""
+def save(path: Path) -> None:
+    """Save the tiny network at `path` unless it is there."""
     if not path.exists():
         checkpoint.save(path, tiny.extractor().params)
+
+
+def provide(path: Path) -> None:
+    """Save the tiny network at `path` unless it is there, and register it as "tiny"."""
+    save(path)
     if "tiny" not in available():
         register("tiny", _entry(path))
 

@@ -36,9 +36,9 @@ from engine.checkpoint import CheckpointError
 from engine.config import Detection, Recipe
 
 ROUNDS = 16
-"""Photos of a chunk for each slot of the solver: at the end of a chunk the solver runs empty once."""
+"""Photos of a chunk for each slot of the solver, at most: at the end of a chunk the solver runs empty once."""
 CHUNKS = 4
-"""That each worker gets at least, as long as they fill its solver: the last to end is not far behind the others."""
+"""That each worker gets, as long as they fill its solver: the last to end is not far behind the others."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,12 @@ def _connect(ray: Any, count: int | None) -> None:
         cores = max(os.cpu_count() or 1, count or 1)
         ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
         return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if port.isdecimal():
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()  # Ray tries for minutes
         ray.init(address=address, **quiet)
-    except ConnectionError as error:
+    except OSError as error:
         raise InputError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
 
 
@@ -169,10 +172,7 @@ class Crew:
             of_photo[sha256][sha256, index] = target
         chunks = self._chunks(tasks)
         work = [
-            (
-                chunk,
-                dict(chain.from_iterable(of_photo[task.sha256].items() for task in chunk if task.sha256 in of_photo)),
-            )
+            (chunk, {key: target for task in chunk for key, target in of_photo[task.sha256].items()})
             for chunk in chunks
         ]
         for number, (rows, spent) in self._hand_out(_Cloaker, work):
@@ -185,7 +185,8 @@ class Crew:
 
     def _chunks(self, things: Sequence[Any]) -> list[Sequence[Any]]:
         slots = self._orders.batch
-        size = min(max(-(-len(things) // (CHUNKS * self._count)), slots), ROUNDS * slots)
+        rounds = min(-(-len(things) // (CHUNKS * self._count * slots)), ROUNDS)
+        size = rounds * slots
         return [things[first : first + size] for first in range(0, len(things), size)]
 
     def _hand_out(self, worker: type[_Worker], chunks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
@@ -220,7 +221,7 @@ def _shares(nodes: Sequence[dict[str, Any]], count: int | None, devices: int | N
         if each > most:
             raise InputError(f"devices must be 1 to {most}, the {kind}s of one machine of the cluster; got {each}")
         share = {"num_gpus": each} if kind == "GPU" else {"resources": {kind: each}}
-        return count or sum(int(node.get(kind, 0)) // each for node in found), {"num_cpus": 1, **share}
+        return count or sum(int(node.get(kind, 0)) // each for node in found), share
     return count or max(len(found), 1), {"num_cpus": 1}
 
 
