@@ -9,9 +9,10 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -73,6 +74,16 @@ def run(
     devices: Annotated[int | None, Parameter(help="How many devices to use; default: all.")] = None,
     workers: Annotated[int | None, Parameter(help="Threads that read and write; default: the cores.")] = None,
     shard: Annotated[str, Parameter(help="I/N: this process does the I-th of N shares (from 0).")] = "0/1",
+    runner: Annotated[
+        Literal["local", "ray"],
+        Parameter(
+            help="Who cloaks: this process, or workers of the Ray cluster at RAY_ADDRESS, or on this machine, "
+            "that all see PATHS and --out; --devices and --workers are then each worker's. Extra `ray`."
+        ),
+    ] = "local",
+    ray_workers: Annotated[
+        int | None, Parameter(help="How many of Ray's; default: one for each GPU, without any for each machine.")
+    ] = None,
     seed: Annotated[int, Parameter(help="Of every random choice.")] = 0,
     report: Annotated[
         bool,
@@ -83,24 +94,44 @@ def run(
     json: Json = False,
 ) -> int:
     """Cloak photos. A second call with the same --out goes on where the first one ended."""
+    from engine.bulk import ray_runner
     from engine.bulk.inputs import InputError
     from engine.bulk.manifest import BusyError
-    from engine.bulk.run import Options, fingerprint
+    from engine.bulk.run import Options, Runner, fingerprint
     from engine.bulk.run import run as run_collection
     from engine.checkpoint import CheckpointError
     from engine.view import View
 
+    def slots(photos: int) -> int:
+        # By all photos of the collection, not by those still to do: resuming must compute what one call would have.
+        return min(BATCH, 1 << max(photos - 1, 0).bit_length()) if batch is None else batch
+
     def cloaker(photos: int) -> Cloaker:
         from engine.bulk.cloaker import Cloaker
 
-        # By all photos of the collection, not by those still to do: resuming must compute what one call would have.
-        slots = min(BATCH, 1 << max(photos - 1, 0).bit_length()) if batch is None else batch
         try:
-            return Cloaker(recipe=recipe, detection=detection, only=only, batch=slots, devices=devices, workers=workers)
+            return Cloaker(
+                recipe=recipe,
+                detection=detection,
+                only=only,
+                batch=slots(photos),
+                devices=devices,
+                workers=workers,
+            )
         except ValueError as error:
             raise InputError(str(error)) from error
 
+    def crew(photos: int) -> AbstractContextManager[Runner]:
+        orders = ray_runner.Orders(
+            recipe, detection, only, slots(photos), devices, workers, out, options, settings, Path.cwd()
+        )
+        return ray_runner.crew(orders, count=ray_workers)
+
     try:
+        if runner == "ray":
+            ray_runner.check(ray_workers)
+        elif ray_workers is not None:
+            raise ValueError("--ray-workers is for --runner ray")
         recipe = Recipe.of(
             mode, rho=rho, steps=steps, extractors=_names(extractors), objective=objective, solver=solver, seed=seed
         )
@@ -118,6 +149,7 @@ def run(
                 out,
                 settings=settings,
                 options=options,
+                runner=crew if runner == "ray" else None,
                 report=view.row,
                 started=view.started,
                 progress=view.solving,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -12,14 +13,31 @@ from engine import checkpoint, cli
 from engine.extractors import Entry, register
 from engine.extractors.registry import available
 
+CHECKPOINT = "TINY_CHECKPOINT"
+"""The variable that tells `entry` where the tiny network is saved."""
+
+
+def save(path: Path) -> None:
+    """Save the tiny network at `path` unless it is there."""
+    if not path.exists():
+        checkpoint.save(path, tiny.extractor().params)
+
 
 def provide(path: Path) -> None:
     """Save the tiny network at `path` unless it is there, and register it as "tiny"."""
-    network = tiny.extractor()
-    if not path.exists():
-        checkpoint.save(path, network.params)
+    save(path)
     if "tiny" not in available():
-        register("tiny", Entry(lambda *, rngs: tiny.Net(seed=0), network.spec, network.dim, path))
+        register("tiny", _entry(path))
+
+
+def entry() -> Entry:
+    """The value of an entry point "tiny", for processes that a test does not start itself."""
+    return _entry(Path(os.environ[CHECKPOINT]))
+
+
+def _entry(path: Path) -> Entry:
+    network = tiny.extractor()
+    return Entry(lambda *, rngs: tiny.Net(seed=0), network.spec, network.dim, path)
 
 
 if __name__ == "__main__":

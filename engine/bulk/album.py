@@ -42,16 +42,19 @@ TEMPLATES = ("album.html.jinja", "album.css", "album.js", "frame.html.jinja", "f
 class Album:
     """A run's part of the report. A context manager, to be held while the run lasts; `add` from any thread."""
 
-    def __init__(self, out: Path, *, shard: tuple[int, int] = (0, 1)) -> None:
-        """Announces the run to others in the same folder. Raises OSError where that cannot be written."""
+    def __init__(self, out: Path, *, shard: tuple[int, int] = (0, 1), helper: str = "") -> None:
+        """Announces the run to others in the same folder. Raises OSError where that cannot be written.
+
+        helper: name of a process that works for a run, which has announced itself; it has a spool of its own.
+        """
         folder = out / OWN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         self._out = out
         self._presence = os.open(folder / "runs.lock", os.O_CREAT | os.O_RDWR, 0o644)
-        fcntl.flock(self._presence, fcntl.LOCK_SH)
-        self._spool = os.open(
-            folder / f"report-{shard[0]}-of-{shard[1]}.spool", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600
-        )
+        if not helper:
+            fcntl.flock(self._presence, fcntl.LOCK_SH)
+        name = f"report-{shard[0]}-of-{shard[1]}{helper and '-' + helper}.spool"
+        self._spool = os.open(folder / name, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
         os.write(self._spool, b"\n")  # a killed run may have left half a line
         self._lock = Lock()
 

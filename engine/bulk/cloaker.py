@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -31,6 +31,18 @@ from engine.types import PhotoError
 Target = tuple[Float32[np.ndarray, "d"], ...]
 Targets = dict[tuple[str, int], Target]
 """By photo hash and index of the face."""
+Bank = tuple[Float32[np.ndarray, "k d"], ...]
+
+
+class Seen(NamedTuple):
+    """One face in the pass over all photos. own: its embeddings by the recipe's extractors. identity: one that tells
+    people apart.
+    """
+
+    sha256: str
+    index: int
+    own: Target
+    identity: Float32[np.ndarray, "d"]
 
 
 @dataclass(frozen=True)
@@ -104,8 +116,8 @@ class Cloaker:
         self._goal = goal
         if goal is not None:
             _check(goal, self.recipe, [extractor.dim for extractor in extractors])
-        self._grouped = self.recipe.objective != "away" and goal is None
-        self._bank = people.bank(self.recipe.names) if self.recipe.objective == "target" and goal is None else ()
+        self._grouped = goal is None
+        self._bank = bank_of(self.recipe) if goal is None else ()
         self.only = None if only is None else self._reference(_source(only))
 
     def cloak(self, images: str | Source | Iterable[str | Source]) -> list[Cloaked]:
@@ -214,37 +226,25 @@ class Cloaker:
         "person" all faces of a person are moved from their mean, under "target" to one far centroid. progress: how many
         photos have been looked at.
         """
-        if not self._grouped:
+        if not (self._grouped and grouped(self.recipe, len(sources))):
             return {}
-        if self.recipe.objective == "person" and len(sources) == 1:  # no two faces of one photo are one person's
-            return {}
-        keys: list[tuple[str, int]] = []
-        own: list[Target] = []
-        identity: list[Float32[np.ndarray, "d"]] = []
+        return aims(self.recipe, self.look(sources, progress=progress), self._bank)
+
+    def look(self, sources: Sequence[Source], *, progress: Callable[[int], None] = lambda done: None) -> list[Seen]:
+        """The faces of all photos, in order. progress: how many photos have been looked at."""
+        faces: list[Seen] = []
         remaining, done = iter(sources), 0
         with ThreadPoolExecutor(self.workers) as pool:
             while some := list(islice(remaining, 4 * self.workers)):  # a few at a time: photos are large
                 found = [self.selected(one) for one in pool.map(self._prepared, some) if isinstance(one, Prepared)]
                 canvases = [cut.canvas for one in found for cut in one.cuts]
-                keys += [(one.sha256, index) for one in found for index in range(len(one.cuts))]
+                keys = [(one.sha256, index) for one in found for index in range(len(one.cuts))]
                 embedded = self.batcher.embed(canvases)
-                own += embedded
-                identity += self._identify(canvases, embedded)
+                identity = self._identify(canvases, embedded)
+                faces += [Seen(*key, own, who) for key, own, who in zip(keys, embedded, identity, strict=True)]
                 done += len(some)
                 progress(done)
-        if not keys:
-            return {}
-        persons = people.group(np.stack(identity))
-        result: Targets = {}
-        bank = jax.device_put(self._bank)
-        for person in np.unique(persons):
-            members = np.flatnonzero(persons == person)
-            goal = people.mean_embedding([own[i] for i in members])
-            if self.recipe.objective == "target":
-                chosen = int(farthest(jax.device_put(goal), bank, seed=self.recipe.seed))
-                goal = tuple(np.asarray(rows[chosen], np.float32) for rows in self._bank)
-            result.update({keys[i]: goal for i in members})
-        return result
+        return faces
 
     def _identify(
         self, canvases: Sequence[Float32[np.ndarray, "c c 3"]], embedded: Sequence[Target] | None = None
@@ -271,6 +271,34 @@ class Cloaker:
                 f"the reference photo must show one face, the person's; {len(prepared.cuts)} were found: crop it"
             )
         return self._identify([prepared.cuts[0].canvas])[0]
+
+
+def grouped(recipe: Recipe, photos: int) -> bool:
+    """Whether a collection of so many photos is looked at before anything is cloaked, to know who is who."""
+    # No two faces of one photo are one person's.
+    return recipe.objective == "target" or (recipe.objective == "person" and photos > 1)
+
+
+def bank_of(recipe: Recipe) -> Bank:
+    """The far targets of the recipe's objective, empty where it has none. Raises CheckpointError as `people.bank`."""
+    return people.bank(recipe.names) if recipe.objective == "target" else ()
+
+
+def aims(recipe: Recipe, faces: Sequence[Seen], bank: Bank) -> Targets:
+    """What each of these faces is to be moved from or to, as of `Cloaker.targets`. bank: of the recipe."""
+    if not faces:
+        return {}
+    persons = people.group(np.stack([face.identity for face in faces]))
+    result: Targets = {}
+    far = jax.device_put(bank)
+    for person in np.unique(persons):
+        members = [faces[i] for i in np.flatnonzero(persons == person).tolist()]
+        goal = people.mean_embedding([face.own for face in members])
+        if recipe.objective == "target":
+            chosen = int(farthest(jax.device_put(goal), far, seed=recipe.seed))
+            goal = tuple(np.asarray(rows[chosen], np.float32) for rows in bank)
+        result.update({(face.sha256, face.index): goal for face in members})
+    return result
 
 
 def _check(goal: Target, recipe: Recipe, dims: Sequence[int]) -> None:

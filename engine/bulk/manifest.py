@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -92,11 +92,13 @@ class Manifest:
         found = self._database.execute("SELECT * FROM photos WHERE target = ?", (_stored(target),)).fetchone()
         return None if found is None else _row(found)
 
-    def put(self, row: Row) -> None:
-        """Write or replace a row, at once."""
-        values = [_stored(value) for value in asdict(row).values()]
-        marks = ", ".join("?" * len(values))
-        self._database.execute(f"INSERT OR REPLACE INTO photos VALUES ({marks})", values)
+    def put(self, *rows: Row) -> None:
+        """Write or replace rows, at once and all or none."""
+        marks = ", ".join("?" * len(fields(Row)))
+        values = ([_stored(value) for value in asdict(row).values()] for row in rows)
+        with self._database:
+            self._database.execute("BEGIN")
+            self._database.executemany(f"INSERT OR REPLACE INTO photos VALUES ({marks})", values)
 
     def rows(self) -> Iterator[Row]:
         """All rows, by target."""

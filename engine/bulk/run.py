@@ -15,9 +15,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
 
 from engine import __version__
 from engine import photo as photos
@@ -56,7 +59,9 @@ class Options:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
+    """A photo to be done. size, modified, sha256, key: as in `manifest.Row`."""
+
     item: Item
     size: int
     modified: int
@@ -64,6 +69,7 @@ class _Task:
     key: str
 
     def row(self, status: Status, reason: str, **more: object) -> Row:
+        """What became of it."""
         return Row(
             self.item.target,
             str(self.item.source),
@@ -77,6 +83,54 @@ class _Task:
         )
 
 
+class Runner(Protocol):
+    """Who does the photos of a run: this process, or others for it (`ray_runner`)."""
+
+    def targets(self, sources: Sequence[Path], *, progress: Callable[[int], None]) -> Targets:
+        """As `Cloaker.targets`."""
+        ...
+
+    def cloak(
+        self,
+        tasks: Sequence[Task],
+        targets: Targets,
+        *,
+        begin: Callable[[Sequence[Task]], None],
+        album: Album | None,
+        clock: Clock,
+        progress: Callable[[int, int], None] | None,
+    ) -> Iterator[tuple[Task, Row]]:
+        """Every task with its row, in any order. begin: has to be told of a task before its file is written."""
+        ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """Does them in this process."""
+
+    cloaker: Cloaker
+    out: Path
+    options: Options
+
+    def targets(self, sources: Sequence[Path], *, progress: Callable[[int], None]) -> Targets:
+        """As `Cloaker.targets`."""
+        return self.cloaker.targets(sources, progress=progress)
+
+    def cloak(
+        self,
+        tasks: Sequence[Task],
+        targets: Targets,
+        *,
+        begin: Callable[[Sequence[Task]], None] = lambda tasks: None,
+        album: Album | None = None,
+        clock: Clock | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[Task, Row]]:
+        """Every task with its row; the file is in place before its row comes."""
+        stages = _stages(self.cloaker, targets, self.out, self.options, begin, album)
+        return stream(tasks, stages, self.cloaker.batcher, workers=self.cloaker.workers, clock=clock, progress=progress)
+
+
 def run(
     cloaker: Callable[[int], Cloaker],
     paths: Sequence[Path],
@@ -84,6 +138,7 @@ def run(
     *,
     settings: str,
     options: Options,
+    runner: Callable[[int], AbstractContextManager[Runner]] | None = None,
     report: Callable[[Row], None] = lambda row: None,
     started: Callable[[int], None] = lambda photos: None,
     progress: Callable[[int, int], None] | None = None,
@@ -93,9 +148,10 @@ def run(
     """Cloak all photos under `paths` into `out`. Raises inputs.InputError and manifest.BusyError before it begins.
 
     cloaker: makes the Cloaker for a collection of so many photos, called only when there is work. settings: text that
-    names everything besides the photo on which a result depends (`fingerprint`). report: gets each photo's row;
-    started: how many photos there are to do; progress: as in `pipeline.stream`; grouping: in how many of all photos it
-    is known who is who; publishing: as in `album.publish`.
+    names everything besides the photo on which a result depends (`fingerprint`). runner: makes who does the photos in
+    place of a Cloaker here; a dry run has none. report: gets each photo's row; started: how many photos there are to
+    do; progress: as in `pipeline.stream`; grouping: in how many of all photos it is known who is who; publishing: as in
+    `album.publish`.
     """
     begun = time.perf_counter()
     items = collect(paths, out=out, format=options.output.format)
@@ -109,7 +165,7 @@ def run(
     with ExitStack() as stack:
         manifest = stack.enter_context(Manifest(out, shard="" if count == 1 else f"{index}-of-{count}"))
         album = stack.enter_context(Album(out, shard=options.shard)) if options.album else None
-        _clean(out, shard=options.shard)
+        clean(out, shard=options.shard)
         tasks, passed, earlier = _plan(items, manifest, out, settings, options)
         for row in passed:
             manifest.put(row)
@@ -118,10 +174,20 @@ def run(
         clock = Clock()
         started(len(tasks))
         if tasks:
-            work = cloaker(len(sources))
+            work: Runner
+            if runner is None:
+                work = Here(cloaker(len(sources)), out, options)
+            else:
+                work = stack.enter_context(runner(len(sources)))
             with clock.time("group"):
                 targets = work.targets(sources, progress=lambda done: grouping(done, len(sources)))
-            for row in _cloak(work, targets, tasks, manifest, album, out, options, clock, progress):
+            begin = partial(_begin, manifest)
+            done = work.cloak(tasks, targets, begin=begin, album=album, clock=clock, progress=progress)
+            for task, row in done:
+                if row.status != "cloaked" and manifest.get(task.item.target) is not None:
+                    # An earlier version, of other settings or another photo by this name, must not pass for this one's.
+                    (out / task.item.target).unlink(missing_ok=True)
+                manifest.put(row)
                 report(row)
                 rows.append(row)
     summary = summarise(rows, earlier, clock, time.perf_counter() - begun)
@@ -164,9 +230,9 @@ def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Path
 
 def _plan(
     items: Sequence[Item], manifest: Manifest, out: Path, settings: str, options: Options
-) -> tuple[list[_Task], list[Row], Counter[str]]:
+) -> tuple[list[Task], list[Row], Counter[str]]:
     """What is to be done, the rows of what is not a photo or cannot be opened, and the counts of what is done."""
-    tasks: list[_Task] = []
+    tasks: list[Task] = []
     passed: list[Row] = []
     earlier: Counter[str] = Counter()
     index, count = options.shard
@@ -200,7 +266,7 @@ def _plan(
         if int(sha256[:8], 16) % count != index:
             continue
         key = hashlib.sha256(f"{sha256} {settings}".encode()).hexdigest()
-        task = _Task(item, size, modified, sha256, key)
+        task = Task(item, size, modified, sha256, key)
         if not options.restart and old is not None and old.key == key and old.intact(out):
             earlier[old.status] += 1
         elif (out / item.target).exists() and not (old and (old.status == "cloaked" or old.reason == INTERRUPTED)):
@@ -213,7 +279,14 @@ def _plan(
     return tasks, passed, earlier
 
 
-def _clean(out: Path, *, shard: tuple[int, int]) -> None:
+def _begin(manifest: Manifest, tasks: Sequence[Task]) -> None:
+    """Note that files of these may be written from now on, so that one without a row is known for the tool's own."""
+    earlier = ((task, manifest.get(task.item.target)) for task in tasks)
+    fresh = [task for task, old in earlier if old is None or old.status != "cloaked"]
+    manifest.put(*(replace(task.row("failed", INTERRUPTED), key="") for task in fresh))
+
+
+def clean(out: Path, *, shard: tuple[int, int]) -> None:
     """Remove what a killed run left half-written."""
     for left in (out / OWN_FOLDER).glob(f"{shard[0]}-of-{shard[1]}-*.part"):
         left.unlink()
@@ -221,8 +294,8 @@ def _clean(out: Path, *, shard: tuple[int, int]) -> None:
 
 def _write(out: Path, target: str, data: bytes, *, shard: tuple[int, int]) -> None:
     """Put a file in place whole or not at all."""
-    name = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
-    part = out / OWN_FOLDER / f"{shard[0]}-of-{shard[1]}-{name}.part"
+    # A name of its own: of two processes one may be taken for dead and still be writing the same photo.
+    part = out / OWN_FOLDER / f"{shard[0]}-of-{shard[1]}-{uuid4().hex}.part"
     with part.open("wb") as file:
         file.write(data)
         file.flush()
@@ -231,18 +304,15 @@ def _write(out: Path, target: str, data: bytes, *, shard: tuple[int, int]) -> No
     part.replace(out / target)
 
 
-def _cloak(
+def _stages(
     cloaker: Cloaker,
     targets: Targets,
-    tasks: Sequence[_Task],
-    manifest: Manifest,
-    album: Album | None,
     out: Path,
     options: Options,
-    clock: Clock,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[Row]:
-    def prepared(task: _Task) -> Prepared | Row:
+    begin: Callable[[Sequence[Task]], None],
+    album: Album | None,
+) -> Stages[Task, Row]:
+    def prepared(task: Task) -> Prepared | Row:
         try:
             photo = prepare(task.item.source, cloaker.detector, sha256=task.sha256)
         except Exception as error:
@@ -254,16 +324,14 @@ def _cloak(
             album.add(row, photo.photo)
         return row
 
-    def admit(task: _Task, photo: Prepared) -> tuple[Prepared, list[FaceJob]] | Row:
+    def admit(task: Task, photo: Prepared) -> tuple[Prepared, list[FaceJob]] | Row:
         photo = cloaker.selected(photo)
         if not photo.cuts:
             return task.row(*cloaker.nothing(photo))
-        old = manifest.get(task.item.target)
-        if old is None or old.status != "cloaked":
-            manifest.put(replace(task.row("failed", INTERRUPTED), key=""))
+        begin([task])
         return photo, cloaker.jobs(photo, targets)
 
-    def finish(task: _Task, photo: Prepared, cloaks: list[FaceCloak]) -> Row:
+    def finish(task: Task, photo: Prepared, cloaks: list[FaceCloak]) -> Row:
         output = options.output
         try:
             fitted = cloaker.fit(
@@ -281,16 +349,10 @@ def _cloak(
             album.add(row, photo.photo, fitted.pixels)
         return row
 
-    stages = Stages[_Task, Row](prepare=prepared, admit=admit, finish=finish)
-    for task, row in stream(tasks, stages, cloaker.batcher, workers=cloaker.workers, clock=clock, progress=progress):
-        if row.status != "cloaked" and manifest.get(task.item.target) is not None:
-            # An earlier version, of other settings or another photo by this name, must not pass for this one's.
-            (out / task.item.target).unlink(missing_ok=True)
-        manifest.put(row)
-        yield row
+    return Stages[Task, Row](prepare=prepared, admit=admit, finish=finish)
 
 
-def _fault(task: _Task, error: Exception) -> Row:
+def _fault(task: Task, error: Exception) -> Row:
     """The row of a photo that raised: the run goes on. What is not the photo's own fault is tried again next time."""
     if isinstance(error, PhotoError):
         return task.row("failed", str(error))
@@ -305,7 +367,7 @@ def _dry(cloaker: Cloaker, items: Sequence[Item], options: Options, report: Call
     """What a run would find: which photos have faces, which would fail. Computes no cloak and writes nothing."""
 
     def found(item: Item) -> Row:
-        task = _Task(item, 0, 0, "", "")
+        task = Task(item, 0, 0, "", "")
         if item.skip or item.fault:
             return task.row("skipped" if item.skip else "failed", item.skip or item.fault)
         try:

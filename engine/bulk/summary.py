@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -67,7 +68,7 @@ def summarise(
         earlier=dict(earlier),
         faces=len(faces),
         faces_per_second=round(len(dssim) / total, 3) if total else 0.0,
-        dssim_mean=sum(dssim) / len(dssim) if dssim else None,
+        dssim_mean=math.fsum(dssim) / len(dssim) if dssim else None,
         dssim_max=max(dssim) if dssim else None,
         seconds={name: round(value, 2) for name, value in seconds.items()},
         occupancy=_share(clock.worked, clock.slot_steps),
