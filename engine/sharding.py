@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,18 @@ CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUA
 CPU_FLAG_VERSIONS = ("0.10.",)
 """XLA ends the process on a flag it does not know, so it is set only for the jaxlib releases it was tried on."""
 
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+"""mallopt's parameters, of glibc's malloc.h."""
+
 
 def configure(*, cache: Path | None = None) -> None:
-    """Set XLA's flags and the persistent compile cache; to be called before the first computation of the process.
+    """Set XLA's flags, the persistent compile cache and the C library's memory; to be called before the first
+    computation of the process.
 
     cache: its folder; by default `fawkes-engine` in the user's cache directory. What the caller's environment says
-    (XLA_FLAGS naming the same flag, JAX_COMPILATION_CACHE_DIR) stands.
+    (XLA_FLAGS naming the same flag, JAX_COMPILATION_CACHE_DIR, MALLOC_ARENA_MAX or GLIBC_TUNABLES) stands.
     """
+    _keep_memory()
     flags = os.environ.get("XLA_FLAGS", "")
     if version("jaxlib").startswith(CPU_FLAG_VERSIONS) and CPU_FLAG.split("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {CPU_FLAG}".strip()
@@ -30,6 +37,22 @@ def configure(*, cache: Path | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache or home / "fawkes-engine"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def _keep_memory() -> None:
+    """Have glibc keep what is freed.
+
+    XLA:CPU takes a step's whole working memory, some 140 MB, from malloc and gives it back at its end. By default that
+    goes to the kernel and back, which has to clear every page again: a tenth to a third of a step's time
+    (benchmarks/steps.py). Does nothing where the C library is another.
+    """
+    if not sys.platform.startswith("linux") or {"MALLOC_ARENA_MAX", "GLIBC_TUNABLES"} & set(os.environ):
+        return
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return
+    for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1)):
+        library.mallopt(parameter, value)
 
 
 def faces_mesh(devices: int | None = None) -> Mesh:

@@ -329,3 +329,21 @@ def test_lfw_pairs(name, least):
     metric = checkpoint.manifest()["extractors"][name]["metric"]
     assert found["auc"] == pytest.approx(metric["lfw_pairs_auc"], abs=0.002)
     assert found["tar"] == pytest.approx(metric["lfw_pairs_tar"], abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["web-incept", "mobilefacenet-192", "faceres"])
+def test_the_tuned_form_has_the_same_embeddings_and_gradients(name: str) -> None:
+    """Within 1e-5 of an embedding's length and 1e-4 of a gradient's: sums of floats in another order."""
+    plain = extractors.load(name)
+    canvas = jax.random.uniform(jax.random.key(1), (176, 176, 3))
+    direction = jnp.asarray(np.random.default_rng(0).standard_normal(plain.dim), jnp.float32)
+
+    @jax.jit
+    def both(extractor: extractors.Extractor) -> tuple[jax.Array, jax.Array]:
+        found, pull = jax.vjp(lambda canvas: extractors.embed(extractor, canvas), canvas)
+        return found, pull(direction)[0]
+
+    found, other = both(plain), both(extractors.tuned(plain))
+    np.testing.assert_allclose(other[0], found[0], atol=1e-5)
+    assert np.linalg.norm(other[1] - found[1]) < 1e-4 * np.linalg.norm(found[1])

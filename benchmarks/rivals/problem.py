@@ -25,7 +25,7 @@ import problem_file
 
 from engine import checkpoint, faces, photo, sharding
 from engine.checkpoint import flatten
-from engine.cloak import paper, solver
+from engine.cloak import paper, projection, solver
 from engine.cloak.objective import window_weights
 from engine.config import CANVAS, Recipe
 from engine.detect import YuNet
@@ -93,7 +93,7 @@ def write(
         identity=jnp.asarray(identities, jnp.uint32),
     )
     # The engine's own beginning, so that the rivals start where it does; its state does not depend on embeddings.
-    _, state = solver._begin(recipe, batch, batch.target)
+    state = solver.begin(recipe, batch, batch.target, jnp.ones(count, bool)).state
     found = reference_of(recipe, networks, batch) if reference else {}
     problem = problem_file.Problem(
         networks=tuple(
@@ -124,14 +124,15 @@ def reference_of(recipe: Recipe, networks: tuple[Extractor, ...], batch: solver.
     rows: dict[str, list[np.ndarray]] = {}
     noise = FAR * jax.random.normal(jax.random.key(1), batch.canvas.shape)
     for scale in (0.0, 1.0):
-        problems, state = solver._begin(recipe, batch, clean)
-        point = state.variable + scale * noise
-        delta = jax.jit(jax.vmap(paper._delta))(problems, point)
-        result = solver._finish(problems, delta, solver.embed(networks, batch.canvas + delta))
+        slots = solver.begin(recipe, batch, clean, jnp.ones(len(batch.canvas), bool))
+        point = slots.state.variable + scale * noise
+        delta = jax.jit(jax.vmap(paper._delta))(slots.problems, point)
+        own = solver.embed(networks, batch.canvas + delta)
+        shift = np.stack([np.linalg.norm(a - b, axis=1) for a, b in zip(own, clean, strict=True)], axis=1)
         rows.setdefault("point", []).append(np.asarray(point))
-        rows.setdefault("gain", []).append(np.asarray(result.shift) @ np.array(recipe.weights) / sum(recipe.weights))
-        rows.setdefault("dssim", []).append(np.asarray(result.dssim))
-        state = solver._step(recipe, networks, problems, state._replace(variable=point))
+        rows.setdefault("gain", []).append(shift @ np.array(recipe.weights) / sum(recipe.weights))
+        rows.setdefault("dssim", []).append(np.asarray(jax.vmap(projection.cost)(slots.problems, delta)))
+        state = solver.advance(recipe, networks, slots._replace(state=slots.state._replace(variable=point)), 1).state
         # After its first step Adam's mean is (1 - .9) times the gradient: that of the engine's own, unchanged step.
         rows.setdefault("gradient", []).append(np.asarray(state.memory[0].mu) / 0.1)
         rows.setdefault("after", []).append(np.asarray(state.variable))

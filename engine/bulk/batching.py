@@ -23,6 +23,7 @@ from engine import sharding
 from engine.cloak import solver
 from engine.cloak.objective import Extractors
 from engine.config import Recipe
+from engine.extractors import tuned
 from engine.faces import Cut
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class Batcher:
         self.recipe = recipe
         self.size = -(-size // mesh.size) * mesh.size
         self.mesh = mesh
-        self.extractors = sharding.replicate(extractors, mesh)
+        self.extractors = sharding.replicate(tuple(map(tuned, extractors)), mesh)
 
     def lane(self) -> Lane:
         """Slots of its own for one stream of faces."""

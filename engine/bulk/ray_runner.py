@@ -175,11 +175,13 @@ class Crew:
             (chunk, {key: target for task in chunk for key, target in of_photo[task.sha256].items()})
             for chunk in chunks
         ]
+        faces = 0
         for number, (rows, spent) in self._hand_out(_Cloaker, work):
             for name, value in spent.items():
-                setattr(clock, name, getattr(clock, name) + value)
+                clock.add(name, value)
+            faces += sum(len(row["faces"]) for _, row in rows)
             if progress is not None:
-                progress(self._orders.recipe.steps, sum(len(row["faces"]) for _, row in rows))
+                progress(faces, 0)
             yield from ((chunks[number][i], Row(**row)) for i, row in rows)
         clean(self._orders.out, shard=self._orders.options.shard)
 

@@ -44,7 +44,7 @@ Without a package, `register("my-faces", entry())` does the same for one process
 
 from engine.extractors.card import card
 from engine.extractors.crop import crop
-from engine.extractors.extractor import Extractor, embed, embed_batch, embed_crop
+from engine.extractors.extractor import Extractor, embed, embed_batch, embed_crop, tuned
 from engine.extractors.registry import Entry, available, load, register
 from engine.extractors.spec import InputSpec
 
@@ -60,4 +60,5 @@ __all__ = [
     "embed_crop",
     "load",
     "register",
+    "tuned",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -36,6 +36,21 @@ class Extractor:
     dim: int = field(metadata={"static": True})
     weights_sha256: str = field(metadata={"static": True})
     precision: Precision = field(default="float32", metadata={"static": True})
+
+
+def tuned(extractor: Extractor) -> Extractor:
+    """The extractor in the form in which cloaks are made: the same embeddings up to rounding, gradients of the input
+    only, and quicker.
+
+    Layers with a method `tune` rewrite themselves: kernels are kept turned round as gradients need them, products that
+    see the same input become one. The weights' hash stays that of the checkpoint; gradients of the weights are NaN.
+    """
+    network = nnx.merge(extractor.graphdef, extractor.params)
+    for _, layer in list(nnx.iter_graph(network)):
+        if hasattr(layer, "tune"):
+            layer.tune()
+    graphdef, state = nnx.split(network)
+    return replace(extractor, graphdef=graphdef, params=nnx.to_pure_dict(state))
 
 
 def embed(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -17,21 +18,6 @@ def _run(layers: nnx.List, x: Float[Array, "h w i"]) -> Float[Array, "H W o"]:
     for layer in layers:
         x = jax.nn.relu(layer(x))
     return x
-
-
-def _merged(branches):
-    first = [branch[0] for branch in branches]
-    entry = Conv(first[0].kernel[...].shape[2], sum(one.kernel[...].shape[3] for one in first), (1, 1), rngs=None)
-    entry.kernel[...] = jnp.concatenate([one.kernel[...] for one in first], axis=3)
-    entry.bias[...] = jnp.concatenate([one.bias[...] for one in first])
-    return entry
-
-
-def _enter(entry, branches, x):
-    widths = [branch[0].bias[...].shape[0] for branch in branches]
-    ends = [sum(widths[: n + 1]) for n in range(len(widths) - 1)]
-    starts = jnp.split(jax.nn.relu(entry(x)), ends, axis=-1)
-    return [_run(branch[1:], start) for branch, start in zip(branches, starts, strict=True)]
 
 
 class Residual(nnx.Module):
@@ -50,24 +36,28 @@ class Residual(nnx.Module):
         self.branches = nnx.List([_branch(channels, branch, rngs=rngs) for branch in branches])
         self.project = Conv(sum(branch[-1][0] for branch in branches), channels, (1, 1), rngs=rngs)
         self.entry: Conv | None = nnx.data(None)
+        self.widths: tuple[int, ...] = ()
         self.scale = scale
         self.activate = activate
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """One example in, one out."""
-        if self.entry is None:
-            mixed = [_run(branch, x) for branch in self.branches]
-            x = x + self.scale * self.project(jnp.concatenate(mixed, axis=-1))
-        else:
-            mixed = _enter(self.entry, self.branches, x)
-            x = x + self.project(jnp.concatenate(mixed, axis=-1))
+        starts: list[Array] = [x] * len(self.branches)
+        if self.entry is not None:
+            starts = jnp.split(jax.nn.relu(self.entry(x)), self.widths, axis=-1)
+        mixed = [_run(branch, start) for branch, start in zip(self.branches, starts, strict=True)]
+        x = x + self.scale * self.project(jnp.concatenate(mixed, axis=-1))
         return jax.nn.relu(x) if self.activate else x
 
     def tune(self) -> None:
-        """One product where all branches begin; the scale in the projection's weights."""
-        self.entry = _merged(self.branches)
-        self.project.kernel[...] *= self.scale
-        self.project.bias[...] *= self.scale
+        """One product, `entry`, in place of those with which the branches begin; widths: where it is split."""
+        first = [branch[0] for branch in self.branches]
+        kernel = np.concatenate([np.asarray(one.kernel[...]) for one in first], axis=3)
+        self.entry = Conv(kernel.shape[2], kernel.shape[3], (1, 1), rngs=None)
+        self.entry.kernel = nnx.Param(kernel)
+        self.entry.bias = nnx.Param(np.concatenate([np.asarray(one.bias[...]) for one in first]))
+        self.widths = tuple(np.cumsum([one.bias[...].shape[0] for one in first])[:-1].tolist())
+        self.branches = nnx.List([nnx.List(branch[1:]) for branch in self.branches])
 
 
 class Reduction(nnx.Module):

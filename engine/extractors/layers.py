@@ -17,6 +17,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
@@ -43,29 +44,53 @@ def conv(x: Float[Array, "h w i"], kernel: Float[Array, "kh kw i o"], *, stride:
     return lax.platform_dependent(x, kernel, cpu=lambda x, kernel: x @ kernel[0, 0], default=native)
 
 
+@functools.partial(jax.jit, static_argnames=("stride", "padding"))
+def tuned_conv(x: Float[Array, "h w i"], kernel: Array, flipped: Array, *, stride: int, padding: Padding):
+    """`conv` for gradients of x alone. flipped: the kernel as (kh, kw, o, i), rows and columns reversed."""
+    return _tuned_conv(x, kernel, flipped, stride, padding)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _conv(x: Array, kernel: Array, flipped: Array, stride: int, padding: Padding) -> Array:
-    """The convolution, whose input gradient is a convolution with a kernel that is there already."""
+def _tuned_conv(x: Array, kernel: Array, flipped: Array, stride: int, padding: Padding) -> Array:
+    del flipped
     return conv(x, kernel, stride=stride, padding=padding)
 
 
-def _conv_forward(x: Array, kernel: Array, flipped: Array, stride: int, padding: Padding):
+def _tuned_conv_forward(x: Array, kernel: Array, flipped: Array, stride: int, padding: Padding):
     return conv(x, kernel, stride=stride, padding=padding), (jnp.zeros((*x.shape[:2], 0)), kernel, flipped)
 
 
-def _conv_backward(stride: int, padding: Padding, residuals: tuple[Array, Array, Array], gradient: Array):
-    shape, kernel, flipped = residuals
+def _tuned_conv_backward(stride: int, padding: Padding, residuals: tuple[Array, Array, Array], gradient: Array):
+    # The automatic gradient turns every kernel round in every step, a tenth of its time on the CPU. GPUs and TPUs have
+    # programs of their own for it, which XLA finds by that very reversal.
+    like, kernel, flipped = residuals
     pads = []
-    for axis, (before, _) in enumerate(_pads(shape, kernel, stride, padding)):
+    for axis, (before, _) in enumerate(_pads(like, kernel, stride, padding)):
         size, length = kernel.shape[axis], (gradient.shape[axis] - 1) * stride + 1
-        pads.append((size - 1 - before, shape.shape[axis] + before - length))
-    pulled = lax.conv_general_dilated(
-        gradient[None], flipped, (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )[0]
-    return pulled, jnp.zeros_like(kernel), jnp.zeros_like(flipped)
+        pads.append((size - 1 - before, like.shape[axis] + before - length))
+
+    def turned(gradient: Array, kernel: Array, flipped: Array) -> Array:
+        del kernel
+        return lax.conv_general_dilated(
+            gradient[None],
+            flipped,
+            (1, 1),
+            pads,
+            lhs_dilation=(stride, stride),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )[0]
+
+    def automatic(gradient: Array, kernel: Array, flipped: Array) -> Array:
+        del flipped
+        shape = jax.ShapeDtypeStruct((*like.shape[:2], kernel.shape[2]), gradient.dtype)
+        pull = jax.linear_transpose(lambda x: conv(x, kernel, stride=stride, padding=padding), shape)
+        return pull(gradient)[0]
+
+    pulled = lax.platform_dependent(gradient, kernel, flipped, cpu=turned, default=automatic)
+    return pulled, jnp.full_like(kernel, jnp.nan), jnp.full_like(flipped, jnp.nan)  # nobody must train with these
 
 
-_conv.defvjp(_conv_forward, _conv_backward)
+_tuned_conv.defvjp(_tuned_conv_forward, _tuned_conv_backward)
 
 
 @functools.partial(jax.jit, static_argnames=("stride", "padding"))
@@ -273,16 +298,14 @@ class Conv(nnx.Module):
         if self.flipped is None:
             y = conv(x, kernel, stride=self.stride, padding=self.padding)
         else:
-            y = _conv(x, kernel, self.flipped[...], self.stride, self.padding)
+            y = tuned_conv(x, kernel, self.flipped[...], stride=self.stride, padding=self.padding)
         return y + self.bias[...][None, None]
 
-    def flip(self) -> None:
-        """Keep the kernel as its input gradient needs it beside it, so that it is not turned round at every step.
-
-        Gradients of the weights are lost by it: they become zero.
-        """
-        if self.kernel[...].shape[:2] != (1, 1):
-            self.flipped = nnx.Param(self.kernel[...][::-1, ::-1].swapaxes(2, 3))
+    def tune(self) -> None:
+        """Keep the kernel turned round as well, as the gradient of the input needs it (see `extractor.tuned`)."""
+        kernel = np.asarray(self.kernel[...])
+        if kernel.shape[:2] != (1, 1):
+            self.flipped = nnx.Param(np.ascontiguousarray(kernel[::-1, ::-1].swapaxes(2, 3)))
 
 
 class Depthwise(nnx.Module):
