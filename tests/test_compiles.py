@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import tiny_cloak
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from engine import Cloaker, Recipe, compiles
+from engine import Cloaker, Recipe, cli, compiles
 
 SIZES = (170, 200, 233, 301, 400)
 
@@ -66,6 +67,26 @@ def test_after_the_first_photo_nothing_is_compiled(cloaker: Cloaker, photos: Pat
     assert counts[-2:] == [0, 1]
     assert later.made == {}
     assert later.as_dict() == {"programs": 0, "seconds": 0, "from_cache": 0, "by_program": {}}
+
+
+@pytest.mark.usefixtures("cloaker", "quick_compiles")
+def test_a_run_tells_what_it_compiled_and_only_if_it_did(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image(photos / "astronaut.png", 200).save(tmp_path / "photo.png")
+
+    def run(out: str, *more: str) -> str:
+        arguments = [str(tmp_path / "photo.png"), "--out", str(tmp_path / out), "--devices", "1", *more]
+        assert cli.main(["run", *arguments, "--extractors", "tiny", "--steps", "2", "--no-report"]) == cli.OK
+        return capsys.readouterr().out
+
+    found = json.loads(run("first", "--json").splitlines()[-1])["compiles"]
+    assert found["programs"] == sum(one["made"] for one in found["by_program"].values()) >= 5
+    assert found["from_cache"] == sum(one["from_cache"] for one in found["by_program"].values())
+    assert found["seconds"] == pytest.approx(sum(one["seconds"] for one in found["by_program"].values()), abs=0.02)
+    assert "to compile" not in run("second")
+    jax.clear_caches()
+    assert "s to compile" in run("third")
 
 
 @pytest.mark.usefixtures("cache")
