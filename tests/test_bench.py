@@ -42,6 +42,7 @@ def assert_speed(row: dict) -> None:
     assert row["faces_per_s"] * row["seconds"] == pytest.approx(row["faces"], rel=1e-4)
     assert row["faces_per_s_per_device"] * row["devices"] == pytest.approx(row["faces_per_s"], rel=1e-4)
     assert 0 < row["occupancy"] <= 1
+    assert row["compiled"] == 0
     assert 0.001 < row["dssim_median"] <= row["dssim_max"] <= row["rho"] == 0.007
     assert 0 < row["shift"]["tiny"] < 2
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine import compiles
 from engine.bench import machine
 from engine.bench.plan import Plan
 from engine.bench.timing import figure
@@ -20,13 +21,16 @@ GOALS = (0.5, 0.8, 1.0, 1.2)
 
 
 class Solved(NamedTuple):
-    """seconds: of wall time, from the first face's entrance to the last one's cloak. chunks: of each call's."""
+    """seconds: of wall time, from the first face's entrance to the last one's cloak. chunks: of each call's. compiled:
+    programs in that time, none if all is well.
+    """
 
     cloaks: list[FaceCloak]
     seconds: float
     chunks: list[float]
     usage: Usage
     memory: machine.Memory
+    compiled: int
 
 
 def solved(batcher: Batcher, jobs: list[FaceJob]) -> Solved:
@@ -37,14 +41,15 @@ def solved(batcher: Batcher, jobs: list[FaceJob]) -> Solved:
         lane.add(index, job)
     cloaks: dict[int, FaceCloak] = {}
     chunks: list[float] = []
-    with machine.memory() as memory:
+    with machine.memory() as memory, compiles.record() as compiled:
         begun = time.perf_counter()
         while lane.busy:
             before = lane.usage.seconds
             cloaks.update(lane.advance())
             chunks.append(lane.usage.seconds - before)
         seconds = time.perf_counter() - begun
-    return Solved([cloaks[index] for index in range(len(jobs))], seconds, chunks, lane.usage, memory)
+    done = [cloaks[index] for index in range(len(jobs))]
+    return Solved(done, seconds, chunks, lane.usage, memory, compiled.as_dict()["programs"])
 
 
 def _speed(found: Solved, batcher: Batcher, devices: int) -> dict[str, Any]:
@@ -58,6 +63,7 @@ def _speed(found: Solved, batcher: Batcher, devices: int) -> dict[str, Any]:
         "s_per_face": figure(found.seconds / count),
         "faces_per_s_per_device": figure(count / found.seconds / devices),
         "occupancy": figure(found.usage.worked / found.usage.slot_steps),
+        "compiled": found.compiled,
     }
 
 
