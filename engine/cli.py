@@ -551,6 +551,58 @@ def train_robust(
     return OK
 
 
+@app.command
+def bench(
+    photos: Annotated[
+        tuple[Path, ...], Parameter(help="Photos and folders; without any, synthetic faces, and no section photos.")
+    ] = (),
+    /,
+    *,
+    extractors: Annotated[str | None, Parameter(help="Networks to cloak against, as in `cloak run`.")] = None,
+    mode: Annotated[Mode, Parameter(help="Budget: DSSIM .004, .007 or .017 round each face.")] = "mid",
+    solver: Annotated[SolverName, Parameter(help="As in `cloak run`.")] = "projected",
+    steps: Annotated[int | None, Parameter(help="Solver steps instead of the solver's own.")] = None,
+    batches: Annotated[str, Parameter(help="Faces at once, each in turn; the last sections take the largest.")] = (
+        "1,4,8,16"
+    ),
+    devices: Annotated[str | None, Parameter(help="How many, e.g. 1,2; default: one, and all.")] = None,
+    faces: Annotated[int | None, Parameter(help="To cloak for each row; default: three times the batch.")] = None,
+    repeats: Annotated[int, Parameter(help="Of single steps and products.")] = 5,
+    only: Annotated[
+        str | None, Parameter(help="Sections, of peak,compile,step,solve,goal,photos; default: all.")
+    ] = None,
+    out: Annotated[Path | None, Parameter(help="A file for the JSON object, too.")] = None,
+    json: Json = False,
+) -> int:
+    """Measure speed, with its quality, on this machine. The last line of output is always one JSON object."""
+    from engine.bench.bench import bench as measure
+    from engine.bench.bench import settings
+    from engine.bulk.inputs import InputError
+    from engine.checkpoint import CheckpointError
+
+    try:
+        if out is not None and not out.parent.is_dir():
+            raise ValueError(f"--out {out}: there is no folder {out.parent}")
+        made, sections = settings(
+            only=_names(only),
+            batches=_names(batches) or (),
+            devices=_names(devices) or (),
+            recipe=Recipe.of(mode, steps=steps, extractors=_names(extractors), solver=solver),
+            photos=photos,
+            faces=faces,
+            repeats=repeats,
+        )
+        found = measure(made, sections, say=(lambda line: None) if json else (lambda line: print(line, flush=True)))
+    except (ValueError, InputError, CheckpointError) as error:
+        return _usage(str(error), as_json=json)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if out is not None:
+        out.write_text(_pretty(found), encoding="utf-8")
+    _print_json(found)
+    return OK
+
+
 def _evaluated(
     study: Study,
     presets: Sequence[Preset],
@@ -618,6 +670,10 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 def _print_json(value: object) -> None:
     print(json.dumps(value))
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=1) + "\n"
 
 
 def _read_json(path: Path) -> Any:

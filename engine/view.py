@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -108,6 +108,8 @@ class View:
             print(f"{done}, in {summary.seconds['total']:.1f} s.")
         elif not earlier:
             print("Nothing to do: no photos were found.")
+        if summary.compiles.get("programs"):
+            print(_compiled(summary.compiles))
         if summary.dssim_max is not None:
             dssim = f"mean {summary.dssim_mean:.5f}, largest {summary.dssim_max:.5f}"
             print(f"DSSIM of the face regions in the files: {dssim}.")
@@ -117,6 +119,13 @@ class View:
             print(f"Original and cloaked side by side, for your eyes only: {summary.report}")
         elif summary.unreported:
             print(f"No report: {summary.unreported}.")
+
+
+def _compiled(compiles: dict[str, Any]) -> str:
+    """What was compiled, and for which of the programs that took longest."""
+    dearest = ", ".join(f"{name} {one['seconds']:.1f} s" for name, one in [*compiles["by_program"].items()][:3])
+    programs = f"{compiles['programs']} programs, {compiles['from_cache']} of them from the cache"
+    return f"Of that {compiles['seconds']:.1f} s to compile {programs}: {dearest}, ..."
 
 
 class Board:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from engine import __version__
+from engine import __version__, compiles
 from engine import photo as photos
 from engine.bulk.album import Album, publish, remove
 from engine.bulk.batching import FaceCloak, FaceJob
@@ -163,6 +163,7 @@ def run(
         return summarise(rows, Counter(), Clock(), time.perf_counter() - begun, dry_run=True)
     index, count = options.shard
     with ExitStack() as stack:
+        compiled = stack.enter_context(compiles.record())
         manifest = stack.enter_context(Manifest(out, shard="" if count == 1 else f"{index}-of-{count}"))
         album = stack.enter_context(Album(out, shard=options.shard)) if options.album else None
         clean(out, shard=options.shard)
@@ -191,6 +192,7 @@ def run(
                 report(row)
                 rows.append(row)
     summary = summarise(rows, earlier, clock, time.perf_counter() - begun)
+    summary = replace(summary, compiles=compiled.as_dict())
     return _published(summary, out, options, publishing)
 
 

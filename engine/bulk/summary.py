@@ -6,7 +6,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from engine.bulk.manifest import Row
 from engine.bulk.pipeline import Clock
@@ -20,6 +21,7 @@ class Summary:
     over their threads and overlap the solver's; the others are as in `pipeline.Clock`. occupancy: share of the steps of
     all slots that worked on a face; steady_occupancy: while there were more photos to come, None if there never were.
     report: path of the personal report, None without one; unreported: why there is none though one was asked for.
+    compiles: what this process compiled, as of `compiles.Recorder.as_dict`; not what the workers of others did.
     """
 
     counts: dict[str, int]
@@ -34,6 +36,7 @@ class Summary:
     dry_run: bool
     report: str | None = None
     unreported: str = ""
+    compiles: dict[str, Any] = field(default_factory=dict)
 
     @property
     def worked(self) -> int:

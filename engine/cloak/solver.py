@@ -143,18 +143,23 @@ def _steps(recipe: Recipe, extractors: Extractors, slots: Slots, count: Array) -
     return jax.lax.fori_loop(0, count, lambda _, now: _vstep(recipe, extractors, now), slots)
 
 
-def advance(recipe: Recipe, extractors: Extractors, slots: Slots, count: int) -> Slots:
-    """So many steps of every face that is not done, and a look at where they are; `slots` is used up.
-
-    Every face must be looked at after the same steps of its own: after each CHUNK, and after its last.
-    """
+def steps(recipe: Recipe, extractors: Extractors, slots: Slots, count: int) -> Slots:
+    """So many steps of every face that is not done; `slots` is used up."""
     # Inside a loop XLA:CPU runs the convolutions several times slower (jaxlib 0.10), so there the loop is the host's;
     # an accelerator gets all the steps in one call.
     if jax.default_backend() != "cpu":
-        slots = _steps(recipe, extractors, slots, jnp.int32(count))
-    else:
-        for _ in range(count):
-            slots = _step(recipe, extractors, slots)
+        return _steps(recipe, extractors, slots, jnp.int32(count))
+    for _ in range(count):
+        slots = _step(recipe, extractors, slots)
+    return slots
+
+
+def advance(recipe: Recipe, extractors: Extractors, slots: Slots, count: int) -> Slots:
+    """So many `steps`, and a look at where the faces are.
+
+    Every face must be looked at after the same steps of its own: after each CHUNK, and after its last.
+    """
+    slots = steps(recipe, extractors, slots, count)
     if SOLVERS[recipe.solver].settle is not None:
         slots = _settle(recipe, slots, embed(extractors, _cloaked(slots)))
     return slots

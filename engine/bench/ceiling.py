@@ -1,0 +1,81 @@
+"""What the device can do at most, the ceiling of every other figure: products of large matrices, copies of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from engine.bench.timing import Times, figure, times
+from engine.config import Recipe
+
+if TYPE_CHECKING:
+    from engine.bench.plan import Plan
+
+SIDE = 2048
+COPIED = 32 * 1024 * 1024
+"""Numbers of four bytes; far more than any cache holds."""
+
+
+class Ceiling(NamedTuple):
+    """what: "product" or "copy". precision: JAX's name, or bfloat16. best, median: GFLOP/s, or GB/s read and written.
+
+    spread: (most - least) / median, of the seconds.
+    """
+
+    what: str
+    precision: str
+    best: float
+    median: float
+    spread: float
+
+
+def measure(*, repeats: int) -> list[Ceiling]:
+    """Of the first device, by jitted JAX. On an accelerator also in full float32 and bfloat16."""
+    kinds = ["default"] if jax.default_backend() == "cpu" else ["default", "highest", "bfloat16"]
+    found = [_rate("product", kind, 2 * SIDE**3, _product(kind, repeats)) for kind in kinds]
+    key = jnp.zeros(COPIED, jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    return [*found, _rate("copy", "float32", 2 * 4 * COPIED, times(lambda: copy(key), repeats=repeats))]
+
+
+def _product(kind: str, repeats: int) -> Times:
+    dtype = jnp.bfloat16 if kind == "bfloat16" else jnp.float32
+    matrix = jax.random.uniform(jax.random.key(0), (SIDE, SIDE), jnp.float32).astype(dtype)
+    precision = "highest" if kind == "highest" else "default"
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
+    return times(lambda: product(matrix, matrix), repeats=repeats)
+
+
+def _rate(what: str, precision: str, work: float, found: Times) -> Ceiling:
+    return Ceiling(
+        what,
+        precision,
+        figure(work / found.least / 1e9),
+        figure(work / found.median / 1e9),
+        figure(found.spread),
+    )
+
+
+def of_products(ceilings: list[Ceiling], recipe: Recipe, devices: int) -> float:
+    """GFLOP/s that a recipe's networks cannot exceed. The devices of a CPU share its cores; accelerators add up."""
+    kind = "bfloat16" if all(member.precision == "bfloat16" for member in recipe.members) else "default"
+    rates = {one.precision: one.best for one in ceilings if one.what == "product"}
+    return rates.get(kind, rates["default"]) * (1 if jax.default_backend() == "cpu" else devices)
+
+
+def rows(plan: Plan) -> Iterator[dict[str, Any]]:
+    """The section `peak`."""
+    for one in plan.ceilings:
+        unit = "GFLOP/s" if one.what == "product" else "GB/s read and written"
+        what = f"{SIDE}^3 {one.what}" if one.what == "product" else f"{one.what} of {4 * COPIED // 2**20} MiB"
+        yield {
+            "what": what,
+            "precision": one.precision,
+            "unit": unit,
+            "best": one.best,
+            "median": one.median,
+            "spread": one.spread,
+        }
