@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -103,7 +102,7 @@ class Batcher:
         """What stands in a FaceJob for the face's own embedding."""
         return tuple(np.zeros(extractor.dim, np.float32) for extractor in self.extractors)
 
-    def put(self, batch: T) -> T:
+    def put(self, batch: Any) -> Any:
         """Arrays with a leading axis of `size`, over the devices."""
         return sharding.split_faces(batch, self.mesh)
 
@@ -169,19 +168,19 @@ class Lane(Generic[T]):
         seated = np.array([seat is not None for seat in self._seats])
         count = min(solver.CHUNK, int((recipe.steps - self._steps)[seated].max()))
         self._slots = solver.advance(recipe, self.batcher.extractors, self._slots, count)
-        found = jax.device_get(solver.result(recipe, self._slots))
+        found: Any = jax.device_get(solver.result(recipe, self._slots))
         self._ended = time.perf_counter()
         self.usage.seconds += self._ended - begun
         self.usage.calls += 1
         self.usage.slot_steps += count * self.batcher.size
         self.usage.worked += int((found.step - self._steps)[seated].sum())
         self._steps = np.array(found.step)
-        done = [self._leave(slot, found) for slot in np.flatnonzero(seated & found.done)]
+        done = [self._leave(slot, found) for slot in np.flatnonzero(seated & found.done).tolist()]
         if not self.busy:
             self._ended = None
         return done
 
-    def _leave(self, slot: int, found: solver.Result) -> tuple[T, FaceCloak]:
+    def _leave(self, slot: int, found: Any) -> tuple[T, FaceCloak]:
         face = self._seats[slot]
         assert face is not None
         self._seats[slot] = None
@@ -199,8 +198,9 @@ class Lane(Generic[T]):
                 self._seats[slot], fresh[slot] = self._posed.popleft(), True
         if not fresh.any():
             return
-        some = next(seat for seat, new in zip(self._seats, fresh, strict=True) if new)
-        faces = [seat if new and seat else some for seat, new in zip(self._seats, fresh, strict=True)]
+        entered = [seat if new else None for seat, new in zip(self._seats, fresh, strict=True)]
+        some = next(face for face in entered if face is not None)
+        faces = [face or some for face in entered]
         put = self.batcher.put
         jobs = [face.job for face in faces]
         batch = solver.Batch(
@@ -227,7 +227,7 @@ class Lane(Generic[T]):
             self._posed.extend(face._replace(clean=clean) for face, clean in zip(some, cleans, strict=True))
 
 
-def _columns(put: partial, rows: Sequence[tuple[np.ndarray, ...]]) -> tuple:
+def _columns(put: Callable[[Any], Any], rows: Sequence[tuple[np.ndarray, ...]]) -> tuple:
     return tuple(put(np.stack(column)) for column in zip(*rows, strict=True))
 
 

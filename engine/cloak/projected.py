@@ -20,7 +20,9 @@ from engine.config import Recipe
 
 STEP = 0.02
 """First step, root mean square over the canvas, in units of the [0, 1] range, at rho .007."""
-MOMENTUM = 0.9
+REACH = 4
+"""The momentum is 1 - REACH / steps, .9 at the usual 40: one that remembers more steps than a schedule can spare never
+gathers pace. At 15 steps shifts are 1.69 so and 1.59 at .9, at the same DSSIM (4 faces, web-incept)."""
 CAP = 16 / 255
 """Largest change of a pixel at rho .007."""
 
@@ -45,7 +47,8 @@ def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) ->
     gradient = jax.grad(ascent)(state.variable).mean(axis=-1, keepdims=True) * face.mask
     gradient = projection.smooth(gradient, sigma=recipe.smoothing) * projection.room(face)
     size = jnp.sqrt((gradient**2).mean()) + 1e-20
-    momentum = MOMENTUM * state.memory + (1 - MOMENTUM) * gradient / size
+    kept = max(0.0, 1 - REACH / recipe.steps)
+    momentum = kept * state.memory + (1 - kept) * gradient / size
     left = 0.5 * (1 + jnp.cos(jnp.pi * state.step.astype(jnp.float32) / recipe.steps))
     # DSSIM is quadratic in the change: the cloak's amplitude, and so step and cap, go with the root of the budget.
     amplitude = (recipe.rho / 0.007) ** 0.5

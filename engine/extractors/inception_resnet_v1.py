@@ -54,8 +54,8 @@ class Residual(nnx.Module):
         first = [branch[0] for branch in self.branches]
         kernel = np.concatenate([np.asarray(one.kernel[...]) for one in first], axis=3)
         self.entry = Conv(kernel.shape[2], kernel.shape[3], (1, 1), rngs=None)
-        self.entry.kernel = nnx.Param(kernel)
-        self.entry.bias = nnx.Param(np.concatenate([np.asarray(one.bias[...]) for one in first]))
+        self.entry.kernel[...] = kernel
+        self.entry.bias[...] = np.concatenate([np.asarray(one.bias[...]) for one in first])
         self.widths = tuple(np.cumsum([one.bias[...].shape[0] for one in first])[:-1].tolist())
         self.branches = nnx.List([nnx.List(branch[1:]) for branch in self.branches])
 
