@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -244,7 +245,11 @@ def fawkes(options: argparse.Namespace, cut: Sequence[tuple[geometry.Cut, bool]]
 def photos_per_hour(recipe: Recipe, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Our whole program on all photos, files to files, after a run on one of them that compiles."""
     settings = fingerprint(recipe, Detection(), Output(), None)
-    for photos, out in ((options.photos[:1], "warm"), (options.photos, "all")):
+    (folder / "photos").mkdir()
+    for number, photo in enumerate(options.photos):  # by number: two folders may both have a 000.jpg
+        shutil.copy(photo, folder / "photos" / f"{number:04d}{photo.suffix}")
+    copies = sorted((folder / "photos").iterdir())
+    for photos, out in ((copies[:1], "warm"), (copies, "all")):
         summary = run(
             lambda _: Cloaker(recipe=recipe, batch=options.batch),
             photos,

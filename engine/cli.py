@@ -49,6 +49,10 @@ def run(
     mode: Annotated[Mode, Parameter(help="Budget: DSSIM .004, .007 or .017 round each face.")] = "mid",
     rho: Annotated[float | None, Parameter(help="Budget of your own instead of the mode's.")] = None,
     steps: Annotated[int | None, Parameter(help="Solver steps instead of the solver's own.")] = None,
+    enough: Annotated[
+        float | None,
+        Parameter(help="Leave a face as soon as its embeddings have moved this far, 0-2; default: do all steps."),
+    ] = None,
     extractors: Annotated[
         str | None,
         Parameter(help="Networks to cloak against, e.g. a,b:2 (b counts double), a:bfloat16; `cloak models`."),
@@ -133,7 +137,14 @@ def run(
         elif ray_workers is not None:
             raise ValueError("--ray-workers is for --runner ray")
         recipe = Recipe.of(
-            mode, rho=rho, steps=steps, extractors=_names(extractors), objective=objective, solver=solver, seed=seed
+            mode,
+            rho=rho,
+            steps=steps,
+            enough=enough,
+            extractors=_names(extractors),
+            objective=objective,
+            solver=solver,
+            seed=seed,
         )
         detection = Detection(min_score, min_size)
         options = Options(Output(format, quality), restart, dry_run, _shard(shard), album=report)

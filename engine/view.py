@@ -108,6 +108,8 @@ class View:
             print(f"{done}, in {summary.seconds['total']:.1f} s.")
         elif not earlier:
             print("Nothing to do: no photos were found.")
+        if summary.occupancy is not None:
+            print(_pace(summary))
         if summary.compiles.get("programs"):
             print(_compiled(summary.compiles))
         if summary.dssim_max is not None:
@@ -119,6 +121,15 @@ class View:
             print(f"Original and cloaked side by side, for your eyes only: {summary.report}")
         elif summary.unreported:
             print(f"No report: {summary.unreported}.")
+
+
+def _pace(summary: Summary) -> str:
+    """Who waited for whom."""
+    seconds, full = summary.seconds, summary.occupancy or 0.0
+    return (
+        f"The solver worked {seconds['solve']:.1f} s, its slots {full:.0%} full; it waited {seconds['wait']:.1f} s for "
+        f"photos to be read and {seconds['blocked']:.1f} s for files to be written."
+    )
 
 
 def _compiled(compiles: dict[str, Any]) -> str:
