@@ -61,8 +61,8 @@ def _tuned_conv_forward(x: Array, kernel: Array, flipped: Array, stride: int, pa
 
 
 def _tuned_conv_backward(stride: int, padding: Padding, residuals: tuple[Array, Array, Array], gradient: Array):
-    # The automatic gradient turns every kernel round in every step, a tenth of its time on the CPU. GPUs and TPUs have
-    # programs of their own for it, which XLA finds by that very reversal.
+    # The automatic gradient turns every kernel round in every step. GPUs and TPUs have programs of their own for it,
+    # which XLA finds by that very reversal.
     like, kernel, flipped = residuals
     pads = []
     for axis, (before, _) in enumerate(_pads(like, kernel, stride, padding)):
