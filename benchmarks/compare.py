@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ import problem_file
 
 from engine import faces as geometry
 from engine import sharding
+from engine.bench import ceiling
+from engine.bench.timing import Times, times
 from engine.bulk.batching import Batcher, FaceJob
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.run import Options, fingerprint, run
@@ -79,24 +81,7 @@ def rival(options: argparse.Namespace, which: str, *arguments: object) -> dict[s
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def timed(function: Callable[[], Any], repeats: int) -> list[float]:
-    found = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        jax.block_until_ready(function())
-        found.append(time.perf_counter() - begun)
-    return found
-
-
-def peak() -> float:
-    """GFLOP/s of a product of two 2048 x 2048 matrices."""
-    a = jax.random.normal(jax.random.key(0), (2048, 2048))
-    product = jax.jit(lambda a: a @ a)
-    timed(lambda: product(a), 2)
-    return 2 * 2048**3 / min(timed(lambda: product(a), 7)) / 1e9
-
-
-def own_steps(name: str, batch: int, repeats: int) -> list[float]:
+def own_steps(name: str, batch: int, repeats: int) -> Times:
     """Seconds of a forward pass with the gradient of the input, in the form in which cloaks are made."""
     extractor = tuned(load(name))
 
@@ -111,12 +96,11 @@ def own_steps(name: str, batch: int, repeats: int) -> list[float]:
     side = extractor.spec.size
     images = jax.random.normal(jax.random.key(0), (batch, side, side, 3))
     params = jax.device_put(extractor.params)
-    timed(lambda: both(params, images), 2)
-    return timed(lambda: both(params, images), repeats)
+    return times(lambda: both(params, images), repeats=repeats)
 
 
 def steps(options: argparse.Namespace, cut: Sequence[tuple[geometry.Cut, bool]], folder: Path) -> dict[str, Any]:
-    top = peak()
+    top = ceiling.product(repeats=options.repeats).best
     rows = []
     for name in (NAME, "mobilefacenet-192"):
         gflops = card(name)["gflops"]
@@ -126,7 +110,7 @@ def steps(options: argparse.Namespace, cut: Sequence[tuple[geometry.Cut, bool]],
         for turn in range(options.rounds):
             for batch in BATCHES:
                 found = own_steps(name, batch, options.repeats)
-                pair = 1000 * statistics.median(found) / batch, 1000 * min(found) / batch
+                pair = 1000 * found.median / batch, 1000 * found.least / batch
                 rounds.setdefault(("ours", batch), []).append(pair)
             for label, flags in (("torch eager", ()), ("torch compiled", ("--compile",))):
                 if flags and turn:  # it takes minutes to compile

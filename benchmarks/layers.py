@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +30,8 @@ from jax import lax
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine import sharding
+from engine.bench import ceiling
+from engine.bench.timing import times
 from engine.extractors import layers, registry
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -97,16 +98,6 @@ def taps(shape: Shape, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.vmap(lambda x: layers._shifted(x, kernel, shape.stride, shape.padding))(x)
 
 
-def least(function: Callable, *arguments: Any, repeats: int) -> float:
-    jax.block_until_ready(function(*arguments))
-    found = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        found.append(time.perf_counter() - begun)
-    return min(found)
-
-
 def speeds(shape: Shape, form: Callable, batch: int, repeats: int) -> tuple[float, float, float]:
     """GFLOP of the batch, and GFLOP/s forward and of the gradient."""
     x = jax.random.normal(jax.random.key(0), (batch, shape.height, shape.width, shape.channels))
@@ -116,7 +107,8 @@ def speeds(shape: Shape, form: Callable, batch: int, repeats: int) -> tuple[floa
     y = forward(x, kernel)
     inputs = 1 if shape.depthwise else shape.channels
     work = 2 * y.size * inputs * shape.kernel[0] * shape.kernel[1] / 1e9
-    ahead, back = least(forward, x, kernel, repeats=repeats), least(backward, x, kernel, y, repeats=repeats)
+    ahead = times(lambda: forward(x, kernel), repeats=repeats).least
+    back = times(lambda: backward(x, kernel, y), repeats=repeats).least
     return work, work / ahead, work / back
 
 
@@ -126,11 +118,6 @@ def forms(shape: Shape) -> dict[str, Callable]:
         return {"taps": taps, "native": native}
     own = shape.kernel[:2] == (1, 1) and shape.stride == 1
     return {"product": product, "native": native} if own else {"native": native, "product": product}
-
-
-def peak(repeats: int) -> float:
-    a = jax.random.normal(jax.random.key(0), (2048, 2048))
-    return 2 * 2048**3 / least(jax.jit(lambda a: a @ a), a, repeats=repeats) / 1e9
 
 
 def table(name: str, *, batch: int, repeats: int, top: float) -> dict[str, Any]:
@@ -161,7 +148,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     sharding.configure()
-    top = peak(options.repeats)
+    top = ceiling.product(repeats=options.repeats).best
     print(
         f"peak {top:.0f} GFLOP/s; GFLOP/s forward / gradient of the input, batch {options.batch}; *: the engine's form"
     )

@@ -111,8 +111,11 @@ def run(
         return min(BATCH, 1 << max(photos - 1, 0).bit_length()) if batch is None else batch
 
     def cloaker(photos: int) -> Cloaker:
+        from engine import sharding
         from engine.bulk.cloaker import Cloaker
+        from engine.extractors import registry
 
+        sharding.configure(keep=set(recipe.names) <= set(registry.tables()))
         try:
             return Cloaker(
                 recipe=recipe,

@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from engine import programs
+
 TRACE = "/jax/core/compile/jaxpr_trace_duration"
 LOWER = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 COMPILE = "/jax/core/compile/backend_compile_duration"
@@ -23,9 +25,9 @@ SAVED = "/jax/compilation_cache/compile_time_saved_sec"
 class Program:
     """What one function of that name cost, whatever its shapes. Counts, and seconds of each.
 
-    traced: to a jaxpr. lowered: to StableHLO. compiled: by XLA. loaded: read from the persistent cache instead; its
-    seconds are those of reading. stored: written to the cache. saved: seconds that compiling had taken, when it was
-    stored, less those of reading.
+    traced: to a jaxpr. lowered: to StableHLO. compiled: by XLA. loaded: read from the persistent cache instead, or
+    from where `engine.programs` keeps them, without the other two; its seconds are those of reading. stored: written
+    to the cache. saved: seconds that compiling had taken, when it was stored, less those of reading.
     """
 
     traced: int = 0
@@ -91,11 +93,14 @@ class Recorder:
     def _duration(self, event: str, duration_secs: float, *, fun_name: str = "", **_: object) -> None:
         if event == SAVED:
             self._inside.saved = duration_secs
-        if event not in (TRACE, LOWER, COMPILE):
+        if event not in (TRACE, LOWER, COMPILE, programs.LOAD):
             return
         with self._lock:
             program = self.by_program.setdefault(_name(fun_name), Program())
-            if event == TRACE:
+            if event == programs.LOAD:
+                program.loaded += 1
+                program.load_seconds += duration_secs
+            elif event == TRACE:
                 program.traced += 1
                 program.trace_seconds += duration_secs
             elif event == LOWER:

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from engine import programs
+
 CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 """Makes matrix products about 1.5 times faster on the CPU (DESIGN.md, fact 2)."""
 CPU_FLAG_VERSIONS = ("0.10.",)
@@ -21,12 +23,14 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 """mallopt's parameters, of glibc's malloc.h."""
 
 
-def configure(*, cache: Path | None = None) -> None:
+def configure(*, cache: Path | None = None, keep: bool = False) -> None:
     """Set XLA's flags, the persistent compile cache and the C library's memory; to be called before the first
     computation of the process.
 
     cache: its folder; by default `fawkes-engine` in the user's cache directory. What the caller's environment says
-    (XLA_FLAGS naming the same flag, JAX_COMPILATION_CACHE_DIR, MALLOC_ARENA_MAX or GLIBC_TUNABLES) stands.
+    (XLA_FLAGS naming the same flag, JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE, MALLOC_ARENA_MAX or
+    GLIBC_TUNABLES) stands. keep: whole programs too (`engine.programs`); only for a process that runs no network and
+    no change that is not the engine's own.
     """
     _keep_memory()
     flags = os.environ.get("XLA_FLAGS", "")
@@ -37,6 +41,9 @@ def configure(*, cache: Path | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache or home / "fawkes-engine"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if keep and folder is not None and jax.config.values["jax_enable_compilation_cache"]:
+        programs.keep(Path(folder) / "programs")
 
 
 def _keep_memory() -> None:

@@ -35,18 +35,19 @@ class Ceiling(NamedTuple):
 def measure(*, repeats: int) -> list[Ceiling]:
     """Of the first device, by jitted JAX. On an accelerator also in full float32 and bfloat16."""
     kinds = ["default"] if jax.default_backend() == "cpu" else ["default", "highest", "bfloat16"]
-    found = [_rate("product", kind, 2 * SIDE**3, _product(kind, repeats)) for kind in kinds]
+    found = [product(kind, repeats=repeats) for kind in kinds]
     key = jnp.zeros(COPIED, jnp.float32)
     copy = jax.jit(lambda x: x + 1)
     return [*found, _rate("copy", "float32", 2 * 4 * COPIED, times(lambda: copy(key), repeats=repeats))]
 
 
-def _product(kind: str, repeats: int) -> Times:
+def product(kind: str = "default", *, repeats: int) -> Ceiling:
+    """Of two matrices of SIDE x SIDE. kind: as of `Ceiling.precision`."""
     dtype = jnp.bfloat16 if kind == "bfloat16" else jnp.float32
     matrix = jax.random.uniform(jax.random.key(0), (SIDE, SIDE), jnp.float32).astype(dtype)
     precision = "highest" if kind == "highest" else "default"
-    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
-    return times(lambda: product(matrix, matrix), repeats=repeats)
+    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
+    return _rate("product", kind, 2 * SIDE**3, times(lambda: multiply(matrix, matrix), repeats=repeats))
 
 
 def _rate(what: str, precision: str, work: float, found: Times) -> Ceiling:

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from engine.bench import ceiling, machine
 from engine.bench.plan import Plan
 from engine.bench.timing import figure, times
 from engine.bulk.batching import Batcher, FaceJob
 from engine.cloak import solver
-from engine.extractors import Extractor
+from engine.extractors.card import gflops
 
 NO_QUALITY = "speed of a step alone, no quality"
 
 
-def gflops(extractor: Extractor) -> float:
-    """10^9 operations of one forward pass of one crop, as `extractors.card` counts them, not rounded."""
-    crop = jax.ShapeDtypeStruct((extractor.spec.size, extractor.spec.size, 3), jnp.float32)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), extractor.params)
-    plain = jax.jit(lambda params, crop: nnx.merge(extractor.graphdef, params)(crop))
-    return (plain.lower(shapes, crop).cost_analysis() or {}).get("flops", math.nan) / 1e9
-
-
 def rows(plan: Plan) -> Iterator[dict[str, Any]]:
     """The section `step`. A step is a forward pass and the gradient of its input: two forward passes' operations."""
-    forward = sum(gflops(extractor) for extractor in plan.extractors)
+    forward = sum(gflops(one.graphdef, one.params, one.spec.size) for one in plan.extractors)
     share = "share_of_peak" if jax.default_backend() == "cpu" else "mfu"
     # Accelerators run a chunk in one call, the CPU a step a call (`solver.advance`).
     count = 1 if jax.default_backend() == "cpu" else solver.CHUNK

@@ -21,6 +21,7 @@ from engine.cloak import fawkes1, paper, projected, projection
 from engine.cloak.objective import Extractors, Problem, embeddings, window_weights
 from engine.cloak.state import State
 from engine.config import Recipe
+from engine.programs import kept
 
 CHUNK = 10
 """Steps between two looks at the iterates: between them nothing goes to the host."""
@@ -78,13 +79,13 @@ class Result(NamedTuple):
     done: Bool[Array, "b"]
 
 
-@jax.jit
+@kept()
 def embed(extractors: Extractors, canvas: Float[Array, "b c c 3"]) -> tuple[Float[Array, "b d"], ...]:
     """The embeddings of a batch of canvases by every extractor."""
     return jax.vmap(lambda one: embeddings(extractors, one))(canvas)
 
 
-@partial(jax.jit, static_argnums=0)
+@kept(static=0)
 def begin(recipe: Recipe, batch: Batch, clean: tuple[Float[Array, "b d"], ...], fresh: Bool[Array, "b"]) -> Slots:
     """Slots with the faces of the batch at their start; those that are not fresh are empty: done before they begin.
 
@@ -110,7 +111,7 @@ def _target(recipe: Recipe, face: Batch, own: tuple[Array, ...]) -> tuple[Array,
     return tuple(jnp.where(jnp.any(given != 0), given, clean) for given, clean in zip(face.target, own, strict=True))
 
 
-@partial(jax.jit, donate_argnums=0)
+@kept(donated=0)
 def enter(slots: Slots, new: Slots, fresh: Bool[Array, "b"]) -> Slots:
     """The slots with those that are fresh replaced by new ones; the others go on where they are."""
     return jax.vmap(lambda old, other, which: _where(which, other, old))(slots, new, fresh)
@@ -135,7 +136,7 @@ def _vstep(recipe: Recipe, extractors: Extractors, slots: Slots) -> Slots:
     return slots._replace(state=jax.vmap(one)(*slots))
 
 
-_step = jax.jit(_vstep, static_argnums=0, donate_argnums=2)
+_step = kept(static=0, donated=2)(_vstep)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -165,19 +166,19 @@ def advance(recipe: Recipe, extractors: Extractors, slots: Slots, count: int) ->
     return slots
 
 
-@jax.jit
+@kept()
 def _cloaked(slots: Slots) -> Float[Array, "b c c 3"]:
     return slots.problems.original.image + slots.state.variable
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
+@kept(static=0, donated=1)
 def _settle(recipe: Recipe, slots: Slots, found: tuple[Array, ...]) -> Slots:
     settle = SOLVERS[recipe.solver].settle
     assert settle is not None
     return slots._replace(state=jax.vmap(partial(settle, recipe))(*slots, found))
 
 
-@partial(jax.jit, static_argnums=0)
+@kept(static=0)
 def result(recipe: Recipe, slots: Slots) -> Result:
     """The best cloak so far of each face."""
 

@@ -27,10 +27,16 @@ def card(name: str) -> dict[str, Any]:
     known = about(name)
     entry = find(name)
     graphdef, params = abstract(entry.build)
-    crop = jax.ShapeDtypeStruct((entry.spec.size, entry.spec.size, 3), jnp.float32)
-    cost = jax.jit(lambda params, crop: nnx.merge(graphdef, params)(crop)).lower(params, crop).cost_analysis() or {}
     return {
         **known,
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
-        "gflops": round(cost.get("flops", math.nan) / 1e9, 3),
+        "gflops": round(gflops(graphdef, params, entry.spec.size), 3),
     }
+
+
+def gflops(graphdef: nnx.GraphDef, params: Any, size: int) -> float:
+    """10^9 operations of one forward pass of one crop of `size` pixels, as of `card`; params: arrays or shapes."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    crop = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
+    plain = jax.jit(lambda params, crop: nnx.merge(graphdef, params)(crop))
+    return (plain.lower(shapes, crop).cost_analysis() or {}).get("flops", math.nan) / 1e9

@@ -1,0 +1,155 @@
+"""Compiled programs that outlive the process: what was compiled once is loaded, not even traced again.
+
+JAX's persistent cache saves XLA's work, but a program has to be traced and lowered to be looked up in it, which takes
+longer than cloaking a photo. A program kept here is found by what it was made from: the engine's source, JAX, its
+settings and flags, the processor, and the shapes and static parts of the arguments. Nothing of that sees code of other
+packages or code changed at run time: only who knows that there is none asks to `keep`. Kept are programs of one CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import platform
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache, partial, update_wrapper
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import jax
+from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LOAD = "/engine/programs/load_duration"
+"""The monitoring event of a program that was loaded, with its seconds and `fun_name`."""
+MOST = 48
+"""Programs kept, those used last: a collection needs about eight, of at most some megabytes."""
+
+_IRRELEVANT = ("jax_compilation_cache", "jax_persistent_cache", "jax_enable_compilation_cache", "jax_log")
+"""JAX's settings that change no program."""
+
+_folder: Path | None = None
+_making = threading.RLock()
+
+
+def keep(folder: Path | None) -> None:
+    """From now on, programs are loaded from this folder and kept in it; None: neither."""
+    global _folder
+    _folder = folder
+
+
+class Kept(Generic[P, R]):
+    """A jitted function of positional arguments, whose programs are kept where `keep` says."""
+
+    def __init__(self, function: Callable[P, R], *, static: int | None = None, donated: int | None = None) -> None:
+        """static, donated: which argument; the static one must tell all of itself in its repr."""
+        self.jitted = jax.jit(function, static_argnums=static, donate_argnums=donated)
+        self.lower = self.jitted.lower
+        self._name = f"{function.__module__}.{function.__qualname__}"
+        self._static, self._donated = static, donated
+        self._programs: dict[Any, Callable[..., R]] = {}
+        update_wrapper(self, function)
+
+    def __call__(self, *arguments: P.args, **_: P.kwargs) -> R:
+        """What the function returns; its programs are for the types and shapes of the arguments."""
+        if _folder is None:
+            return self.jitted(*arguments)
+        dynamic = tuple(one for index, one in enumerate(arguments) if index != self._static)
+        leaves, tree = jax.tree.flatten(dynamic)
+        device = _one_cpu(leaves)
+        if device is None:
+            return self.jitted(*arguments)
+        key = None if self._static is None else arguments[self._static], tree, tuple(map(jax.typeof, leaves))
+        with _making:
+            program = self._programs.get(key)
+            if program is None:
+                path = _folder / f"{self._name}-{_hash(f'{key} {self._donated}')}.program"
+                program = _load(path, device) or _make(path, self.jitted, arguments)
+                self._programs[key] = program
+        return program(*dynamic)
+
+
+def kept(*, static: int | None = None, donated: int | None = None) -> Callable[[Callable[P, R]], Kept[P, R]]:
+    """`Kept` as a decorator."""
+    return partial(Kept, static=static, donated=donated)
+
+
+def _one_cpu(leaves: Sequence[Any]) -> jax.Device | None:
+    if any(not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return None
+    devices = {device for leaf in leaves for device in leaf.devices()}
+    return devices.pop() if len(devices) == 1 and next(iter(devices)).platform == "cpu" else None
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(f"{_surroundings()}\n{text}".encode()).hexdigest()[:32]
+
+
+def _load(path: Path, device: jax.Device) -> Callable[..., Any] | None:
+    begun = time.perf_counter()
+    try:
+        payload, trees = pickle.loads(path.read_bytes())
+        program = serialize_executable.deserialize_and_load(payload, *trees, execution_devices=[device])
+        os.utime(path)
+    except Exception:  # none, or damaged, of which its reader raises anything: it is made (again)
+        return None
+    name = path.name.partition("-")[0].rpartition(".")[2]
+    jax.monitoring.record_event_duration_secs(LOAD, time.perf_counter() - begun, fun_name=name)
+    return program
+
+
+def _make(path: Path, jitted: Any, arguments: tuple) -> Callable[..., Any]:
+    with _uncached():  # XLA:CPU cannot write again what it has read
+        program = jitted.lower(*arguments).compile()
+    payload, *trees = serialize_executable.serialize(program)
+    with suppress(OSError):  # a folder that cannot be written to only costs time, the next time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+            file.write(pickle.dumps((payload, trees)))
+        os.replace(file.name, path)
+        for old in sorted(path.parent.glob("*.program"), key=lambda one: -one.stat().st_mtime)[MOST:]:
+            old.unlink(missing_ok=True)
+    return program
+
+
+@contextmanager
+def _uncached() -> Iterator[None]:
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+@cache
+def _surroundings() -> str:
+    """All that a program is made from besides its function and arguments."""
+    source = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(source.rglob("*.py")):
+        digest.update(f"{path.relative_to(source)}\n".encode() + path.read_bytes())
+    packages = [f"{name} {version(name)}" for name in ("jax", "jaxlib", "flax")]
+    settings = [item for item in sorted(jax.config.values.items()) if not item[0].startswith(_IRRELEVANT)]
+    flags = os.environ.get("XLA_FLAGS", "")
+    return "\n".join(map(str, (digest.hexdigest(), packages, settings, flags, _processor(), os.cpu_count())))
+
+
+def _processor() -> list[str]:
+    """What its programs may use: they fail, or end the process, on one that lacks it."""
+    found = [platform.machine(), platform.processor()]
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        found += sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    return found

@@ -1,0 +1,174 @@
+"""engine.programs: what one process compiled the next one loads, and never anything else than what it would make."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from engine import compiles, programs
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    programs.keep(tmp_path / "programs")
+    yield tmp_path / "programs"
+    programs.keep(None)
+
+
+def scaled(power: int, tree: dict[str, jax.Array], x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    return x**power * tree["scale"], tree
+
+
+def fresh() -> programs.Kept:
+    """The function as a new process has it."""
+    return programs.kept(static=0, donated=2)(scaled)
+
+
+def ones(*shape: int) -> jax.Array:
+    return jax.device_put(np.ones(shape, np.float32))
+
+
+def kept_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_program_is_loaded_without_being_traced(folder: Path) -> None:
+    tree = {"scale": jax.device_put(np.float32(3))}
+    with compiles.record() as first:
+        fresh()(2, tree, ones(5))
+    assert (first.by_program["scaled"].traced, first.by_program["scaled"].compiled) == (1, 1)
+    made = kept_in(folder)
+    assert len(made) == 1
+    with compiles.record() as second:
+        one = fresh()
+        x = 2 * ones(5)
+        result, same = one(2, tree, x)
+        again, _ = one(2, tree, 3 * ones(5))
+    assert second.by_program["scaled"].loaded == 1
+    assert (second.by_program["scaled"].traced, second.by_program["scaled"].compiled) == (0, 0)
+    np.testing.assert_array_equal(result, np.full(5, 12))
+    np.testing.assert_array_equal(again, np.full(5, 27))
+    assert same.keys() == tree.keys()
+    assert x.is_deleted(), "what is donated is used up"
+    assert kept_in(folder) == made
+
+
+def test_whatever_the_program_depends_on_makes_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {"scale": jax.device_put(np.float32(3))}
+    calls = {
+        "first": lambda: fresh()(2, tree, ones(5)),
+        "static": lambda: fresh()(3, tree, ones(5)),
+        "shape": lambda: fresh()(2, tree, ones(6)),
+        "type": lambda: fresh()(2, tree, ones(5).astype(jnp.bfloat16)),
+        "tree": lambda: fresh()(2, tree | {"other": ones(1)}, ones(5)),
+    }
+    for number, (name, call) in enumerate(calls.items()):
+        with jax.numpy_dtype_promotion("standard"):
+            call()
+        assert len(kept_in(folder)) == number + 1, name
+    np.testing.assert_array_equal(fresh()(3, tree, 2 * ones(5))[0], np.full(5, 24))
+    before = len(kept_in(folder))
+    for change in (
+        partial(monkeypatch.setattr, programs, "version", lambda name: "0"),
+        partial(monkeypatch.setenv, "XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + " "),
+        partial(monkeypatch.setattr, programs, "_processor", lambda: ["another"]),
+        partial(jax.config.update, "jax_disable_most_optimizations", True),
+    ):
+        change()
+        programs._surroundings.cache_clear()
+        calls["first"]()
+        before += 1
+        assert len(kept_in(folder)) == before, change
+    jax.config.update("jax_disable_most_optimizations", False)
+    programs._surroundings.cache_clear()
+
+
+def test_the_source_is_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "programs.py").write_text("one")
+    monkeypatch.setattr(programs, "__file__", str(tmp_path / "programs.py"))
+    found = set()
+    for name, text in (("programs.py", "one"), ("programs.py", "two"), ("other.py", ""), ("another.py", "")):
+        (tmp_path / name).write_text(text)
+        found.add(programs._surroundings.__wrapped__())
+    assert len(found) == 4
+
+
+def test_a_damaged_one_is_made_again(folder: Path) -> None:
+    tree = {"scale": jax.device_put(np.float32(3))}
+    fresh()(2, tree, ones(5))
+    (path,) = folder.iterdir()
+    whole = path.read_bytes()
+    for damaged in (b"", b"no pickle", whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        np.testing.assert_array_equal(fresh()(2, tree, ones(5))[0], np.full(5, 3))
+        assert path.stat().st_size > len(whole) // 2
+    assert len(kept_in(folder)) == 1
+
+
+def test_a_folder_that_cannot_be_made_costs_nothing_but_time(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    programs.keep(tmp_path / "file" / "programs")
+    try:
+        np.testing.assert_array_equal(fresh()(2, {"scale": ones()}, ones(5))[0], np.ones(5))
+    finally:
+        programs.keep(None)
+
+
+def test_the_ones_used_last_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "MOST", 2)
+    tree = {"scale": ones()}
+    fresh()(2, tree, ones(1))
+    (first,) = folder.iterdir()
+    os.utime(first, (1, 1))
+    fresh()(2, tree, ones(2))
+    fresh()(2, tree, ones(1))
+    fresh()(2, tree, ones(3))
+    assert first.exists()
+    assert len(kept_in(folder)) == 2
+
+
+def test_under_a_trace_and_on_several_devices_it_is_a_jitted_function(folder: Path) -> None:
+    tree = {"scale": ones()}
+    one = programs.kept(static=0)(scaled)
+    assert jax.jit(lambda x: one(2, tree, x)[0])(3 * ones(2)).tolist() == [9, 9]
+    mesh = jax.sharding.Mesh(jax.devices()[:2], ("face",))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("face"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    assert one(2, jax.device_put(tree, whole), jax.device_put(ones(2), split))[0].tolist() == [1, 1]
+    assert not folder.exists()
+
+
+def test_the_second_run_traces_nothing_and_writes_the_same(tmp_path: Path, photos: Path) -> None:
+    options = ["--extractors", "mobileface", "--steps", "12", "--no-report", "--json"]
+
+    def run(out: str) -> dict:
+        done = subprocess.run(
+            [sys.executable, "-m", "engine.cli", "run", photos / "obama.jpg", "--out", tmp_path / out, *options],
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"},
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0
+        return json.loads(done.stdout)["compiles"]["by_program"]
+
+    names = {"embed", "begin", "enter", "_vstep", "_cloaked", "_settle", "result"}
+    first, second = run("first"), run("second")
+    assert {name for name, one in first.items() if not one["from_cache"]} >= names
+    assert {name for name, one in second.items() if one["from_cache"]} >= names
+    assert sum(second[name]["seconds"] for name in names) < sum(first[name]["seconds"] for name in names) / 4
+    made = [(tmp_path / out / "obama.jpg").read_bytes() for out in ("first", "second")]
+    assert made[0] == made[1]
