@@ -106,6 +106,8 @@ class Recipe:
     random change of scale and offset of every extractor's crop at every step, as a share of the crop's side. smoothing:
     sigma, in canvas pixels, of the Gaussian that the gradient passes through. seed: of every random choice. enough: a
     shift, the extractors' weighted mean, at which a face is left as it is, looked at every 10 steps; None: no shift is.
+    cap: largest change of a pixel at rho .007, 1 for none, and colour: whether the channels may change apart: of the
+    default solver alone; those of others have no cap, and always colour.
     """
 
     rho: float = RHO["mid"]
@@ -117,6 +119,8 @@ class Recipe:
     smoothing: float = 1.0
     seed: int = 0
     enough: float | None = None
+    cap: float = 16 / 255
+    colour: bool = False
 
     def __post_init__(self) -> None:
         _choice("objective", self.objective, Objective)
@@ -135,6 +139,11 @@ class Recipe:
             raise ValueError(f"smoothing must be in [0, {CANVAS}) canvas pixels; got {self.smoothing}")
         if self.enough is not None and not 0 < self.enough < 2:
             raise ValueError(f"enough is a shift of embeddings and must be in (0, 2); got {self.enough}")
+        if not 0 < self.cap <= 1:
+            raise ValueError(f"cap is the largest change of a pixel and must be in (0, 1]; got {self.cap}")
+        own = type(self)
+        if self.solver != own.solver and (self.cap, self.colour) != (own.cap, own.colour):
+            raise ValueError(f"cap and colour are choices of the solver {own.solver!r}, not of {self.solver!r}")
 
     @property
     def members(self) -> tuple[Member, ...]:

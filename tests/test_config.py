@@ -37,6 +37,8 @@ INF = float("inf")
         (Recipe, "smoothing", -0.5),
         (Recipe, "smoothing", NAN),
         (Recipe, "smoothing", INF),
+        (Recipe, "cap", 0.0),
+        (Recipe, "cap", 1.5),
         (Output, "format", "gif"),
         (Output, "quality", 0),
         (Output, "quality", 101),
@@ -56,6 +58,8 @@ def test_bad_value_is_refused_by_name(kind: type, field: str, value: object) -> 
         (Recipe, "steps", 1),
         (Recipe, "jitter", 0.0),
         (Recipe, "smoothing", 0.0),
+        (Recipe, "cap", 1.0),
+        (Recipe, "colour", True),
         (Output, "quality", 1),
         (Output, "quality", 100),
     ],
@@ -119,6 +123,12 @@ def test_what_is_no_member_is_named(text: str) -> None:
 def test_an_extractor_counts_once() -> None:
     with pytest.raises(ValueError, match="must differ"):
         Recipe(extractors=("net", "net:2"))
+
+
+@pytest.mark.parametrize("given", [{"cap": 0.5}, {"colour": True}])
+def test_cap_and_colour_are_the_default_solvers(given: dict) -> None:
+    with pytest.raises(ValueError, match="cap and colour are choices of the solver 'projected', not of 'paper'"):
+        Recipe(solver="paper", **given)
 
 
 def test_recipes_are_frozen_and_equal_by_value() -> None:

@@ -153,6 +153,19 @@ def test_cloak_stays_in_its_place(name: str) -> None:
     assert colour <= 1e-6 if name.startswith("projected") else colour > 0.002
 
 
+def test_cap_and_colour() -> None:
+    """In colour and without a cap the cloak goes further within the same budget; a cap holds."""
+    batch, default = faces(), replace(PROJECTED, smoothing=0.0)
+    plain, capped = run(default, batch), run(replace(default, cap=4 / 255), batch)
+    free = run(replace(default, cap=1.0, colour=True), batch)
+    amplitude = (default.rho / 0.007) ** 0.5
+    assert np.abs(capped.delta).max() <= 4 / 255 * amplitude + 1e-6 < np.abs(plain.delta[TEXTURED]).max()
+    assert np.ptp(free.delta[TEXTURED], axis=-1).max() > 0.002
+    assert np.ptp(free.delta[GREY], axis=-1).max() <= 1e-6
+    assert free.dssim.max() <= default.rho + 1e-6
+    assert free.shift[TEXTURED].mean() > plain.shift[TEXTURED].mean() > capped.shift[TEXTURED].mean()
+
+
 @every_recipe
 def test_shift_is_the_distance_of_the_embeddings(name: str) -> None:
     """Against NumPy on the cloaked canvas, 2e-4; not on flat canvases, where the clean embedding is rounding."""

@@ -1,8 +1,9 @@
 """The default solver: preconditioned gradient ascent with momentum; every iterate is projected into the budget.
 
-All three channels change alike. DSSIM hardly counts colour, so a cloak free to use it turns eyes green and brows blue;
-and JPEG's coarse chroma erases it: colour moves embeddings further in a PNG, but less far in a JPEG of quality 75:
-there the budget is spent on what is lost.
+All three channels change alike, unless the recipe asks for colour. DSSIM hardly counts it, so a cloak free to use it
+turns eyes green and brows blue; and JPEG's coarse chroma erases it: colour moves embeddings further in a PNG, but less
+far in a JPEG of quality 75: there the budget is spent on what is lost. No pixel changes by more than the recipe's cap:
+single ones would show.
 
 The projection scales the cloak down to its DSSIM budget (`dssim.largest_scale`), so every iterate is feasible and
 no penalty weight has to be found. The step shrinks as a cosine over the recipe's steps.
@@ -18,22 +19,22 @@ from engine.cloak.objective import Extractors, Problem, gain, jittered
 from engine.cloak.state import State, keep, start, step_key
 from engine.config import Recipe
 
+NOISE = 16 / 255
+"""Standard deviation of the noise at the start, before it is brought into a tenth of the budget."""
 STEP = 0.02
 """First step, root mean square over the canvas, in units of the [0, 1] range, at rho .007."""
 REACH = 4
 """The momentum is 1 - REACH / steps, .9 at the usual 40: one that remembers more steps than a schedule can spare never
 gathers pace: at 15 steps and the same DSSIM .9 moved embeddings less far (1.59 for 1.69, one trial on 4 faces)."""
-CAP = 16 / 255
-"""Largest change of a pixel at rho .007."""
 
 
 def init(recipe: Recipe, face: Problem) -> State:
     """A tenth of the budget of smooth noise: at the clean image itself the gradient of the distance is zero."""
-    grey = (*face.original.image.shape[:2], 1)
-    noise = jax.random.normal(step_key(face.key, jnp.int32(-1)), grey)
+    shape = (*face.original.image.shape[:2], 3 if recipe.colour else 1)
+    noise = jax.random.normal(step_key(face.key, jnp.int32(-1)), shape)
     noise = projection.smooth(noise, sigma=recipe.smoothing)
-    delta = projection.budget(face, projection.shape(face, CAP * noise), rho=recipe.rho / 10)
-    return start(face, delta, jnp.zeros(grey))
+    delta = projection.budget(face, projection.shape(face, NOISE * noise), rho=recipe.rho / 10)
+    return start(face, delta, jnp.zeros(shape))
 
 
 def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) -> State:
@@ -44,7 +45,9 @@ def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) ->
         found = jittered(extractors, canvas, amount=recipe.jitter, key=key)
         return gain(recipe, face, found)
 
-    gradient = jax.grad(ascent)(state.variable).mean(axis=-1, keepdims=True) * face.mask
+    gradient = jax.grad(ascent)(state.variable) * face.mask
+    if not recipe.colour:
+        gradient = gradient.mean(axis=-1, keepdims=True)
     gradient = projection.smooth(gradient, sigma=recipe.smoothing) * projection.room(face)
     size = jnp.sqrt((gradient**2).mean()) + 1e-20
     kept = max(0.0, 1 - REACH / recipe.steps)
@@ -53,7 +56,7 @@ def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) ->
     # DSSIM is quadratic in the change: the cloak's amplitude, and so step and cap, go with the root of the budget.
     amplitude = (recipe.rho / 0.007) ** 0.5
     delta = state.variable + STEP * amplitude * left * momentum
-    delta = projection.shape(face, delta.clip(-CAP * amplitude, CAP * amplitude))
+    delta = projection.shape(face, delta.clip(-recipe.cap * amplitude, recipe.cap * amplitude))
     delta = projection.budget(face, delta, rho=recipe.rho)
     return state._replace(variable=delta, memory=momentum, step=state.step + 1)
 

@@ -47,7 +47,7 @@ class CloakSet:
         parts += [recipe.solver] if recipe.solver != default.solver else []
         parts += [
             f"{name}{getattr(recipe, name):g}"
-            for name in ("steps", "jitter", "smoothing", "seed")
+            for name in ("steps", "jitter", "smoothing", "seed", "enough", "cap", "colour")
             if getattr(recipe, name) != getattr(default, name)
         ]
         parts += [self.output.format] if self.output.format != "keep" else []
