@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from engine.evaluate.study import Study
     from engine.view import Board
 
-BATCH = 8
 OK, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
+
+FEW = 8
+"""Photos for which a run takes no more slots than it needs."""
 
 app = App(
     name="cloak",
@@ -74,7 +76,9 @@ def run(
     min_size: Annotated[int, Parameter(help="Smallest face that counts, in pixels.")] = Detection.min_size,
     dry_run: Annotated[bool, Parameter(negative="", help="Show what would be done; write nothing.")] = False,
     restart: Annotated[bool, Parameter(negative="", help="Do everything again, also what is done.")] = False,
-    batch: Annotated[int | None, Parameter(help="Faces solved at once; default: 8, fewer for fewer photos.")] = None,
+    batch: Annotated[
+        int | None, Parameter(help="Faces solved at once; default: 8, 64 for each accelerator, fewer for fewer photos.")
+    ] = None,
     devices: Annotated[int | None, Parameter(help="How many devices to use; default: all.")] = None,
     workers: Annotated[int | None, Parameter(help="Threads that read and write; default: the cores.")] = None,
     shard: Annotated[str, Parameter(help="I/N: this process does the I-th of N shares (from 0).")] = "0/1",
@@ -106,9 +110,9 @@ def run(
     from engine.checkpoint import CheckpointError
     from engine.view import View
 
-    def slots(photos: int) -> int:
+    def slots(photos: int) -> int | None:
         # By all photos of the collection, not by those still to do: resuming must compute what one call would have.
-        return min(BATCH, 1 << max(photos - 1, 0).bit_length()) if batch is None else batch
+        return 1 << max(photos - 1, 0).bit_length() if batch is None and photos <= FEW else batch
 
     def cloaker(photos: int) -> Cloaker:
         from engine import sharding
@@ -576,9 +580,13 @@ def bench(
     mode: Annotated[Mode, Parameter(help="Budget: DSSIM .004, .007 or .017 round each face.")] = "mid",
     solver: Annotated[SolverName, Parameter(help="As in `cloak run`.")] = "projected",
     steps: Annotated[int | None, Parameter(help="Solver steps instead of the solver's own.")] = None,
-    batches: Annotated[str, Parameter(help="Faces at once, each in turn; the last sections take the largest.")] = (
-        "1,4,8,16"
-    ),
+    batches: Annotated[
+        str | None,
+        Parameter(
+            help="Faces at once, each in turn; the last sections take the largest. Default: 1,4,8,16; on accelerators "
+            "8,64,256."
+        ),
+    ] = None,
     devices: Annotated[str | None, Parameter(help="How many, e.g. 1,2; default: one, and all.")] = None,
     faces: Annotated[int | None, Parameter(help="To cloak for each row; default: three times the batch.")] = None,
     repeats: Annotated[int, Parameter(help="Of single steps and products.")] = 5,

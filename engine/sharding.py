@@ -19,6 +19,10 @@ CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUA
 CPU_FLAG_VERSIONS = ("0.10.",)
 """XLA ends the process on a flag it does not know, so it is set only for the jaxlib releases it was tried on."""
 
+CPU_SLOTS, ACCELERATOR_SLOTS = 8, 64
+"""Faces at once unless told otherwise: of a CPU, where more gain nothing (`cloak bench`), and of each accelerator, that
+a few faces leave idle; the second is a guess, no accelerator was at hand."""
+
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 """mallopt's parameters, of glibc's malloc.h."""
 
@@ -74,6 +78,11 @@ def faces_mesh(devices: int | None = None) -> Mesh:
             f"devices must be 1 to {len(local)}, the number of {local[0].platform} devices here; got {count}"
         )
     return Mesh(local[:count], ("face",))
+
+
+def slots(platform: str, devices: int) -> int:
+    """How many faces at once, where nobody says. platform: JAX's name. A CPU's devices share its cores."""
+    return CPU_SLOTS if platform == "cpu" else ACCELERATOR_SLOTS * devices
 
 
 def split_faces(batch: Any, mesh: Mesh) -> Any:

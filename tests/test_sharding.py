@@ -208,3 +208,10 @@ def test_configure_sets_the_flag_and_the_cache_unless_the_user_has(given: str, t
     flags, cache = done.stdout.splitlines()
     assert flags == (given or sharding.CPU_FLAG)
     assert cache == str(tmp_path / ("own" if given else "cache"))
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "slots"), [("cpu", 1, 8), ("cpu", 8, 8), ("gpu", 1, 64), ("tpu", 4, 256)]
+)
+def test_accelerators_get_more_slots_each(platform: str, devices: int, slots: int) -> None:
+    assert sharding.slots(platform, devices) == slots

@@ -75,7 +75,7 @@ def bench(made: Settings, sections: Sequence[str], *, say: Callable[[str], None]
         "machine": about,
         "settings": {
             "recipe": asdict(made.recipe),
-            "batches": made.batches,
+            "batches": plan.batches,
             "devices": plan.devices,
             "faces": made.faces,
             "repeats": made.repeats,

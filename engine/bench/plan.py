@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import jax
+
 from engine import sharding
 from engine.bench import ceiling
 from engine.bench.samples import Samples, of_photos, synthetic
@@ -19,13 +21,14 @@ from engine.extractors.registry import find
 
 @dataclass(frozen=True)
 class Settings:
-    """batches: faces at once, over all devices. devices: how many. faces: cloaked for one row of `solve`, by default
-    three for each slot. repeats: of what takes well under a second. photos: files and folders; none: synthetic faces.
+    """batches: faces at once, over all devices; by default some that suit the platform. devices: how many. faces:
+    cloaked for one row of `solve`, by default three for each slot. repeats: of what takes well under a second. photos:
+    files and folders; none: synthetic faces.
     """
 
     recipe: Recipe
     photos: tuple[Path, ...] = ()
-    batches: tuple[int, ...] = (1, 4, 8, 16)
+    batches: tuple[int, ...] = ()
     devices: tuple[int, ...] = ()
     faces: int | None = None
     repeats: int = 5
@@ -33,7 +36,7 @@ class Settings:
     def __post_init__(self) -> None:
         given = {"batches": self.batches, "devices": self.devices, "repeats": (self.repeats,)}
         for name, values in {**given, "faces": () if self.faces is None else (self.faces,)}.items():
-            if any(value < 1 for value in values) or (name == "batches" and not values):
+            if any(value < 1 for value in values):
                 raise ValueError(f"{name} must be at least 1; got {', '.join(map(str, values)) or 'none'}")
         for name in self.recipe.names:
             find(name)
@@ -60,6 +63,11 @@ class Plan:
         """How many are used: one, and all of them, where it was not said."""
         return self.settings.devices or tuple(sorted({1, sharding.faces_mesh().size}))
 
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Those of the settings, or what is worth trying here."""
+        return self.settings.batches or ((1, 4, 8, 16) if jax.default_backend() == "cpu" else (8, 64, 256))
+
     @cached_property
     def ceilings(self) -> list[ceiling.Ceiling]:
         """Of one device."""
@@ -73,13 +81,13 @@ class Plan:
     def batchers(self) -> Iterator[tuple[Batcher, int]]:
         """For each number of devices and each batch size, which is rounded up to a multiple of the devices."""
         for devices in self.devices:
-            for size in dict.fromkeys(-(-batch // devices) * devices for batch in self.settings.batches):
+            for size in dict.fromkeys(-(-batch // devices) * devices for batch in self.batches):
                 yield self.batcher(size, devices), devices
 
     @property
     def widest(self) -> int:
         """The largest batch, for what is measured at one size only."""
-        return max(self.settings.batches)
+        return max(self.batches)
 
     def jobs(self, batcher: Batcher) -> list[FaceJob]:
         """The faces of one row of `solve`."""

@@ -90,7 +90,7 @@ class Cloaker:
         detector: Detector | None = None,
         only: str | Source | None = None,
         goal: Target | None = None,
-        batch: int = 8,
+        batch: int | None = None,
         devices: int | None = None,
         workers: int | None = None,
     ) -> None:
@@ -98,20 +98,23 @@ class Cloaker:
 
         mode: "low", "mid" or "high", or a whole `recipe` instead. only: a photo of the one person to cloak. goal: under
         objective "target", an embedding of length one for each extractor to which all faces go, whoever they are,
-        instead of a far centroid. batch: faces solved at once. devices: how many to use, all by default. workers:
+        instead of a far centroid. batch: faces solved at once, by default
+        `sharding.slots`. devices: how many to use, all by default. workers:
         threads that decode and write. Raises ValueError for settings that make no sense or a reference photo without
         exactly one face.
         """
         sharding.configure()
-        if batch < 1 or (workers is not None and workers < 1):
-            raise ValueError(f"batch and workers must be at least 1; got {batch} and {workers}")
+        for name, value in (("batch", batch), ("workers", workers)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
         self.recipe = recipe or Recipe.of(mode)
         self.detection = detection or Detection()
         self.detector = detector or YuNet(checkpoint.root() / "yunet.onnx", self.detection)
         self.workers = workers or min(os.cpu_count() or 1, 8)
         mesh = sharding.faces_mesh(devices)
+        size = batch or sharding.slots(mesh.devices.flat[0].platform, mesh.size)
         extractors = tuple(load(member.name, precision=member.precision) for member in self.recipe.members)
-        self.batcher = Batcher(self.recipe, extractors, size=batch, mesh=mesh)
+        self.batcher = Batcher(self.recipe, extractors, size=size, mesh=mesh)
         self.weights = {extractor.name: extractor.weights_sha256 for extractor in extractors}
         self._goal = goal
         if goal is not None:

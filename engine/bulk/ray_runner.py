@@ -26,6 +26,7 @@ from uuid import uuid4
 import jax
 import numpy as np
 
+from engine import sharding
 from engine.bulk.album import Album
 from engine.bulk.cloaker import Cloaker, Seen, Targets, aims, bank_of, grouped
 from engine.bulk.inputs import OWN_FOLDER, InputError
@@ -48,7 +49,7 @@ class Orders:
     recipe: Recipe
     detection: Detection
     only: Path | None
-    batch: int
+    batch: int | None
     devices: int | None
     workers: int | None
     out: Path
@@ -133,6 +134,8 @@ class Crew:
         self._orders = orders
         self._data = ray.data
         self._count, self._share = _shares(ray.nodes(), count, orders.devices)
+        accelerators = int(self._share.get("num_gpus", 0)) or sum(self._share.get("resources", {}).values())
+        self._slots = sharding.slots("accelerator" if accelerators else "cpu", accelerators)
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it would say that there are none
         for handler in logging.getLogger("ray.data").handlers:
@@ -186,7 +189,7 @@ class Crew:
         clean(self._orders.out, shard=self._orders.options.shard)
 
     def _chunks(self, things: Sequence[Any]) -> list[Sequence[Any]]:
-        slots = self._orders.batch
+        slots = self._orders.batch or self._slots
         rounds = min(-(-len(things) // (CHUNKS * self._count * slots)), ROUNDS)
         size = rounds * slots
         return [things[first : first + size] for first in range(0, len(things), size)]
