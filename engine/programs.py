@@ -68,7 +68,8 @@ class Kept(Generic[P, R]):
         device = _one_cpu(leaves)
         if device is None:
             return self.jitted(*arguments)
-        key = None if self._static is None else arguments[self._static], tree, tuple(map(jax.typeof, leaves))
+        static = None if self._static is None else arguments[self._static]
+        key = static, tree, tuple(map(jax.typeof, leaves)), device.id
         with _making:
             program = self._programs.get(key)
             if program is None:

@@ -79,6 +79,10 @@ def test_whatever_the_program_depends_on_makes_another(folder: Path, monkeypatch
             call()
         assert len(kept_in(folder)) == number + 1, name
     np.testing.assert_array_equal(fresh()(3, tree, 2 * ones(5))[0], np.full(5, 24))
+    one = fresh()
+    for device in jax.devices()[:2]:
+        found, _ = one(2, jax.device_put(tree, device), jax.device_put(ones(5), device))
+        assert found.devices() == {device}
     before = len(kept_in(folder))
     for change in (
         partial(monkeypatch.setattr, programs, "version", lambda name: "0"),
