@@ -34,7 +34,7 @@ from engine.cloak.objective import distances
 from engine.config import Recipe
 from engine.extractors import load, tuned
 
-STEPS = (10, 20, 40)
+STEPS = (10, 20)
 SHARES = (0.1, 1.0)
 
 
