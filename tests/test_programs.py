@@ -135,11 +135,14 @@ def test_the_ones_used_last_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     tree = {"scale": ones()}
     fresh()(2, tree, ones(1))
     (first,) = folder.iterdir()
-    os.utime(first, (1, 1))
     fresh()(2, tree, ones(2))
+    (second,) = set(folder.iterdir()) - {first}
+    os.utime(first, (1, 1))
+    os.utime(second, (2, 2))
     fresh()(2, tree, ones(1))
     fresh()(2, tree, ones(3))
     assert first.exists()
+    assert not second.exists()
     assert len(kept_in(folder)) == 2
 
 
