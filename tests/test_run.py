@@ -194,7 +194,7 @@ def test_shards_share_the_work_without_overlap(
         (["{photos}", "--shard", "2/2"], "shard must be"),
         (["{photos}", "--shard", "half"], "--shard must be"),
         (["{photos}", "--devices", "99"], "devices must be"),
-        (["{photos}", "--batch", "0"], "batch and workers must be"),
+        (["{photos}", "--batch", "0"], "batch must be"),
         (["{photos}", "--only", "{photos}/wall.png"], "must show one face"),
         (["{photos}", "--only", "{photos}/gone.png"], "gone.png"),
         (["{photos}", "--mode", "huge"], "huge"),
