@@ -102,6 +102,7 @@ def run(
     json: Json = False,
 ) -> int:
     """Cloak photos. A second call with the same --out goes on where the first one ended."""
+    from engine import programs
     from engine.bulk import ray_runner
     from engine.bulk.inputs import InputError
     from engine.bulk.manifest import BusyError
@@ -179,6 +180,8 @@ def run(
     except KeyboardInterrupt:
         print(f"Interrupted. What was done is in {out}; the same command goes on from there.", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        programs.keep(None)  # it was for this run: what comes after it in this process may have changed the code
     if json:
         print(summary.as_json())
     else:

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from engine import compiles, programs
+from engine import cli, compiles, programs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -155,6 +156,19 @@ def test_under_a_trace_and_on_several_devices_it_is_a_jitted_function(folder: Pa
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     assert one(2, jax.device_put(tree, whole), jax.device_put(ones(2), split))[0].tolist() == [1, 1]
     assert not folder.exists()
+
+
+def test_programs_are_kept_for_the_run_alone(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever became of it: this one ends where the reference photo is found to be nobody's, networks loaded."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "nobody.png")
+    told: list[Path | None] = []
+    monkeypatch.setattr(programs, "keep", told.append)
+    arguments = [str(photos / "obama.jpg"), "--out", str(tmp_path / "out"), "--only", str(tmp_path / "nobody.png")]
+    assert cli.main(["run", *arguments, "--extractors", "mobileface"]) == cli.USAGE
+    assert "must show one face" in capsys.readouterr().err
+    assert [one is None for one in told] == [False, True]
 
 
 def test_the_second_run_traces_nothing_and_writes_the_same(tmp_path: Path, photos: Path) -> None:

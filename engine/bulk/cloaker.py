@@ -98,8 +98,8 @@ class Cloaker:
 
         mode: "low", "mid" or "high", or a whole `recipe` instead. only: a photo of the one person to cloak. goal: under
         objective "target", an embedding of length one for each extractor to which all faces go, whoever they are,
-        instead of a far centroid. batch: faces solved at once, by default
-        `sharding.slots`. devices: how many to use, all by default. workers:
+        instead of a far centroid. batch: faces solved at once, by default as many as `sharding.slots` says. devices:
+        how many to use, all by default. workers:
         threads that decode and write. Raises ValueError for settings that make no sense or a reference photo without
         exactly one face.
         """
