@@ -109,7 +109,7 @@ def compiled_text(program: str) -> str:
         "embed": lambda: solver.embed.lower(whole.extractors, batch.canvas),
         "begin": lambda: solver.begin.lower(RECIPE, batch, clean, fresh),
         "enter": lambda: solver.enter.lower(slots, slots, fresh),
-        "step": lambda: solver._step.lower(RECIPE, whole.extractors, slots),
+        "step": lambda: solver._step.lower(solver.Move(RECIPE, RECIPE.turns[0]), whole.extractors, slots),
         "steps": lambda: solver._steps.lower(RECIPE, whole.extractors, slots, jnp.int32(3)),
         "settle": lambda: solver._settle.lower(RECIPE, slots, clean),
         "result": lambda: solver.result.lower(RECIPE, slots),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -42,14 +42,12 @@ class CloakSet:
     def label(self) -> str:
         """A folder's name that tells all in which sets differ."""
         recipe = self.recipe
-        default = Recipe()
         parts = ["+".join(recipe.extractors).replace(":", "="), f"rho{recipe.rho:g}", recipe.objective]
-        parts += [recipe.solver] if recipe.solver != default.solver else []
-        parts += [
-            f"{name}{getattr(recipe, name):g}"
-            for name in ("steps", "jitter", "smoothing", "seed", "enough", "cap", "colour")
-            if getattr(recipe, name) != getattr(default, name)
-        ]
+        named = ("extractors", "rho", "objective")
+        for field_ in fields(Recipe):
+            value = getattr(recipe, field_.name)
+            if field_.name not in named and value != field_.default:
+                parts.append(f"{field_.name}{value:g}" if isinstance(value, (int, float)) else f"{field_.name}-{value}")
         parts += [self.output.format] if self.output.format != "keep" else []
         parts += [f"q{self.output.quality}"] if self.output.quality is not None else []
         return "_".join(parts)
