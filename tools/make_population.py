@@ -2,8 +2,8 @@
 
     python tools/make_population.py FOLDER [--cache FILE.npz] [--without NAME ...]      FOLDER: identity/photo
 
-One mean embedding per person and extractor; k-means over people on the concatenation of all extractors, so that row i
-is the same group of people everywhere; a group of fewer than MIN_PEOPLE is dissolved into the others, so that a
+One mean embedding per person and extractor; k-means over people on the concatenation of the extractors GROUPED_BY, so
+that row i is the same group of people everywhere, and stays so whatever is added to them later; a group of fewer than MIN_PEOPLE is dissolved into the others, so that a
 centroid is nobody's template. People with PROTECTED or more photos, the users of every evaluation, are left out, and so
 is whom --without names. Prints the table that belongs at the end of checkpoints/manifest.toml. To be run again whenever
 an extractor is added or its weights change; the same photos and weights give the same content hash.
@@ -26,6 +26,7 @@ from engine import checkpoint, extractors, sharding
 from engine.bulk.people import centroids_of
 
 ROOT = Path(__file__).resolve().parent.parent
+GROUPED_BY = ("faceres", "mobileface", "mobilefacenet-192", "sface", "web-incept")
 PROTECTED = 20
 PHOTOS = 4
 """Photos of one person that are looked at."""
@@ -87,7 +88,9 @@ def main() -> int:
         name: unit(np.stack([rows[seen & (owner == one)].mean(axis=0) for one in known])).astype(np.float64)
         for name, rows in embedded.items()
     }
-    labels = groups_of(np.concatenate(list(means.values()), axis=1), count=CENTROIDS, least=MIN_PEOPLE, seed=SEED)
+    labels = groups_of(
+        np.concatenate([means[name] for name in GROUPED_BY], axis=1), count=CENTROIDS, least=MIN_PEOPLE, seed=SEED
+    )
     sizes = np.bincount(labels)
     centroids = {
         name: unit(np.stack([rows[labels == group].mean(axis=0) for group in range(len(sizes))]))

@@ -394,7 +394,7 @@ def shipped(name: str) -> Callable[[Path], Reference]:
         spec = registry.find(name).spec
         with np.load(ROOT / "tests" / "goldens" / "embeddings.npz") as golden:
             canvases, expected = golden["canvases"].astype(np.float32) / 255, golden[name]
-        window = jnp.array([spec.window, spec.window])
+        window = jnp.array(spec.window_yx)
         crops = np.stack([extractors.crop(canvas, size=spec.size, window_yx=window) for canvas in canvases])
         return Reference(file, lambda _: expected, crops)
 

@@ -53,11 +53,13 @@ class Reference:
 
 def prepared(canvases: np.ndarray, spec: InputSpec) -> np.ndarray:
     """Inputs of a network (n, s, s, 3), float32, out of uint8 canvases: cropped and resampled by Pillow."""
-    lo, hi = spec.window
+    (top, bottom), (left, right) = spec.window_yx
 
     def resampled(channel: np.ndarray) -> np.ndarray:
         image = Image.fromarray(channel.astype(np.float32))
-        return np.asarray(image.resize((spec.size, spec.size), Image.Resampling.BILINEAR, box=(lo, lo, hi, hi)))
+        return np.asarray(
+            image.resize((spec.size, spec.size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+        )
 
     pixels = np.stack([np.stack([resampled(canvas[..., n]) for n in range(3)], -1) for canvas in canvases])
     return ((pixels[..., :: -1 if spec.bgr else 1] - np.float32(spec.mean)) / np.float32(spec.scale)).astype(np.float32)
