@@ -3,10 +3,11 @@
     python tools/make_population.py FOLDER [--cache FILE.npz] [--without NAME ...]      FOLDER: identity/photo
 
 One mean embedding per person and extractor; k-means over people on the concatenation of the extractors GROUPED_BY, so
-that row i is the same group of people everywhere, and stays so whatever is added to them later; a group of fewer than MIN_PEOPLE is dissolved into the others, so that a
-centroid is nobody's template. People with PROTECTED or more photos, the users of every evaluation, are left out, and so
-is whom --without names. Prints the table that belongs at the end of checkpoints/manifest.toml. To be run again whenever
-an extractor is added or its weights change; the same photos and weights give the same content hash.
+that row i is the same group of people everywhere, and stays so whatever is added to them later; a group of fewer than
+MIN_PEOPLE is dissolved into the others, so that a centroid is nobody's template. People with PROTECTED or more photos,
+the users of every evaluation, are left out, and so is whom --without names. Prints the table that belongs at the end of
+checkpoints/manifest.toml. To be run again whenever an extractor is added or its weights change; the same photos and
+weights give the same content hash.
 """
 
 from __future__ import annotations

@@ -434,6 +434,7 @@ def proofs() -> dict[str, list[Proof]]:
         ("faceres/human-tfjs", "faceres"),
         ("mobileface/human-tfjs", "mobileface"),
         ("sface/opencv-onnx", "sface"),
+        ("resnet29/dlib", "dlib-resnet"),
     ):
         about = checkpoint.manifest()["extractors"][name]
         runtime = about["metric"]["parity_reference"]

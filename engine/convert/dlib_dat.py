@@ -57,7 +57,7 @@ def layers(path: Path | str) -> list[Layer]:
     try:
         return _network(stream)
     except _Broken as error:
-        raise DlibFileError(f"{path} is not a network that dlib has serialised: {error}") from None
+        raise DlibFileError(f"{path} cannot be read as a network of dlib with a metric loss: {error}") from None
 
 
 class _Broken(Exception):

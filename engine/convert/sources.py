@@ -99,7 +99,7 @@ RESNET29_MEAN = (122.782, 117.001, 104.298)
 
 
 def _resnet29() -> list[tuple[str, tuple[float, ...]]]:
-    """The layers of dlib's face network from input to loss, kinds and settings; without those of the loss."""
+    """The layers of dlib's face network from the input on, kinds and settings; without the loss."""
     norm, relu, mark, add = ("affine_", (0,)), ("relu_", ()), (dlib_dat.MARK, ()), ("add_prev_", ())
 
     def conv(channels: int, side: int, stride: int, padding: int) -> tuple[str, tuple[float, ...]]:
@@ -114,7 +114,7 @@ def _resnet29() -> list[tuple[str, tuple[float, ...]]]:
             whole += [conv(channels, 3, 1, 1), norm]
             whole += [mark, mark, ("avg_pool_2", (2, 2, 2, 2, 0, 0))] if halve else []
             whole += [add, relu]
-    return [*whole, ("avg_pool_2", (0, 0, 1, 1, 0, 0)), ("fc_2", (128, 256)), ("loss_metric_2", ())]
+    return [*whole, ("avg_pool_2", (0, 0, 1, 1, 0, 0)), ("fc_2", (128, 256))]
 
 
 def dlib_resnet(path: Path | str) -> dict[str, np.ndarray]:
@@ -122,15 +122,15 @@ def dlib_resnet(path: Path | str) -> dict[str, np.ndarray]:
 
     Raises dlib_dat.DlibFileError, a ValueError, for a file that is none of dlib's or that has another network.
     """
-    layers, wanted = dlib_dat.layers(path), _resnet29()
-    found = [(layer.kind, tuple(round(number, 3) for number in layer.settings)) for layer in layers]
-    found[-1] = (found[-1][0], ())
+    layers = dlib_dat.layers(path)
+    *found, _ = ((layer.kind, tuple(round(number, 3) for number in layer.settings)) for layer in layers)
+    wanted = _resnet29()
     if found != wanted:
-        differs = (n for n, pair in enumerate(itertools.zip_longest(found, wanted)) if pair[0] != pair[1])
-        number = next(differs)
-        ours, theirs = (some[number] if number < len(some) else "nothing" for some in (wanted, found))
+        pairs = itertools.zip_longest(found, wanted, fillvalue="nothing")
+        number, (theirs, ours) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
         raise dlib_dat.DlibFileError(
-            f"{path} is another network than dlib_face_recognition_resnet_model_v1: layer {number} is {theirs}, not {ours}"
+            f"{path} has another network than dlib_face_recognition_resnet_model_v1.dat: "
+            f"its layer {number} is {theirs}, expected {ours}"
         )
     result: dict[str, np.ndarray] = {}
     convolutions = [layer.arrays for layer in layers if layer.kind == "con_4"]
