@@ -255,6 +255,8 @@ def _robust(row: dict[str, Any]) -> str:
 def _print_card(card: dict[str, Any]) -> None:
     given, metric = card["input"], card.get("metric", {})
     lo, hi = given["window"]
+    down = given.get("down", 0)
+    where = f"{lo:g} to {hi:g}" + (f" across, {lo + down:g} to {hi + down:g} down" if down else " on both axes")
     order = "BGR" if given["bgr"] else "RGB"
     note = f" ({card['licence_note']})" if "licence_note" in card else ""
     lines = [
@@ -262,7 +264,7 @@ def _print_card(card: dict[str, Any]) -> None:
         ("licence", card["licence"] + note),
         ("source", card["source"]),
         ("", f"SHA-256 {card['source_sha256']}" if "source_sha256" in card else ""),
-        ("input", f"{given['size']} x {given['size']} {order}, canvas pixels {lo:g} to {hi:g} on both axes"),
+        ("input", f"{given['size']} x {given['size']} {order}, canvas pixels {where}"),
         ("scaling", f"(0 to 255 - {list(given['mean'])}) / {given['scale']:g}, mean in the order {order}"),
         ("embedding", f"{card['dim']}-D"),
         ("size", f"{card['parameters']:,} parameters, {card['megabytes']:.1f} MB on disk"),

@@ -394,7 +394,7 @@ def shipped(name: str) -> Callable[[Path], Reference]:
         spec = registry.find(name).spec
         with np.load(ROOT / "tests" / "goldens" / "embeddings.npz") as golden:
             canvases, expected = golden["canvases"].astype(np.float32) / 255, golden[name]
-        window = jnp.array([spec.window, spec.window])
+        window = jnp.array(spec.window_yx)
         crops = np.stack([extractors.crop(canvas, size=spec.size, window_yx=window) for canvas in canvases])
         return Reference(file, lambda _: expected, crops)
 
@@ -434,6 +434,7 @@ def proofs() -> dict[str, list[Proof]]:
         ("faceres/human-tfjs", "faceres"),
         ("mobileface/human-tfjs", "mobileface"),
         ("sface/opencv-onnx", "sface"),
+        ("resnet29/dlib", "dlib-resnet"),
     ):
         about = checkpoint.manifest()["extractors"][name]
         runtime = about["metric"]["parity_reference"]

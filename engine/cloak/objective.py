@@ -86,9 +86,11 @@ def jittered(
     for index in members:
         extractor = extractors[index]
         scale_key, shift_key, flip_key = jax.random.split(jax.random.fold_in(key, index), 3)
-        low, high = extractor.spec.window
-        half = (high - low) / 2 * (1 + amount * jax.random.uniform(scale_key, minval=-1.0))
-        middle = (low + high) / 2 + (high - low) * amount * jax.random.uniform(shift_key, (2,), minval=-1.0)
+        rows = extractor.spec.window_yx
+        side = rows[1][1] - rows[1][0]
+        half = side / 2 * (1 + amount * jax.random.uniform(scale_key, minval=-1.0))
+        middle = jnp.array([(low + high) / 2 for low, high in rows])
+        middle = middle + side * amount * jax.random.uniform(shift_key, (2,), minval=-1.0)
         y = jnp.stack([middle[0] - half, middle[0] + half])
         x = jnp.stack([middle[1] - half, middle[1] + half])
         x = jnp.where(jax.random.bernoulli(flip_key), x[::-1], x)

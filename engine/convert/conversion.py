@@ -63,6 +63,7 @@ def convert(
             "mean": list(kind.spec.mean),
             "scale": kind.spec.scale,
             "bgr": kind.spec.bgr,
+            "down": kind.spec.down,
         },
     }
     dtype = np.float16 if half else np.float32

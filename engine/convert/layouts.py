@@ -192,6 +192,13 @@ LAYOUTS: dict[str, Layout] = {
         FACENET_112,
         "sface",
     ),
+    "resnet29/dlib": Layout(
+        "dlib_face_recognition_resnet_model_v1.dat, what face_recognition runs; the shipped dlib-resnet",
+        sources.dlib_resnet,
+        "resnet29",
+        InputSpec(size=150, window=(39.0, 137.0), mean=sources.RESNET29_MEAN, scale=256.0, down=16.0),
+        "dlib-resnet",
+    ),
     "mobilefacenet/insightface": Layout(
         "insightface arcface_torch, mbf state dict (.pt, .pth)",
         "torch",

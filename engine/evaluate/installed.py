@@ -51,7 +51,7 @@ class Dlib:
     """
 
     name = "dlib"
-    extractors: tuple[str, ...] = ()
+    extractors = ("dlib-resnet",)
 
     def __init__(self) -> None:
         """Raises ValueError where dlib or the weights of face_recognition_models are not installed."""

@@ -144,6 +144,7 @@ def find(name: str) -> Entry:
         mean=tuple(given["mean"]),
         scale=given["scale"],
         bgr=given["bgr"],
+        down=given.get("down", 0.0),
     )
     build = network(table["network"], table.get("options", {}))
     return Entry(build, spec, table["dim"], Path(table["path"]), table["sha256"])
