@@ -23,7 +23,7 @@ from engine.extractors import InputSpec, layers, registry, weight_map
 
 HERE = Path(__file__).resolve().parent
 LFW = HERE.parent.parent / "shared" / "faces" / "lfw"
-SHIPPED = ("dlib-resnet", "faceres", "mobileface", "mobilefacenet-192", "sface", "web-incept")
+SHIPPED = ("dlib-resnet", "faceres", "mobileface", "mobilefacenet-192", "mobilefacenet-512", "sface", "web-incept")
 SPEC = InputSpec(size=16, window=(32.0, 144.0), mean=(127.5, 127.5, 127.5), scale=128.0)
 
 

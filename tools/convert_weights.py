@@ -91,6 +91,7 @@ SOURCES = {
         "npm",
         "faceplugin-face-recognition-js@0.0.1",
         {"package/model/fr_feature.onnx": "87aacdfe57510db2af90c0251df680e8eec88f122ee94712121d09bcaaaf3581"},
+    ),
     "dlib-resnet": Source(
         "pip",
         "face-recognition-models==0.3.0",

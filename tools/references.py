@@ -3,8 +3,9 @@
     run = reference("sface", cache=DIR)      # fetches the file (tools/convert_weights.py), loads the runtime
     run.embed(images)                        # (n, s, s, 3) as `prepared` gives them, to (n, d), not normalised
 
-OpenCV's dnn runs web-incept, LiteRT mobilefacenet-192, onnxruntime sface, dlib dlib-resnet, and TF.js under Node
-(WebAssembly backend) faceres and mobileface. A runtime that is not here raises Missing with what to install.
+OpenCV's dnn runs web-incept, LiteRT mobilefacenet-192, onnxruntime sface and mobilefacenet-512, dlib dlib-resnet, and
+TF.js under Node (WebAssembly backend) faceres and mobileface. A runtime that is not here raises Missing with what to
+install.
 """
 
 from __future__ import annotations
@@ -123,21 +124,27 @@ def litert(file: Path, _: InputSpec) -> Reference:
     return timed(f"LiteRT {version('ai-edge-litert')}", embed)
 
 
-def onnxruntime(file: Path, spec: InputSpec) -> Reference:
-    """OpenCV Zoo's SFace, of one image at a time. It names its weights as inputs too, and scales its input itself."""
-    onnx = optional("onnx", "onnx")
-    runtime = optional("onnxruntime", "onnxruntime")
-    model = onnx.load(str(file))
-    for one in list(model.graph.input):
-        if one.name != "data":
-            model.graph.input.remove(one)
-    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+def onnxruntime(given: str, *, scales_itself: bool) -> Callable[[Path, InputSpec], Reference]:
+    """An ONNX file, of one image at a time. given: its input's name; other inputs are weights that it names so."""
 
-    def embed(images: np.ndarray) -> np.ndarray:
-        pixels = (images * np.float32(spec.scale) + np.float32(spec.mean)).transpose(0, 3, 1, 2)
-        return np.concatenate([session.run(None, {"data": pixels[n : n + 1]})[0] for n in range(len(pixels))])
+    def made(file: Path, spec: InputSpec) -> Reference:
+        onnx = optional("onnx", "onnx")
+        runtime = optional("onnxruntime", "onnxruntime")
+        model = onnx.load(str(file))
+        for one in list(model.graph.input):
+            if one.name != given:
+                model.graph.input.remove(one)
+        session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
-    return timed(f"onnxruntime {runtime.__version__}", embed)
+        def embed(images: np.ndarray) -> np.ndarray:
+            pixels = images * np.float32(spec.scale) + np.float32(spec.mean) if scales_itself else images
+            pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+            rows = [session.run(None, {given: pixels[n : n + 1]})[0].reshape(1, -1) for n in range(len(pixels))]
+            return np.concatenate(rows)
+
+        return timed(f"onnxruntime {runtime.__version__}", embed)
+
+    return made
 
 
 def dlib(file: Path, spec: InputSpec) -> Reference:
@@ -185,7 +192,8 @@ MAKERS: dict[str, Callable[[Path, InputSpec], Reference]] = {
     "mobilefacenet-192": litert,
     "faceres": tfjs("global_pooling/Mean", scales_itself=False),
     "mobileface": tfjs("batchnorm0/add_1", scales_itself=True),
-    "sface": onnxruntime,
+    "sface": onnxruntime("data", scales_itself=True),
+    "mobilefacenet-512": onnxruntime("input", scales_itself=False),
     "dlib-resnet": dlib,
 }
 
