@@ -101,6 +101,7 @@ def study_of(
     settings that make no sense.
     """
     sharding.configure()
+    sharding.devices_here()
     for name in recipe.names:
         registry.find(name)
     chosen = choose(dataset, seed=recipe.seed, **counts) if people is None else People.load(people, dataset)

@@ -91,7 +91,7 @@ class DetectedOnce(YuNet):
 
     def __init__(self, settings: Detection | None = None) -> None:
         """settings: of the detector."""
-        super().__init__(checkpoint.root() / "yunet.onnx", settings)
+        super().__init__(checkpoint.detector(), settings)
         self._found: dict[bytes, list[Face]] = {}
 
     def detect(self, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Face]:

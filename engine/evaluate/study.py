@@ -101,7 +101,7 @@ class Study:
     @cached_property
     def detector(self) -> YuNet:
         """The engine's detector."""
-        return YuNet(checkpoint.root() / "yunet.onnx", self.detection)
+        return YuNet(checkpoint.detector(), self.detection)
 
     def wanted(self, people: Sequence[Person] | None = None, **changes: object) -> CloakSet:
         """The cloak set of the study's recipe with some fields changed; of the users if nobody is named."""

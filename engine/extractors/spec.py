@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -13,7 +14,7 @@ class InputSpec:
     (`engine.config.CANVAS` wide; ArcFace's 112-pixel template lies at 32..144). Pixels in [0, 1] become
     (x * 255 - mean) / scale, channels reversed first where `bgr` (mean is then in that order too).
 
-    Raises ValueError for an empty window or a size or scale that is not positive.
+    Raises ValueError for an empty window, a size or scale that is not positive, and numbers that are not finite.
     """
 
     size: int
@@ -24,6 +25,8 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         """Checks what a checkpoint's manifest or a caller wrote."""
+        if not all(map(math.isfinite, (self.size, *self.window, *self.mean, self.scale))):
+            raise ValueError(f"what a network expects of its input must be finite numbers; got {self}")
         if self.size < 1:
             raise ValueError(f"size must be at least 1 pixel; got {self.size}")
         if not self.window[0] < self.window[1]:

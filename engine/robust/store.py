@@ -52,7 +52,7 @@ class Store:
         with self._lock():
             index = self._index()
             new = {key: path for key, path in zip(keys, photos, strict=True) if key not in index}
-            detector = YuNet(checkpoint.root() / "yunet.onnx")
+            detector = YuNet(checkpoint.detector())
             rows = max(index.values(), default=NO_FACE) + 1
             _truncate(self.folder / "canvases.u8", rows * CANVAS * CANVAS * 3)
             with ThreadPoolExecutor(os.cpu_count()) as pool:
