@@ -110,8 +110,8 @@ def restore(path: Path | str, abstract_tree: Any, *, sha256: str | None = None) 
     """The arrays of a checkpoint in the structure of `abstract_tree`, cast to its dtypes, and their content hash.
 
     `abstract_tree` has anything with `shape` and `dtype` as leaves. Raises CheckpointError where nothing is at
-    `path`, where the hash of what is on disk is not `sha256` (if given), for weights that are not finite numbers in
-    the dtype that is asked for, and for weights that do not fit: everything missing, extra or mis-shaped in one message.
+    `path`, where the hash of what is on disk is not `sha256` (if given), for weights that are not finite in
+    the dtype that is asked for, and for weights that do not fit: all that is missing, extra or mis-shaped in one message.
     """
     path = Path(path).resolve()
     if not path.is_dir():

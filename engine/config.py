@@ -68,7 +68,7 @@ class Detection:
 @dataclass(frozen=True)
 class Member:
     """One extractor of an ensemble. name: in the registry. weight: of its distance in the objective, 1e-6 to
-    1e6; only the ratios count. precision: of its products and activations; pixels, distances and the cloak stay float32.
+    1e6; only the ratios count. precision: of its products and activations; pixels, distances and cloak stay float32.
     """
 
     name: str
