@@ -111,7 +111,7 @@ def restore(path: Path | str, abstract_tree: Any, *, sha256: str | None = None) 
 
     `abstract_tree` has anything with `shape` and `dtype` as leaves. Raises CheckpointError where nothing is at
     `path`, where the hash of what is on disk is not `sha256` (if given), for weights that are not finite in
-    the dtype that is asked for, and for weights that do not fit: all that is missing, extra or mis-shaped in one message.
+    the dtype that is asked for, and for weights that do not fit: all missing, extra or mis-shaped ones in one message.
     """
     path = Path(path).resolve()
     if not path.is_dir():

@@ -5,9 +5,9 @@ longer than cloaking a photo. A program kept here is found by what it was made f
 settings and flags, the processor, and the shapes and static parts of the arguments. Nothing of that sees code of other
 packages or code changed at run time: only who knows that there is none asks to `keep`. Kept are programs of one CPU.
 
-A program is code, so nothing is loaded that somebody else could have written: the folder and its files are the user's
-alone (`engine.private`), and every file begins with a MAC under a key that lies beside it. It is checked before anything
-else is read of the file. What fails that is deleted and made again; a program that cannot be kept is used all the same.
+A program is code, so nothing is loaded that somebody else could have written. The folder and its files are the user's
+alone (`engine.private`), and every file begins with a MAC under a key that lies beside it, checked before anything else
+of the file is looked at. What fails is deleted and made again; a program that cannot be kept is used all the same.
 """
 
 from __future__ import annotations

@@ -34,8 +34,9 @@ def configure(*, cache: Path | None = None, keep: bool = False) -> None:
 
     cache: its folder; by default `fawkes-engine` in the user's cache directory. What the caller's environment says
     (XLA_FLAGS naming the same flag, JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE, MALLOC_ARENA_MAX or
-    GLIBC_TUNABLES) stands. But no folder is used that is not the user's alone (`private.folder`): what is cached is run. keep: whole programs too (`engine.programs`); only for a process that runs no network and
-    no change that is not the engine's own.
+    GLIBC_TUNABLES) stands. But a folder that is not the user's alone (`private.folder`) is not used, whoever named it:
+    what is cached there is run. keep: whole programs too (`engine.programs`); only for a process that runs no network
+    and no change that is not the engine's own.
     """
     _keep_memory()
     flags = os.environ.get("XLA_FLAGS", "")
@@ -76,7 +77,7 @@ def devices_here() -> list[jax.Device]:
     try:
         return jax.local_devices()
     except (RuntimeError, AssertionError, ValueError) as error:  # whatever a platform's plugin raises
-        asked = jax.config.jax_platforms or "default"
+        asked = jax.config.values["jax_platforms"] or "default"
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         raise DeviceError(
             f"JAX cannot use the platform {asked!r} here ({said}): set JAX_PLATFORMS=cpu to compute on the CPU, or "
