@@ -82,7 +82,10 @@ class Kept(Generic[P, R]):
         with _making:
             program = self._programs.get(key)
             if program is None:
-                path = _folder / f"{self._name}-{_hash(f'{key} {self._donated}')}.program"
+                text = f"{key} {self._donated}"
+                if " at 0x" in text:  # something that only its place in this process's memory tells from others
+                    return self.jitted(*arguments)
+                path = _folder / f"{self._name}-{_hash(text)}.program"
                 program = _load(path, dynamic, device) or _make(path, self.jitted, arguments)
                 self._programs[key] = program
         return program(*dynamic)
@@ -118,9 +121,7 @@ def _load(path: Path, dynamic: tuple, device: jax.Device) -> Callable[..., Any] 
         in_tree = jax.tree.structure((dynamic, {}))
         program = serialize_executable.deserialize_and_load(payload, in_tree, out_tree, execution_devices=[device])
         os.utime(path)
-    except (
-        Exception
-    ):  # damaged, or of what cannot be loaded here, of which its reader raises anything: it is made again
+    except Exception:  # damaged, or not for this machine, of which its reader raises anything: it is made again
         with suppress(OSError):
             path.unlink()
         return None
