@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+CLOAKS: int = 1
+"""Version of what the engine computes, raised with every change to the pixels of cloaks or to what a network sees of a
+face. Results of another version are made again. tests/test_dependencies.py fails if cloaks change and this does not."""
+
 CANVAS: int = 176
 """Side of the canvas in pixels: ArcFace's 112-pixel template with 32 pixels of context on every side."""
 
