@@ -200,11 +200,12 @@ def exit_code(summary: Summary) -> int:
 def verify(original: Path, cloaked: Path, /, *, json: Json = False) -> int:
     """Measure what a cloak changed: DSSIM at native size, largest change of a pixel, embedding shift by extractor."""
     from engine.bulk.verify import verify as compare
+    from engine.checkpoint import CheckpointError
     from engine.types import PhotoError
 
     try:
         report = compare(original, cloaked)
-    except PhotoError as error:
+    except (PhotoError, CheckpointError, ValueError) as error:
         return _usage(str(error), as_json=json)
     if json:
         _print_json(asdict(report))
@@ -233,9 +234,12 @@ def models(
         known = [registry.about(one) for one in extractors.available()] if name is None else extractors.card(name)
     except (checkpoint.CheckpointError, ValueError) as error:
         return _usage(str(error), as_json=json)
+    unusable = registry.damaged().values() if name is None else ()
+    for said in unusable:
+        print(f"cloak: {said}", file=sys.stderr)
     if json:
         _print_json(known)
-        return OK
+        return USAGE if unusable else OK
     if isinstance(known, dict):
         _print_card(known)
         return OK
@@ -245,7 +249,7 @@ def models(
         if metric := row.get("metric"):
             print(f"    LFW pairs AUC {metric['lfw_pairs_auc']} ({metric['lfw_pairs_command']})")
         print(f"    licence {row['licence']}; from {row['source']}")
-    return OK
+    return USAGE if unusable else OK
 
 
 def _robust(row: dict[str, Any]) -> str:

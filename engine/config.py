@@ -6,6 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+CLOAKS: int = 1
+"""Version of what the engine computes, raised with every change to the pixels of cloaks or to what a network sees of a
+face. Results of another version are made again. tests/test_dependencies.py fails if cloaks change and this does not."""
+
 CANVAS: int = 176
 """Side of the canvas in pixels: ArcFace's 112-pixel template with 32 pixels of context on every side."""
 
@@ -39,6 +43,10 @@ STEPS: dict[str, dict[str, int]] = {
 the paper's from its section 5.1, the released tool's from its `protection.py`."""
 
 
+HEAVIEST: float = 1e6
+"""Largest weight of an extractor, and one over the smallest: float32 holds every sum and ratio of these."""
+
+
 def _choice(name: str, value: str, kind: object) -> None:
     if value not in get_args(kind):
         raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {value!r}")
@@ -64,8 +72,8 @@ class Detection:
 
 @dataclass(frozen=True)
 class Member:
-    """One extractor of an ensemble. name: in the registry. weight: of its distance in the objective, positive; only
-    the ratios count. precision: of its products and activations; pixels, distances and the cloak stay float32.
+    """One extractor of an ensemble. name: in the registry. weight: of its distance in the objective, 1e-6 to
+    1e6; only the ratios count. precision: of its products and activations; pixels, distances and cloak stay float32.
     """
 
     name: str
@@ -89,10 +97,10 @@ class Member:
                 member = replace(member, weight=float(rest.pop()))
         except ValueError:
             rest = [text]
-        if rest or not name or not 0 < member.weight < float("inf"):
+        if rest or not name or not 1 / HEAVIEST <= member.weight <= HEAVIEST:
             raise ValueError(
-                "an extractor is NAME, NAME:WEIGHT, NAME:PRECISION or NAME:WEIGHT:PRECISION, its weight a positive "
-                f"number, its precision one of {', '.join(get_args(Precision))}; got {text!r}"
+                "an extractor is NAME, NAME:WEIGHT, NAME:PRECISION or NAME:WEIGHT:PRECISION, its weight a number from "
+                f"{1 / HEAVIEST:g} to {HEAVIEST:g}, its precision one of {', '.join(get_args(Precision))}; got {text!r}"
             )
         return member
 

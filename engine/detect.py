@@ -44,18 +44,37 @@ class YuNet:
     """The detector that ships with the engine. One instance serves any number of threads."""
 
     def __init__(self, weights: Path, settings: Detection | None = None) -> None:
-        """weights: the ONNX file. Raises FileNotFoundError when there is none."""
+        """weights: the ONNX file, read once; `checkpoint.detector()` is the shipped one, checked.
+
+        Raises FileNotFoundError if there is none, ValueError if OpenCV cannot read it.
+        """
         if not weights.is_file():
             raise FileNotFoundError(f"face detector weights not found: {weights}; reinstall the package")
         self.weights = weights
         self.settings = settings or Detection()
         self._local = threading.local()  # OpenCV's detector keeps its input size: one for each thread
+        self._model = np.fromfile(weights, np.uint8)
+        try:
+            self._detector()
+        except cv2.error as error:
+            said = str(error).strip().partition("\n")[0]
+            raise ValueError(f"{weights} is no YuNet that OpenCV can read ({said}); reinstall the package") from error
+
+    def _detector(self) -> cv2.FaceDetectorYN:
+        """This thread's."""
+        found = getattr(self._local, "detector", None)
+        if found is None:
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of the CPU target on every load
+            settings = (32, 32), self.settings.min_score, 0.3, 5000
+            found = cv2.FaceDetectorYN.create("onnx", self._model, np.empty(0, np.uint8), *settings)
+            self._local.detector = found
+        return found
 
     def detect(self, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
         """Faces in pixels of the photo, largest first, at least `min_size` and `min_score`.
 
         Example:
-            >>> YuNet(checkpoint.root() / "yunet.onnx").detect(photo.pixels)[0].score
+            >>> YuNet(checkpoint.detector()).detect(photo.pixels)[0].score
             0.94
         """
         faces = self._scan(pixels)
@@ -108,11 +127,7 @@ class YuNet:
         # A face that the border cuts, or that fills the photo, is found only with room round it.
         room = max(8, min(pixels.shape[:2]) // 8)
         framed = cv2.copyMakeBorder(pixels[..., ::-1], room, room, room, room, cv2.BORDER_CONSTANT)
-        detector = getattr(self._local, "detector", None)
-        if detector is None:
-            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of the CPU target on every load
-            detector = cv2.FaceDetectorYN.create(str(self.weights), "", (32, 32), self.settings.min_score, 0.3, 5000)
-            self._local.detector = detector
+        detector = self._detector()
         detector.setInputSize((framed.shape[1], framed.shape[0]))
         rows = detector.detect(framed)[1]
         if rows is None:

@@ -17,6 +17,10 @@ class PhotoError(Exception):
     """
 
 
+class DeviceError(ValueError):
+    """A platform of JAX's that was asked for and is not there. The message names it and says what to do."""
+
+
 class Face(NamedTuple):
     """One detected face, in pixels of the upright photo.
 

@@ -192,7 +192,7 @@ def test_targets_in_the_shipped_bank_are_stable_and_far():
 @pytest.mark.slow
 def test_real_photos_are_grouped_by_person(faces_folder):
     canvases, label = [], []
-    detector = YuNet(checkpoint.root() / "yunet.onnx")
+    detector = YuNet(checkpoint.detector())
     named = [folder for folder in sorted((faces_folder / "lfw").iterdir()) if len(list(folder.iterdir())) >= 12][::10][
         :8
     ]

@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def canvases(photos: Iterable[Path]) -> np.ndarray:
     """The canvas of the largest face of each photo that has one, uint8."""
-    detector = YuNet(checkpoint.root() / "yunet.onnx")
+    detector = YuNet(checkpoint.detector())
     pixels = [np.asarray(Image.open(photo).convert("RGB")) for photo in photos]
     cuts = [faces.cut(one, face) for one in pixels for face in detector.detect(one)[:1]]
     return np.stack([np.rint(cut.canvas * 255).astype(np.uint8) for cut in cuts])

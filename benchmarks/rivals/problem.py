@@ -143,7 +143,7 @@ def reference_of(recipe: Recipe, networks: tuple[Extractor, ...], batch: solver.
 
 def cuts(paths: Sequence[Path]) -> list[tuple[faces.Cut, bool]]:
     """The first face of every photo in which there is one, and whether the photo is grey."""
-    detector = YuNet(checkpoint.root() / "yunet.onnx")
+    detector = YuNet(checkpoint.detector())
     found = []
     for path in paths:
         picture = photo.read(path)

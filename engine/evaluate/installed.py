@@ -123,7 +123,7 @@ class OpenCVSFace:
             self._network.feature(np.zeros((112, 112, 3), np.uint8))
         except cv2.error as error:
             raise ValueError(f"OpenCV {cv2.__version__} cannot run {onnx} as an SFace network: {error}") from None
-        yunet = str(checkpoint.root() / "yunet.onnx")
+        yunet = str(checkpoint.detector())
         self._detector = cv2.FaceDetectorYN.create(yunet, "", (320, 320), 0.9, 0.3, 5000)
 
     def embed(self, photos: Sequence[Path]) -> list[Float32[np.ndarray, "128"] | None]:

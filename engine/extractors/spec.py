@@ -15,7 +15,7 @@ class InputSpec:
     (x * 255 - mean) / scale, channels reversed first where `bgr` (mean is then in that order too). down: canvas pixels
     that the crop lies lower than `window`, for a network whose crops are not centred as ArcFace's are.
 
-    Raises ValueError for an empty window, a size or scale that is not positive or a `down` that is not finite.
+    Raises ValueError for an empty window, a size or scale that is not positive, and numbers that are not finite.
     """
 
     size: int
@@ -27,6 +27,8 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         """Checks what a checkpoint's manifest or a caller wrote."""
+        if not all(map(math.isfinite, (self.size, *self.window, *self.mean, self.scale))):
+            raise ValueError(f"what a network expects of its input must be finite numbers; got {self}")
         if self.size < 1:
             raise ValueError(f"size must be at least 1 pixel; got {self.size}")
         if not self.window[0] < self.window[1]:
