@@ -50,6 +50,7 @@ class HeldError(RuntimeError):
     """Another process holds a lock. by: who, as far as it is known, else ""."""
 
     def __init__(self, by: str = "") -> None:
+        """by: who holds it, in words."""
         super().__init__(by or "another process holds it")
         self.by = by
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from engine.bulk.inputs import OWN_FOLDER, InputError, Item
 from engine.bulk.manifest import Row
-from engine.bulk.records import Known, Records, present
+from engine.bulk.records import Known, Records
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ class Places:
         first = self._claimed.get(name)
         if first is not None and first[1] == sha256:
             return Place(item.target, known, other=True, twin=first[0])
-        if known is not None and known.holder is not None and not is_of(known.holder, source, sha256):
-            return Place(item.target, known, _held(item, known.holder), other=True)
         if first is not None:
             return Place(item.target, known, _taken(item, first[0], first[2]), other=True)
+        if known is not None and known.holder is not None and not is_of(known.holder, source, sha256):
+            return Place(item.target, known, _held(item, known.holder), other=True)
         self._claimed[name] = source, sha256, item.target
         target = item.target if known is None or known.holder is None else known.holder.target
         return Place(target, known, self._blocked(target, known))
@@ -133,7 +133,9 @@ class Places:
         if original is not None:
             return f"Its cloaked version would be written over the original {original}: choose another --out."
         if known is None or known.holder is None:
-            return "A file that is not this tool's lies where its cloaked version goes: move it or choose another --out."
+            return (
+                "A file that is not this tool's lies where its cloaked version goes: move it or choose another --out."
+            )
         return ""
 
     def output(self, path: Path, sha256: str) -> str:
@@ -169,9 +171,9 @@ class Places:
 
 def is_of(row: Row, source: str, sha256: str) -> bool:
     """Whether a row is of the photo at an absolute path: by its content, else by its path, however that is spelled."""
-    if (sha256 and row.sha256 == sha256) or row.place == source:
+    if (sha256 and row.sha256 == sha256) or row.at == source:
         return True
-    return bool(row.place) and os.path.realpath(row.place) == os.path.realpath(source)
+    return bool(row.at) and os.path.realpath(row.at) == os.path.realpath(source)
 
 
 def aside(item: Item) -> str:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from engine import __version__
+from engine import __version__, files
 from engine import photo as photos
+from engine.bulk import places
 from engine.bulk.cloaker import Cloaker
-from engine.bulk.inputs import Item
-from engine.bulk.manifest import Manifest, Row, Status
+from engine.bulk.inputs import InputError, Item
+from engine.bulk.manifest import INTERRUPTED, Manifest, Row, Status, stamped
 from engine.bulk.prepare import digest, prepare
+from engine.bulk.records import Known, Records, owns
 from engine.config import Detection, Output, Recipe
 from engine.extractors import registry
 from engine.types import PhotoError
-
-INTERRUPTED = "Interrupted before it was done."
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Task:
     sha256: str
     key: str
 
+    @property
+    def place(self) -> str:
+        """As in `manifest.Row`."""
+        return os.path.abspath(self.item.source)
+
     def row(self, status: Status, reason: str, **more: object) -> Row:
         """What became of it."""
         return Row(
@@ -64,6 +70,7 @@ class Task:
             self.key,
             status,
             reason,
+            place=self.place,
             **more,  # type: ignore[arg-type]
         )
 
@@ -175,22 +182,27 @@ class _Planner:
 
     def _decide(self, item: Item) -> None:
         size, modified, sha256 = self._look(item)
-        place = self._places.claim(item, sha256)
-        index, count = self._options.shard
-        if int(sha256[:8], 16) % count != index:
-            return
+        mine = int(sha256[:8], 16) % self._options.shard[1] == self._options.shard[0]
         key = hashlib.sha256(f"{sha256} {self._settings}".encode()).hexdigest()
-        task = Task(replace(item, target=places.aside(item) if place.other else place.target), size, modified, sha256, key)
-        if place.twin:
-            self._note(replace(task.row("skipped", f"The same photo as {place.twin}, and cloaked as that."), key=""))
-        elif made_of := size and self._places.output(item.source, sha256):
+        task = Task(item, size, modified, sha256, key)
+        aside = replace(task, item=replace(item, target=places.aside(item)), key="")
+        if made_of := size and self._places.output(item.source, sha256):
             reason = f"It is the cloaked version of {made_of}: name the original instead."
-            task = replace(task, item=replace(task.item, target=places.aside(item)))
-            self._note(replace(task.row("failed" if item.named else "skipped", reason), key=""))
-        elif place.refusal:
-            self._note(replace(task.row("failed", place.refusal), key=""))
-        elif self._options.restart or not self._done(task, place.known):
-            self.plan.tasks.append(task)
+            row = aside.row("failed" if item.named else "skipped", reason)
+        else:
+            # Also for a photo of another shard: all shards must give a name to the same photo.
+            place = self._places.claim(item, sha256)
+            task = replace(task, item=replace(item, target=place.target))
+            if place.twin:
+                row = aside.row("skipped", f"The same photo as {place.twin}, and cloaked as that.")
+            elif place.refusal:
+                row = (aside if place.other else replace(task, key="")).row("failed", place.refusal)
+            else:
+                if mine and (self._options.restart or not self._done(task, place.known)):
+                    self.plan.tasks.append(task)
+                return
+        if mine:
+            self._note(row)
 
     def _look(self, item: Item) -> tuple[int, int, str]:
         """Size, time and SHA-256 of a photo; of one that cannot be read, zeros and a hash of its name."""
@@ -201,7 +213,7 @@ class _Planner:
         size, modified = status.st_size, files.modified(status)
         place = os.path.abspath(item.source)
         for old in (self._records.row(item.target), self._records.row(places.aside(item))):
-            if old is not None and (old.place, old.size, old.modified) == (place, size, modified) and old.sha256:
+            if old is not None and (old.at, old.size, old.modified) == (place, size, modified) and old.sha256:
                 return size, modified, old.sha256
         try:
             return size, modified, digest(item.source)
@@ -235,7 +247,7 @@ def _stat(path: Path) -> os.stat_result | None:
 def announce(manifest: Manifest, tasks: Sequence[Task]) -> None:
     """Note that files of these may be written from now on, so that one without a row is known for the tool's own."""
     earlier = ((task, manifest.get(task.item.target)) for task in tasks)
-    fresh = [task for task, old in earlier if old is None or old.status != "cloaked"]
+    fresh = [task for task, old in earlier if old is None or not owns(old)]
     manifest.put(*(replace(task.row("failed", INTERRUPTED), key="") for task in fresh))
 
 
@@ -250,19 +262,16 @@ def fault(task: Task, error: Exception) -> Row:
     return replace(task.row("failed", reason), key="")
 
 
-def dry(cloaker: Cloaker, items: Sequence[Item], options: Options, report: Callable[[Row], None]) -> list[Row]:
-    """What a run would find: which photos have faces, which would fail. Computes no cloak and writes nothing."""
+def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, report: Callable[[Row], None]) -> list[Row]:
+    """What a run would make of photos: which have faces, which would fail. Computes no cloak and writes nothing."""
 
-    def found(item: Item) -> Row:
-        task = Task(item, 0, 0, "", "")
-        if item.skip or item.fault:
-            return task.row("skipped" if item.skip else "failed", item.skip or item.fault)
+    def found(task: Task) -> Row:
         try:
-            photo = prepare(item.source, cloaker.detector)
+            photo = prepare(task.item.source, cloaker.detector, sha256=task.sha256)
             photos.encode(photo.photo, photo.photo.pixels, format=options.output.format, quality=options.output.quality)
+            photo = cloaker.selected(photo)
         except Exception as error:
             return fault(task, error)
-        photo = cloaker.selected(photo)
         if not photo.cuts:
             return task.row(*cloaker.nothing(photo))
         faces: list[dict[str, object]] = [{"box": [round(float(v), 1) for v in face.box]} for face in photo.faces]
@@ -270,7 +279,7 @@ def dry(cloaker: Cloaker, items: Sequence[Item], options: Options, report: Calla
 
     rows = []
     with ThreadPoolExecutor(cloaker.workers) as pool:
-        for row in pool.map(found, items):
+        for row in pool.map(found, tasks):
             report(row)
             rows.append(row)
     return rows

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from engine.bulk.inputs import OWN_FOLDER
-from engine.bulk.manifest import INTERRUPTED, Row, last_written, read_row, stored
+from engine.bulk.manifest import INTERRUPTED, Row, columns_of, last_written, read_row, stored
 
 
 class _Entry(NamedTuple):
@@ -138,11 +138,13 @@ def _opened(path: Path, mode: str) -> sqlite3.Connection:
 
 def _rows(database: sqlite3.Connection, table: str, *, target: str | None = None) -> Iterator[Row]:
     """The rows of a table, which a manifest of before may lack, as it may lack columns. target: of one, with faces."""
-    columns = {name for _, name, *_ in database.execute(f"PRAGMA table_info({table})")}
+    columns = columns_of(database, table)
     if not columns:
         return
     wanted = [one.name for one in fields(Row) if one.name in columns and (target is not None or one.name != "faces")]
     query = f"SELECT {', '.join(wanted)} FROM {table}"
-    rows = database.execute(query) if target is None else database.execute(f"{query} WHERE target = ?", (stored(target),))
+    rows = (
+        database.execute(query) if target is None else database.execute(f"{query} WHERE target = ?", (stored(target),))
+    )
     for values in rows:
         yield read_row(dict(zip(wanted, values, strict=True)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,7 @@ from engine.bulk.album import Album, publish, remove
 from engine.bulk.batching import FaceCloak, FaceJob
 from engine.bulk.cloaker import Cloaker, Targets
 from engine.bulk.inputs import OWN_FOLDER, collect
-from engine.bulk.manifest import Manifest, Row
+from engine.bulk.manifest import Manifest, Row, finished
 from engine.bulk.pipeline import Clock, Stages, stream
 from engine.bulk.plan import Options, Task, announce, dry, fault, fingerprint, plan
 from engine.bulk.prepare import Prepared, prepare
@@ -109,20 +108,28 @@ def run(
     # All of them, also those done and those of other shards: batch size and people must not depend on what is left.
     sources = [item.source for item in items if not (item.skip or item.fault)]
     if options.dry_run:
-        started(len(items))
-        rows = dry(cloaker(len(sources)), items, options, report)
-        return summarise(rows, Counter(), Clock(), time.perf_counter() - begun, dry_run=True)
+        todo = plan(items, out, settings, options)
+        for row in (*todo.left, *todo.passed):
+            report(row)
+        started(len(todo.tasks))
+        found = dry(cloaker(len(sources)), todo.tasks, options, report) if todo.tasks else []
+        seconds = time.perf_counter() - begun
+        return summarise([*todo.passed, *found], todo.earlier, Clock(), seconds, dry_run=True)
     index, count = options.shard
     with ExitStack() as stack:
         compiled = stack.enter_context(compiles.record())
         manifest = stack.enter_context(Manifest(out, shard="" if count == 1 else f"{index}-of-{count}"))
         album = stack.enter_context(Album(out, shard=options.shard)) if options.album else None
         clean(out, shard=options.shard)
-        tasks, passed, earlier = plan(items, manifest, out, settings, options)
-        for row in passed:
+        todo = plan(items, out, settings, options)
+        tasks = todo.tasks
+        manifest.put(*todo.renewed)
+        for row in todo.left:
+            report(row)
+        for row in todo.passed:
             manifest.put(row)
             report(row)
-        rows = [*passed]
+        rows = [*todo.passed]
         clock = Clock()
         started(len(tasks))
         if tasks:
@@ -142,7 +149,7 @@ def run(
                 manifest.put(row)
                 report(row)
                 rows.append(row)
-    summary = summarise(rows, earlier, clock, time.perf_counter() - begun)
+    summary = summarise(rows, todo.earlier, clock, time.perf_counter() - begun)
     summary = replace(summary, compiles=compiled.as_dict())
     return _published(summary, out, options, publishing)
 
@@ -219,7 +226,7 @@ def _stages(
         except Exception as error:
             return fault(task, error)
         faces = [asdict(face) for face in cloaker.describe(photo, cloaks, fitted)]
-        row = task.row("cloaked", " ".join(photo.unusable), written=len(fitted.data), faces=faces)
+        row = finished(task.row("cloaked", " ".join(photo.unusable), faces=faces), out, fitted.data)
         if album is not None:
             album.add(row, photo.photo, fitted.pixels)
         return row
