@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int16, UInt8
 from PIL import Image
 
-from engine import html
+from engine import files, html
 from engine import photo as photos
 from engine.bulk import claims
 from engine.bulk.manifest import Row
@@ -99,7 +99,11 @@ def notes(row: Row, out: Path) -> tuple[str, ...]:
     except OSError:
         said.append("The original was not found when this report was written: it has been moved or deleted.")
     else:
-        if row.status != "failed" and row.sha256 and (source.st_size, source.st_mtime_ns) != (row.size, row.modified):
+        if (
+            row.status != "failed"
+            and row.sha256
+            and (source.st_size, files.modified(source)) != (row.size, row.modified)
+        ):
             said.append("The original has changed since: run the command again.")
     if row.status == "cloaked" and not row.intact(out):
         said.append("The cloaked file is gone or has changed since: run the command again.")
@@ -141,7 +145,8 @@ def read(row: Row, out: Path) -> Pictures:
     after = None
     if row.status == "cloaked" and row.intact(out):
         try:
-            after = photos.decode_pixels((out / row.target).read_bytes())
+            with files.opened(out / row.target) as file:
+                after = photos.decode_pixels(file.read())
         except (PhotoError, OSError):
             after = None
     return pictures(row, before, after)

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from engine import __version__
+from engine import __version__, files
 from engine import photo as photos
+from engine.bulk import trouble
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.inputs import Item
 from engine.bulk.manifest import Manifest, Row, Status
@@ -116,7 +117,7 @@ def plan(
             continue
         try:
             status = item.source.stat()
-            size, modified = status.st_size, status.st_mtime_ns
+            size, modified = status.st_size, files.modified(status)
             same = old is not None and (old.size, old.modified) == (size, modified) and old.sha256
             sha256 = old.sha256 if same and old is not None else digest(item.source)
         except (OSError, PhotoError):
@@ -146,17 +147,6 @@ def announce(manifest: Manifest, tasks: Sequence[Task]) -> None:
     manifest.put(*(replace(task.row("failed", INTERRUPTED), key="") for task in fresh))
 
 
-def fault(task: Task, error: Exception) -> Row:
-    """The row of a photo that raised: the run goes on. What is not the photo's own fault is tried again next time."""
-    if isinstance(error, PhotoError):
-        return task.row("failed", str(error))
-    if isinstance(error, OSError):
-        reason = f"It could not be written ({error.strerror}): make room or check the output folder's permissions."
-    else:
-        reason = f"Unexpected {type(error).__name__}: {error}. This is a mistake in the program: please report it."
-    return replace(task.row("failed", reason), key="")
-
-
 def dry(cloaker: Cloaker, items: Sequence[Item], options: Options, report: Callable[[Row], None]) -> list[Row]:
     """What a run would find: which photos have faces, which would fail. Computes no cloak and writes nothing."""
 
@@ -168,7 +158,7 @@ def dry(cloaker: Cloaker, items: Sequence[Item], options: Options, report: Calla
             photo = prepare(item.source, cloaker.detector)
             photos.encode(photo.photo, photo.photo.pixels, format=options.output.format, quality=options.output.quality)
         except Exception as error:
-            return fault(task, error)
+            return trouble.row(task, error, out=None)
         photo = cloaker.selected(photo)
         if not photo.cuts:
             return task.row(*cloaker.nothing(photo))
