@@ -186,7 +186,7 @@ class _Lines:
         self._lock = Lock()
         self._begun = time.monotonic()
         self._what, self._done, self._total = "preparing", 0, 0
-        self._said = -1
+        self._said, self._last = -1, ""
         self._thread = Thread(target=self._beat, name="progress", daemon=True)
 
     def start(self) -> None:
@@ -214,9 +214,12 @@ class _Lines:
     def _say(self) -> None:
         with self._lock:
             self._said = self._tenth
-            seconds = time.monotonic() - self._begun
             of = f"{self._done} of {self._total} photos, " if self._total else ""
-            self._console.print(Text(f"{of}{self._what}, {seconds:.0f} s"), soft_wrap=True)
+            if self._ended.is_set() and f"{of}{self._what}" == self._last:
+                return
+            self._last = f"{of}{self._what}"
+            seconds = time.monotonic() - self._begun
+            self._console.print(Text(f"{self._last}, {seconds:.0f} s"), soft_wrap=True)
 
 
 class Board:
