@@ -761,6 +761,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _called(given: list[str], output: terminal.Stream | None) -> int:
     """The exit code of a command. output: for the help, which has colours of its own."""
     as_json = "--json" in given
+    if given and not {"--help", "-h", "--version"} & set(given) and (said := faults.too_little_memory()):
+        return _usage(said, as_json=as_json)
     try:
         result = app(given, exit_on_error=False, print_error=False, console=Console(file=output))  # type: ignore[arg-type]
     except CycloptsError as error:

@@ -6,7 +6,9 @@ Imports next to nothing: it is needed when nothing else can be imported.
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
+import sys
 import tempfile
 import time
 import traceback
@@ -18,6 +20,10 @@ LOG = "errors.log"
 """In a run's own folder: where unexpected errors arose."""
 LOG_LIMIT = 10_000_000
 """Bytes after which a log takes no more: one mistake can repeat itself with every photo."""
+LITTLE = 64 << 10
+"""Bytes of a disk that is full, as far as a database is concerned."""
+LEAST_MEMORY = 1 << 30
+"""Bytes of address space under which numerical libraries end the process while they are loaded."""
 NO_MEMORY = ("can't start new thread", "annot allocate memory", "failed to map segment")
 """In messages about memory that are no MemoryError."""
 LENGTH = 300
@@ -39,6 +45,15 @@ def full(error: BaseException) -> bool:
     if isinstance(error, sqlite3.Error):
         return getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
     return isinstance(error, OSError) and error.errno in files.FULL
+
+
+def no_room(folder: Path) -> bool:
+    """Whether a folder's disk has no room, for programs that only say that something failed."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < LITTLE
 
 
 def noted(error: BaseException, folder: Path | None = None) -> Path | None:
@@ -79,6 +94,14 @@ def of_disk(error: BaseException) -> str:
     return f"a disk is full ({words(error)}): make room" if full(error) else ""
 
 
+def too_little_memory() -> str:
+    """Why nothing can be begun under this process's limit of memory, "" if there is none so low: libraries crash."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or limit >= LEAST_MEMORY:
+        return ""
+    return f"this process may take {limit >> 20} MiB of memory (ulimit -v), and needs 2048: raise that limit"
+
+
 def of_machine(error: BaseException) -> str:
     """What an exception says of this machine, without a full stop: its memory, its devices; "" if it is another."""
     text = str(error)
@@ -86,8 +109,8 @@ def of_machine(error: BaseException) -> str:
         return "this machine, or a limit set for it (ulimit), has not enough memory: use fewer --workers"
     if of_device(error) and ("RESOURCE_EXHAUSTED" in text or "ut of memory" in text):
         return f"the device has not enough memory ({words(error)}): use a smaller --batch"
-    if no_devices(error):
-        return f"JAX finds no device of the kind that was asked for ({words(error)}): unset or correct JAX_PLATFORMS"
+    if found := no_devices(error):
+        return f"JAX finds no device of the kind that was asked for ({found}): unset or correct JAX_PLATFORMS"
     if of_device(error):
         return f"the device failed ({words(error)})"
     return ""
@@ -98,7 +121,15 @@ def of_device(error: BaseException) -> bool:
     return any(kind.__name__ in ("JaxRuntimeError", "XlaRuntimeError") for kind in type(error).__mro__)
 
 
-def no_devices(error: BaseException) -> bool:
-    """Whether JAX found no device of a kind that was asked for, however it said so."""
-    places = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    return any(place.endswith("xla_bridge.py") for place in places) or "initialize backend" in str(error)
+def no_devices(error: BaseException) -> str:
+    """What JAX says of devices that were asked for and are not there, if that is what an exception means, else ""."""
+    if "initialize backend" in str(error):
+        return words(error)
+    jax = sys.modules.get("jax")
+    if jax is None or not isinstance(error, (AssertionError, RuntimeError)) or not os.environ.get("JAX_PLATFORMS"):
+        return ""
+    try:  # JAX cuts its own part out of tracebacks, and some of what it raises says nothing
+        jax.local_devices()
+    except Exception as found:
+        return words(found) if str(found) else f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}"
+    return ""

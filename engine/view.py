@@ -215,7 +215,7 @@ class _Lines:
         with self._lock:
             self._said = self._tenth
             of = f"{self._done} of {self._total} photos, " if self._total else ""
-            if self._ended.is_set() and f"{of}{self._what}" == self._last:
+            if self._ended.is_set() and (not of or f"{of}{self._what}" == self._last):
                 return
             self._last = f"{of}{self._what}"
             seconds = time.monotonic() - self._begun

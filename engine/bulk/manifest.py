@@ -6,6 +6,7 @@ again, and comes out the same. On a file system without locks a file names who h
 
 from __future__ import annotations
 
+import errno
 import heapq
 import json
 import os
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import quote
 
-from engine import files
+from engine import faults, files
 from engine.bulk.inputs import OWN_FOLDER, InputError
 
 SCHEMA = 1
@@ -80,7 +81,7 @@ class Manifest:
         """Opens or creates it, for its owner alone. shard: names a manifest of its own.
 
         Raises BusyError while another run holds it, ManifestError for one that cannot be used, OSError if there can be
-        none, sqlite3.Error for a full disk.
+        none.
         """
         folder = files.private(out / OWN_FOLDER)
         name = f"manifest{shard and '-' + shard}"
@@ -98,8 +99,8 @@ class Manifest:
                 stack.callback(self._database.close)
                 self._prepare(locks)
             except sqlite3.Error as error:
-                if error.sqlite_errorname == "SQLITE_FULL":
-                    raise
+                if faults.full(error) or faults.no_room(folder):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
                 raise ManifestError(_fault(self.path, error)) from error
             self._open = stack.pop_all()
 

@@ -109,7 +109,7 @@ def during(out: Path) -> Iterator[None]:
     except Exception as error:
         if _expected(error):
             raise
-        if faults.full(error):
+        if faults.full(error) or (isinstance(error, sqlite3.Error) and faults.no_room(out)):
             raise RunError(f"{DISK_FULL} ({faults.words(error)}): make room. {resume}") from error
         if isinstance(error, sqlite3.Error):
             where = out / OWN_FOLDER
