@@ -14,9 +14,9 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 from uuid import uuid4
 
 KINDS = (
@@ -38,6 +38,7 @@ UNSUPPORTED = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EN
 PATIENCE = 60.0
 """Seconds to wait for a lock file of another process, which cannot be watched as a lock can."""
 
+_unfinished: set[Draft] = set()
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _WHOLE = 2**63 - 1
 
@@ -55,7 +56,7 @@ class HeldError(RuntimeError):
         self.by = by
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BufferedReader:
     """The file, open for reading bytes. Never waits, whatever lies there.
 
     Raises NotAFileError for a pipe, a device, a socket or a folder, and OSError if the file cannot be opened.
@@ -90,7 +91,7 @@ class Draft:
         root = path.parent if root is None else root
         self.path, self.mode = path, mode
         self._part = f"{name or '.' + path.name[:40]}-{uuid4().hex}{PART}"
-        self._file: BinaryIO | None = None
+        self._file: BufferedRandom | None = None
         self._at = self._place = -1
         try:
             self._place = folder(root, path.parent.relative_to(root), create=True)
@@ -103,6 +104,7 @@ class Draft:
     def _begin(self) -> None:
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.fdopen(os.open(self._part, flags, PRIVATE, dir_fd=self._at), "w+b")
+        _unfinished.add(self)
 
     def write(self, data: bytes | Iterable[bytes]) -> Draft:
         """Add bytes, or pieces of them. Raises OSError."""
@@ -157,6 +159,7 @@ class Draft:
 
     def discard(self) -> None:
         """Remove the unfinished file. Never raises; after `place` it does nothing."""
+        _unfinished.discard(self)
         if self._file is not None:
             with suppress(OSError, ValueError):
                 self._file.close()
@@ -175,6 +178,12 @@ class Draft:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+
+def abandon() -> None:
+    """Remove all unfinished files of this process, which is about to end in the middle of them. Never raises."""
+    for draft in list(_unfinished):
+        draft.discard()
 
 
 def write(

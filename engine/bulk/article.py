@@ -143,7 +143,8 @@ def read(row: Row, out: Path) -> Pictures:
     after = None
     if row.status == "cloaked" and row.intact(out):
         try:
-            after = photos.decode_pixels((out / row.target).read_bytes())
+            with files.opened(out / row.target) as file:
+                after = photos.decode_pixels(file.read())
         except (PhotoError, OSError):
             after = None
     return pictures(row, before, after)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine import __version__, files
 from engine import photo as photos
-from engine.bulk import places
+from engine.bulk import places, trouble
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.inputs import InputError, Item
 from engine.bulk.manifest import INTERRUPTED, Manifest, Row, Status, stamped
@@ -100,7 +100,8 @@ class Plan:
     """What a call has to do. tasks: photos to be done. passed: rows of what is not done, and was not said before.
 
     earlier: how many were done by earlier calls, by status. left: those rows of them of which a person must know.
-    renewed: rows to be written anew, since their photo was moved, or another manifest has the right one.
+    renewed: rows to be written anew, since their photo was moved, or another manifest has the right one. holders: by
+    target the row, without faces, of a whole file of an earlier call for a photo of `tasks` or `passed`.
     """
 
     tasks: list[Task] = field(default_factory=list)
@@ -108,6 +109,7 @@ class Plan:
     earlier: Counter[str] = field(default_factory=Counter)
     left: list[Row] = field(default_factory=list)
     renewed: list[Row] = field(default_factory=list)
+    holders: dict[str, Row] = field(default_factory=dict)
 
 
 def plan(items: Sequence[Item], out: Path, settings: str, options: Options) -> Plan:
@@ -164,9 +166,15 @@ class _Planner:
 
     def _pass_by(self, item: Item) -> None:
         row = Task(item, 0, 0, "", "").row("skipped" if item.skip else "failed", item.skip or item.fault)
-        if self._places.holder(item) is not None:
+        if self._places.of_another(item):
             row = replace(row, target=places.aside(item))
+        else:
+            self._hold(self._records.known(item.target))
         self._note(row)
+
+    def _hold(self, known: Known | None) -> None:
+        if known is not None and known.holder is not None and known.intact:
+            self.plan.holders[known.holder.target] = known.holder
 
     def _note(self, row: Row) -> None:
         """A row that no work leads to."""
@@ -177,7 +185,7 @@ class _Planner:
 
     def _earlier(self, row: Row) -> None:
         self.plan.earlier[row.status] += 1
-        if row.status in ("failed", "no_face"):
+        if row.status in ("failed", "no_face") or row.unprotected:
             self.plan.left.append(row)
 
     def _decide(self, item: Item) -> None:
@@ -200,6 +208,7 @@ class _Planner:
             else:
                 if mine and (self._options.restart or not self._done(task, place.known)):
                     self.plan.tasks.append(task)
+                    self._hold(place.known)
                 return
         if mine:
             self._note(row)
@@ -251,17 +260,6 @@ def announce(manifest: Manifest, tasks: Sequence[Task]) -> None:
     manifest.put(*(replace(task.row("failed", INTERRUPTED), key="") for task in fresh))
 
 
-def fault(task: Task, error: Exception) -> Row:
-    """The row of a photo that raised: the run goes on. What is not the photo's own fault is tried again next time."""
-    if isinstance(error, PhotoError):
-        return task.row("failed", str(error))
-    if isinstance(error, OSError):
-        reason = f"It could not be written ({error.strerror}): make room or check the output folder's permissions."
-    else:
-        reason = f"Unexpected {type(error).__name__}: {error}. This is a mistake in the program: please report it."
-    return replace(task.row("failed", reason), key="")
-
-
 def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, report: Callable[[Row], None]) -> list[Row]:
     """What a run would make of photos: which have faces, which would fail. Computes no cloak and writes nothing."""
 
@@ -271,7 +269,7 @@ def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, report: Calla
             photos.encode(photo.photo, photo.photo.pixels, format=options.output.format, quality=options.output.quality)
             photo = cloaker.selected(photo)
         except Exception as error:
-            return fault(task, error)
+            return trouble.row(task, error, out=None)
         if not photo.cuts:
             return task.row(*cloaker.nothing(photo))
         faces: list[dict[str, object]] = [{"box": [round(float(v), 1) for v in face.box]} for face in photo.faces]

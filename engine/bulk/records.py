@@ -15,7 +15,18 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from engine.bulk.inputs import OWN_FOLDER
-from engine.bulk.manifest import INTERRUPTED, Row, columns_of, last_written, read_row, stored
+from engine.bulk.manifest import (
+    INTERRUPTED,
+    ManifestError,
+    Row,
+    columns_of,
+    connected,
+    fault,
+    has_locks,
+    last_written,
+    read_row,
+    stored,
+)
 
 
 class _Entry(NamedTuple):
@@ -47,7 +58,7 @@ class Records:
     """
 
     def __init__(self, out: Path, *, fold: Callable[[str], str] = lambda name: name, untouched: bool = False) -> None:
-        """Reads what is there, which may be nothing. Raises sqlite3.Error and OSError for what cannot be read.
+        """Reads what is there, which may be nothing. Raises ManifestError and OSError for what cannot be read.
 
         fold: gives all names of one file of the output's disk the same form (`places.Disk`). untouched: leave not
         even a trace of reading in the folder.
@@ -57,12 +68,18 @@ class Records:
         self._outputs: dict[str, Row] = {}
         paths = sorted((out / OWN_FOLDER).glob("manifest*.sqlite"), key=last_written, reverse=True)
         for path in paths:
-            with _reading(path, untouched=untouched) as database:
-                for table in ("photos", "kept"):
-                    for row in _rows(database, table):
-                        self._entries[fold(row.target)].append(_Entry(row, path, table))
-                        if row.output:
-                            self._outputs.setdefault(row.output, row)
+            try:
+                self._read(path, untouched)
+            except sqlite3.Error as error:
+                raise ManifestError(fault(path, error)) from error
+
+    def _read(self, path: Path, untouched: bool) -> None:
+        with _reading(path, untouched=untouched) as database:
+            for table in ("photos", "kept"):
+                for row in _rows(database, table):
+                    self._entries[self.fold(row.target)].append(_Entry(row, path, table))
+                    if row.output:
+                        self._outputs.setdefault(row.output, row)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -117,7 +134,7 @@ def present(path: Path) -> bool:
 @contextmanager
 def _reading(path: Path, *, untouched: bool) -> Iterator[sqlite3.Connection]:
     if not untouched:
-        with closing(_opened(path, "mode=rw")) as database:
+        with closing(connected(path, locks=has_locks(path.with_suffix(".lock")))) as database:
             yield database
         return
     log = path.with_name(path.name + "-wal")

@@ -10,23 +10,23 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
-from uuid import uuid4
 
-from engine import compiles
+from engine import compiles, faults, files
 from engine import photo as photos
+from engine.bulk import budget, trouble
 from engine.bulk.album import Album, publish, remove
 from engine.bulk.batching import FaceCloak, FaceJob
 from engine.bulk.cloaker import Cloaker, Targets
 from engine.bulk.inputs import OWN_FOLDER, collect
-from engine.bulk.manifest import Manifest, Row, finished
+from engine.bulk.manifest import Manifest, Row, Status, finished
 from engine.bulk.pipeline import Clock, Stages, stream
-from engine.bulk.plan import Options, Task, announce, dry, fault, fingerprint, plan
+from engine.bulk.plan import Options, Task, announce, dry, fingerprint, plan
 from engine.bulk.prepare import Prepared, prepare
 from engine.bulk.summary import Summary, summarise
 
@@ -90,17 +90,22 @@ def run(
     options: Options,
     runner: Callable[[int], AbstractContextManager[Runner]] | None = None,
     report: Callable[[Row], None] = lambda row: None,
+    left: Callable[[Row], None] = lambda row: None,
     started: Callable[[int], None] = lambda photos: None,
     progress: Callable[[int, int], None] | None = None,
     grouping: Callable[[int, int], None] = lambda done, all: None,
     publishing: Callable[[int, int], None] = lambda done, all: None,
 ) -> Summary:
-    """Cloak all photos under `paths` into `out`. Raises inputs.InputError and manifest.BusyError before it begins.
+    """Cloak all photos under `paths` into `out`.
+
+    Raises InputError (of the paths, the folder, the devices) and BusyError before it begins, RunError for what ended it
+    later. Whatever is wrong with one photo is its row.
 
     cloaker: makes the Cloaker for a collection of so many photos, called only when there is work. settings: text that
     names everything besides the photo on which a result depends (`fingerprint`). runner: makes who does the photos in
-    place of a Cloaker here; a dry run has none. report: gets each photo's row; started: how many photos there are to
-    do; progress: as in `pipeline.stream`; grouping: in how many of all photos it is known who is who; publishing: as in
+    place of a Cloaker here; a dry run has none. report: gets each photo's row; left: the rows of photos that earlier
+    calls could not protect, and that this one need not try again; started: how many photos there are to do; progress:
+    as in `pipeline.stream`; grouping: in how many of all photos it is known who is who; publishing: as in
     `album.publish`.
     """
     begun = time.perf_counter()
@@ -109,81 +114,147 @@ def run(
     sources = [item.source for item in items if not (item.skip or item.fault)]
     if options.dry_run:
         todo = plan(items, out, settings, options)
-        for row in (*todo.left, *todo.passed):
+        for row in todo.left:
+            left(row)
+        for row in todo.passed:
             report(row)
         started(len(todo.tasks))
-        found = dry(cloaker(len(sources)), todo.tasks, options, report) if todo.tasks else []
+        rows = [*todo.passed]
+        if todo.tasks:
+            with trouble.starting():
+                one = cloaker(len(sources))
+            rows += dry(one, todo.tasks, options, report)
         seconds = time.perf_counter() - begun
-        return summarise([*todo.passed, *found], todo.earlier, Clock(), seconds, dry_run=True)
+        return summarise(rows, todo.earlier, Clock(), seconds, dry_run=True, remaining=todo.left)
     index, count = options.shard
-    with ExitStack() as stack:
+    with trouble.during(out), ExitStack() as stack:
         compiled = stack.enter_context(compiles.record())
-        manifest = stack.enter_context(Manifest(out, shard="" if count == 1 else f"{index}-of-{count}"))
-        album = stack.enter_context(Album(out, shard=options.shard)) if options.album else None
-        clean(out, shard=options.shard)
+        with trouble.opening(out):
+            manifest = stack.enter_context(Manifest(out, shard="" if count == 1 else f"{index}-of-{count}"))
+            album = stack.enter_context(Album(out, shard=options.shard)) if options.album else None
+            clean(out, shard=options.shard)
         todo = plan(items, out, settings, options)
         tasks = todo.tasks
         manifest.put(*todo.renewed)
+        record = partial(_record, manifest, todo.holders, out)
+        rows = [record(row) for row in todo.passed]
+        for row in rows:
+            report(row)
         for row in todo.left:
-            report(row)
-        for row in todo.passed:
-            manifest.put(row)
-            report(row)
-        rows = [*todo.passed]
+            left(row)
         clock = Clock()
         started(len(tasks))
         if tasks:
             work: Runner
-            if runner is None:
-                work = Here(cloaker(len(sources)), out, options)
-            else:
-                work = stack.enter_context(runner(len(sources)))
+            with trouble.starting():
+                if runner is None:
+                    work = Here(cloaker(len(sources)), out, options)
+                else:
+                    work = stack.enter_context(runner(len(sources)))
             with clock.time("group"):
                 targets = work.targets(sources, progress=lambda done: grouping(done, len(sources)))
             begin = partial(announce, manifest)
-            done = work.cloak(tasks, targets, begin=begin, album=album, clock=clock, progress=progress)
-            for task, row in done:
-                if row.status != "cloaked" and manifest.get(task.item.target) is not None:
-                    # An earlier version, of other settings or another photo by this name, must not pass for this one's.
-                    (out / task.item.target).unlink(missing_ok=True)
-                manifest.put(row)
-                report(row)
-                rows.append(row)
-    summary = summarise(rows, todo.earlier, clock, time.perf_counter() - begun)
+            for _, row in work.cloak(tasks, targets, begin=begin, album=album, clock=clock, progress=progress):
+                rows.append(record(row))
+                report(rows[-1])
+                if why := trouble.ends_run(rows[-1]):
+                    raise trouble.RunError(f"{why}: make room. {trouble.RESUME.format(out=out)}")
+    summary = summarise(rows, todo.earlier, clock, time.perf_counter() - begun, remaining=todo.left)
     summary = replace(summary, compiles=compiled.as_dict())
     return _published(summary, out, options, publishing)
 
 
+def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row) -> Row:
+    """Put a row in the manifest; a file of an earlier call stays, unless it shows another photo. Returns the row.
+
+    Raises sqlite3.Error if no row can be written; one that alone cannot is of a photo that failed.
+    """
+    try:
+        row, kept = _kept(manifest, holders.get(row.target), out, row)
+        manifest.put(row, kept=kept)
+    except Exception as error:
+        if isinstance(error, sqlite3.Error) and not isinstance(error, UNFIT):
+            raise
+        row = trouble.row(_Again(row), error, out=out, writing=True)
+        manifest.put(row)
+    return row
+
+
+UNFIT = (sqlite3.InterfaceError, sqlite3.DataError, sqlite3.ProgrammingError)
+"""What SQLite raises for the values of one row."""
+
+
+@dataclass(frozen=True)
+class _Again:
+    """A photo whose row was no use."""
+
+    old: Row
+
+    def row(self, status: Status, reason: str, **more: object) -> Row:
+        return replace(self.old, status=status, reason=reason, **{"faces": [], "written": 0, **more})  # type: ignore[arg-type]
+
+
+def _kept(manifest: Manifest, good: Row | None, out: Path, row: Row) -> tuple[Row, Row | None]:
+    """The row of a photo that is not cloaked now, with what it says of a file of an earlier call; and that file's row.
+
+    good: the row of a whole file of an earlier call, whichever manifest has it. Such a file is removed if the photo was
+    read, is another one than then, and there is nothing to cloak in it.
+    """
+    if row.status == "cloaked" or good is None or not good.intact(out):
+        return row, None
+    if row.status != "failed" and row.sha256 and row.sha256 != good.sha256:
+        files.remove(out / row.target, root=out)
+        return row, None
+    if row.sha256 != good.sha256:
+        of = "it was made from an earlier state of this photo"
+    else:
+        of = "it was made with earlier settings" if row.key and row.key != good.key else "it is of this very photo"
+    reason = f"{row.reason} The cloaked file of an earlier call is kept: {of}."
+    old = manifest.get(row.target)
+    return replace(row, reason=reason, written=good.written), old if old and old.status == "cloaked" else None
+
+
 def _published(summary: Summary, out: Path, options: Options, progress: Callable[[int, int], None]) -> Summary:
     """The summary with where the report is. A report that cannot be written is no fault of the photos."""
-    if not options.album:
-        remove(out)
-        return summary
     begun = time.perf_counter()
     try:
+        if not options.album:
+            remove(out)
+            return summary
         report, reason = publish(out, workers=min(os.cpu_count() or 1, 8), progress=progress)
-    except (OSError, sqlite3.Error) as error:
-        report, reason = None, f"it could not be written ({error})"
+    except Exception as error:
+        what = "written" if options.album else "removed"
+        report, reason = None, f"it could not be {what} ({error})"
+        if not isinstance(error, (OSError, sqlite3.Error)):
+            faults.noted(error, out / OWN_FOLDER)
     seconds = {**summary.seconds, "report": round(time.perf_counter() - begun, 2)}
     return replace(summary, seconds=seconds, report=None if report is None else str(report), unreported=reason)
 
 
 def clean(out: Path, *, shard: tuple[int, int]) -> None:
     """Remove what a killed run left half-written."""
-    for left in (out / OWN_FOLDER).glob(f"{shard[0]}-of-{shard[1]}-*.part"):
-        left.unlink()
+    for left in (out / OWN_FOLDER).glob(f"{shard[0]}-of-{shard[1]}-*{files.PART}"):
+        left.unlink(missing_ok=True)
 
 
-def _write(out: Path, target: str, data: bytes, *, shard: tuple[int, int]) -> None:
-    """Put a file in place whole or not at all."""
-    # A name of its own: of two processes one may be taken for dead and still be writing the same photo.
-    part = out / OWN_FOLDER / f"{shard[0]}-of-{shard[1]}-{uuid4().hex}.part"
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    (out / target).parent.mkdir(parents=True, exist_ok=True)
-    part.replace(out / target)
+def _write(out: Path, target: str, data: bytes, source: Path, *, shard: tuple[int, int]) -> None:
+    """Put a file in place whole or not at all, with the permissions and the modification time of its source.
+
+    Others may not read the copy of a photo that they may not read, and libraries sort photos by that time.
+    """
+    mode, modified = files.PRIVATE, None
+    with suppress(OSError):  # away since it was read
+        status = source.stat()
+        mode, modified = status.st_mode & 0o777, status.st_mtime_ns
+    files.write(
+        out / target,
+        data,
+        root=out,
+        parts=out / OWN_FOLDER,
+        name=f"{shard[0]}-of-{shard[1]}",
+        mode=mode,
+        modified=modified,
+    )
 
 
 def _stages(
@@ -194,24 +265,33 @@ def _stages(
     begin: Callable[[Sequence[Task]], None],
     album: Album | None,
 ) -> Stages[Task, Row]:
-    def prepared(task: Task) -> Prepared | Row:
-        try:
-            photo = prepare(task.item.source, cloaker.detector, sha256=task.sha256)
-        except Exception as error:
-            return fault(task, error)
-        if photo.cuts:
-            return photo
+    def failed(task: Task, error: Exception, *, writing: bool = False) -> Row:
+        if isinstance(error, trouble.OF_RUN) or faults.of_device(error):
+            raise error
+        return trouble.row(task, error, out=out, writing=writing)
+
+    def nothing(task: Task, photo: Prepared) -> Row:
         row = task.row(*cloaker.nothing(photo))
         if album is not None:
             album.add(row, photo.photo)
         return row
 
+    def prepared(task: Task) -> Prepared | Row:
+        try:
+            photo = prepare(task.item.source, cloaker.detector, sha256=task.sha256)
+            return photo if photo.cuts else nothing(task, photo)
+        except Exception as error:
+            return failed(task, error)
+
     def admit(task: Task, photo: Prepared) -> tuple[Prepared, list[FaceJob]] | Row:
-        photo = cloaker.selected(photo)
-        if not photo.cuts:
-            return task.row(*cloaker.nothing(photo))
-        begin([task])
-        return photo, cloaker.jobs(photo, targets)
+        try:
+            photo = cloaker.selected(photo)
+            if not photo.cuts:
+                return nothing(task, photo)
+            begin([task])
+            return photo, cloaker.jobs(photo, targets)
+        except Exception as error:
+            return failed(task, error)
 
     def finish(task: Task, photo: Prepared, cloaks: list[FaceCloak]) -> Row:
         output = options.output
@@ -222,13 +302,19 @@ def _stages(
                 encode=lambda pixels: photos.encode(photo.photo, pixels, format=output.format, quality=output.quality),
                 decode=photos.decode_pixels,
             )
-            _write(out, task.item.target, fitted.data, shard=options.shard)
+            faces = [asdict(face) for face in cloaker.describe(photo, cloaks, fitted)]
+            row = task.row("cloaked", " ".join(photo.unusable), faces=faces)
         except Exception as error:
-            return fault(task, error)
-        faces = [asdict(face) for face in cloaker.describe(photo, cloaks, fitted)]
-        row = finished(task.row("cloaked", " ".join(photo.unusable), faces=faces), out, fitted.data)
+            return failed(task, error)
+        try:
+            _write(out, task.item.target, fitted.data, task.item.source, shard=options.shard)
+            row = finished(row, out, fitted.data)
+        except Exception as error:
+            return failed(task, error, writing=True)
         if album is not None:
             album.add(row, photo.photo, fitted.pixels)
         return row
 
-    return Stages[Task, Row](prepare=prepared, admit=admit, finish=finish)
+    return Stages[Task, Row](
+        prepare=prepared, admit=admit, finish=finish, cost=lambda task: budget.footprint(task.item.source)
+    )
