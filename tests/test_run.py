@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -392,7 +393,7 @@ def test_whatever_one_photo_raises_is_its_row(
 
     def fail(*arguments: object, **named: object) -> object:
         # The pass that tells who is who selects, too, before any photo is cloaked.
-        if len(raised) < 1 and not (stage == "selected" and sys._getframe(1).f_code.co_name == "look"):
+        if len(raised) < 1 and "look" not in [frame.name for frame in traceback.extract_stack()]:
             raised.append(ERRORS[len(stage) % len(ERRORS)])
             raise raised[-1]
         return real(*arguments, **named)

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
@@ -64,7 +64,8 @@ NONE = Pictures((1, 1), (), "", 0)
 
 def identity(row: Row, notes: Sequence[str]) -> str:
     """What an article depends on, as 32 hexadecimal digits: the same digits, the same article."""
-    parts = [asdict(row), list(notes), html.version(TEMPLATE), SIDE, CLOSE, QUALITY, GAIN]
+    # The stamp changes when the output folder is copied, and the pictures stay the same.
+    parts = [asdict(replace(row, stamp="")), list(notes), html.version(TEMPLATE), SIDE, CLOSE, QUALITY, GAIN]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -99,11 +100,8 @@ def notes(row: Row, out: Path) -> tuple[str, ...]:
     except OSError:
         said.append("The original was not found when this report was written: it has been moved or deleted.")
     else:
-        if (
-            row.status != "failed"
-            and row.sha256
-            and (source.st_size, files.modified(source)) != (row.size, row.modified)
-        ):
+        now = source.st_size, files.modified(source)
+        if row.status != "failed" and row.sha256 and now != (row.size, row.modified):
             said.append("The original has changed since: run the command again.")
     if row.status == "cloaked" and not row.intact(out):
         said.append("The cloaked file is gone or has changed since: run the command again.")

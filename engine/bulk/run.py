@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,7 @@ from engine.bulk.album import Album, publish, remove
 from engine.bulk.batching import FaceCloak, FaceJob
 from engine.bulk.cloaker import Cloaker, Targets
 from engine.bulk.inputs import OWN_FOLDER, collect
-from engine.bulk.manifest import Manifest, Row, Status
+from engine.bulk.manifest import Manifest, Row, Status, finished
 from engine.bulk.pipeline import Clock, Stages, stream
 from engine.bulk.plan import Options, Task, announce, dry, fingerprint, plan
 from engine.bulk.prepare import Prepared, prepare
@@ -114,11 +113,21 @@ def run(
     # All of them, also those done and those of other shards: batch size and people must not depend on what is left.
     sources = [item.source for item in items if not (item.skip or item.fault)]
     if options.dry_run:
-        with trouble.starting():
-            one = cloaker(len(sources))
-        started(len(items))
-        rows = dry(one, items, options, report)
-        return summarise(rows, Counter(), Clock(), time.perf_counter() - begun, dry_run=True)
+        with trouble.opening(out):
+            todo = plan(items, out, settings, options)
+        for row in todo.left:
+            left(row)
+        for row in todo.passed:
+            report(row)
+        started(len(todo.tasks))
+        found: list[Row] = []
+        if todo.tasks:
+            with trouble.starting():
+                one = cloaker(len(sources))
+            found = dry(one, todo.tasks, options, report)
+        seconds = time.perf_counter() - begun
+        rows = [*todo.passed, *found]
+        return summarise(rows, todo.earlier, Clock(), seconds, remaining=todo.left, dry_run=True)
     index, count = options.shard
     with trouble.during(out), ExitStack() as stack:
         compiled = stack.enter_context(compiles.record())
@@ -126,15 +135,14 @@ def run(
             manifest = stack.enter_context(Manifest(out, shard="" if count == 1 else f"{index}-of-{count}"))
             album = stack.enter_context(Album(out, shard=options.shard)) if options.album else None
             clean(out, shard=options.shard)
-        tasks, passed, earlier = plan(items, manifest, out, settings, options)
-        rows = [_record(manifest, out, row) for row in passed]
+            todo = plan(items, out, settings, options)
+        tasks = todo.tasks
+        manifest.put(*todo.renewed)
+        for row in todo.left:
+            left(row)
+        rows = [_record(manifest, out, row) for row in todo.passed]
         for row in rows:
             report(row)
-        now = {task.item.target for task in tasks} | {row.target for row in rows}
-        mine = {item.target for item in items} - now
-        remaining = [row for row in manifest.left() if row.target in mine]
-        for row in remaining:
-            left(row)
         clock = Clock()
         started(len(tasks))
         if tasks:
@@ -147,23 +155,24 @@ def run(
             with clock.time("group"):
                 targets = work.targets(sources, progress=lambda done: grouping(done, len(sources)))
             begin = partial(announce, manifest)
-            for _, row in work.cloak(tasks, targets, begin=begin, album=album, clock=clock, progress=progress):
-                rows.append(_record(manifest, out, row))
+            for task, row in work.cloak(tasks, targets, begin=begin, album=album, clock=clock, progress=progress):
+                rows.append(_record(manifest, out, row, key=task.key))
                 report(rows[-1])
                 if why := trouble.ends_run(rows[-1]):
                     raise trouble.RunError(f"{why}: make room. {trouble.RESUME.format(out=out)}")
-    summary = summarise(rows, earlier, clock, time.perf_counter() - begun, remaining=remaining)
+    summary = summarise(rows, todo.earlier, clock, time.perf_counter() - begun, remaining=todo.left)
     summary = replace(summary, compiles=compiled.as_dict())
     return _published(summary, out, options, publishing)
 
 
-def _record(manifest: Manifest, out: Path, row: Row) -> Row:
+def _record(manifest: Manifest, out: Path, row: Row, *, key: str = "") -> Row:
     """Put a row in the manifest; a file of an earlier call stays, unless it shows another photo. Returns the row.
 
-    Raises sqlite3.Error if no row can be written; one that alone cannot is of a photo that failed.
+    key: what the row's would be if the photo had been cloaked. Raises sqlite3.Error if no row can be written; one that
+    alone cannot is of a photo that failed.
     """
     try:
-        row, kept = _kept(manifest, out, row)
+        row, kept = _kept(manifest, out, row, key)
         manifest.put(row, kept=kept)
     except Exception as error:
         if isinstance(error, sqlite3.Error) and not isinstance(error, UNFIT):
@@ -187,7 +196,7 @@ class _Again:
         return replace(self.old, status=status, reason=reason, **{"faces": [], "written": 0, **more})  # type: ignore[arg-type]
 
 
-def _kept(manifest: Manifest, out: Path, row: Row) -> tuple[Row, Row | None]:
+def _kept(manifest: Manifest, out: Path, row: Row, key: str) -> tuple[Row, Row | None]:
     """The row of a photo that is not cloaked now, with what it says of a file of an earlier call; and that file's row.
 
     Such a file is removed if the photo was read, is another one than then, and there is nothing to cloak in it.
@@ -196,7 +205,7 @@ def _kept(manifest: Manifest, out: Path, row: Row) -> tuple[Row, Row | None]:
     if row.status == "cloaked" or old is None:
         return row, None
     good = old if old.status == "cloaked" else manifest.kept(row.target)
-    if good is None or not good.written or not good.intact(out):
+    if good is None or not good.intact(out):
         return row, None
     if row.status != "failed" and row.sha256 and row.sha256 != good.sha256:
         files.remove(out / row.target, root=out)
@@ -204,9 +213,9 @@ def _kept(manifest: Manifest, out: Path, row: Row) -> tuple[Row, Row | None]:
     if row.sha256 != good.sha256:
         of = "it was made from an earlier state of this photo"
     else:
-        of = "it was made with earlier settings" if row.key and row.key != good.key else "it is of this very photo"
+        of = "it was made with earlier settings" if key != good.key else "it is of this very photo"
     reason = f"{row.reason} The cloaked file of an earlier call is kept: {of}."
-    return replace(row, reason=reason, written=good.written), good
+    return replace(row, reason=reason), good
 
 
 def _published(summary: Summary, out: Path, options: Options, progress: Callable[[int, int], None]) -> Summary:
@@ -298,11 +307,12 @@ def _stages(
                 decode=photos.decode_pixels,
             )
             faces = [asdict(face) for face in cloaker.describe(photo, cloaks, fitted)]
-            row = task.row("cloaked", " ".join(photo.unusable), written=len(fitted.data), faces=faces)
+            row = task.row("cloaked", " ".join(photo.unusable), faces=faces)
         except Exception as error:
             return failed(task, error)
         try:
             _write(out, task.item.target, fitted.data, task.item.source, shard=options.shard)
+            row = finished(row, out, fitted.data)
         except Exception as error:
             return failed(task, error, writing=True)
         if album is not None:
