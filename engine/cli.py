@@ -171,7 +171,7 @@ def run(
         detection = Detection(min_score, min_size)
         options = Options(Output(format, quality), restart, dry_run, _shard(shard), album=report)
         settings = fingerprint(recipe, detection, options.output, only)
-    except ValueError as error:
+    except (ValueError, CheckpointError) as error:
         return _usage(str(error), as_json=json)
     view = View(quiet=quiet, dry=dry_run)
     try:
