@@ -9,8 +9,10 @@ threads.
 from __future__ import annotations
 
 import errno
-import stat
+import os
 import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,13 @@ from PIL import Image
 
 from engine.photo import containers as parts
 from engine.photo import metadata as meta
-from engine.photo.decoding import ADVICE, ANIMATED, MAX_PIXELS, READERS, check_size, make_photo, refusal
-from engine.photo.encoding import LONGEST_SIDE, NO_ALPHA, SHARED, WRITERS
+from engine.files import NotAFileError, opened
+from engine.photo.decoding import READERS, read_jpeg
+from engine.photo.encoding import LONGEST_SIDE, NO_ALPHA, WRITERS, held
+from engine.photo.making import ADVICE, ANIMATED, MAX_PIXELS, check_size, make_photo, refusal, sentence
 from engine.types import Photo, PhotoError
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "decode_pixels", "encode", "from_array", "read", "suffix"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "decode_pixels", "encode", "from_array", "notes", "read", "suffix"]
 
 MAX_BYTES = 4 * MAX_PIXELS
 
@@ -58,8 +62,12 @@ def read(source: Path | bytes) -> Photo:
     """
     data = source if isinstance(source, bytes) else _load(source)
     kind = _sniff(data)
+    return _guarded(kind, READERS[kind], data)
+
+
+def _guarded(kind: str, reader: Callable[[bytes], Photo], data: bytes) -> Photo:
     try:
-        return READERS[kind](data)
+        return reader(data)
     except PhotoError:
         raise
     except MemoryError:
@@ -118,13 +126,21 @@ def from_array(array: np.ndarray | Image.Image) -> Photo:
 
 
 def decode_pixels(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """The upright RGB that any viewer will see of an encoded file; PhotoError if it cannot be read."""
-    return read(data).pixels
+    """The upright RGB that any viewer will see of a file that `encode` made; PhotoError if it cannot be read."""
+    kind = _sniff(data)
+    # It is known to be whole, so a JPEG of several scans need not be decoded twice to see that.
+    return _guarded(kind, partial(read_jpeg, whole=True) if kind == "JPEG" else READERS[kind], data).pixels
 
 
 def suffix(photo: Photo, format: str) -> str:
     """The extension that a changed format needs (".png"), "" where the file's own name fits."""
     return "" if _target(photo, format) == photo.format else _FORMATS[format][1]
+
+
+def notes(photo: Photo, format: str = "keep") -> tuple[str, ...]:
+    """What a file of this photo in that format lacks of the original, one sentence each; () if nothing was left out."""
+    _, left = held(photo.encoding, photo.format, _target(photo, format))
+    return photo.notes + sentence(left)
 
 
 def encode(
@@ -162,23 +178,22 @@ def encode(
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0]) if photo.grey else pixels)
     if alpha is not None:
         image.putalpha(Image.fromarray(alpha))
-    own = photo.encoding if target == photo.format else {k: photo.encoding.get(k) for k in SHARED}
+    own, _ = held(photo.encoding, photo.format, target)
     try:
-        return WRITERS[target](image, dict(own), quality)
+        return WRITERS[target](image, own, quality)
     except (OSError, RuntimeError, ValueError, struct.error) as error:
         raise PhotoError(f"The photo cannot be written as {target} ({error}): add --format png.") from error
 
 
 def _load(path: Path) -> bytes:
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise PhotoError("This is a folder, not a photo.")
-        if not stat.S_ISREG(status.st_mode):
-            raise PhotoError("This is a device or a pipe, not a file: copy the photo to a file first.")
-        if status.st_size > MAX_BYTES:
-            raise PhotoError(f"The file has {status.st_size:,} bytes, more than any photo: the limit is {MAX_BYTES:,}.")
-        return path.read_bytes()
+        with opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise PhotoError(f"The file has {size:,} bytes, more than any photo: the limit is {MAX_BYTES:,}.")
+            return file.read(MAX_BYTES)
+    except NotAFileError as error:
+        raise PhotoError(f"This is no photo, because {error.strerror}: name a file.") from None
     except FileNotFoundError:
         raise PhotoError("There is no such file: it was moved or deleted, or is a link to nothing.") from None
     except PermissionError:

@@ -3,7 +3,7 @@
 A writer takes an image whose mode the format can hold, the photo's `encoding` and a quality or None. It is
 deterministic, and writes no metadata but what `engine.photo.metadata` has cleaned; where Pillow would alter a block it
 is
-asked for the pixels alone and the block is put in here.
+asked for the pixels alone and the block is put in here. `held` says what of the metadata a format has no place for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 from engine.photo import containers as parts
 from engine.photo import metadata as meta
+from engine.photo.xmp import shortened
 from engine.types import PhotoError
 
 try:  # the extra `heif`
@@ -28,7 +29,8 @@ except ImportError:
     pillow_heif = None
 
 # What every format is offered of another's encoding; the rest is a format's own.
-SHARED = ("exif", "xmp", "icc", "dpi", "photoshop", "comment")
+SHARED = ("exif", "xmp", "icc", "dpi", "photoshop", "comments")
+_SEGMENT = 65000  # one JPEG segment holds all of a block
 NO_ALPHA = {"JPEG", "BMP", "PPM"}
 LONGEST_SIDE = {"WEBP": 16383, "JPEG": 65535, "AVIF": 65536, "HEIF": 16384}
 
@@ -37,6 +39,28 @@ def _save(image: Image.Image, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def held(encoding: dict[str, Any], source: str, target: str) -> tuple[dict[str, Any], list[str]]:
+    """What a file of format `target` gets of a photo's encoding, and what it cannot hold, a few words each."""
+    own = dict(encoding) if target == source else {key: encoding.get(key) for key in SHARED}
+    left: list[str] = []
+    if target not in ("JPEG", "TIFF") and own.pop("photoshop", None):
+        left.append(f"captions, keywords and credits in IPTC, which {target} files do not hold")
+    if target != "JPEG" and own.pop("comments", None):
+        left.append(f"the comment, which {target} files do not hold")
+    if target != source and (chunks := encoding.get("chunks")):
+        names = sorted({kind.decode("latin-1") for kind, _ in chunks})
+        left.append(f"the PNG chunks {', '.join(names)}, which {target} files do not hold")
+    if target == "WEBP" != source and own.get("dpi"):
+        left.append("the resolution, which WEBP files do not hold")
+    if target == "JPEG":
+        if own.get("exif") and len(meta.write_exif(own["exif"])) > _SEGMENT:
+            left.append("the largest EXIF values, for which JPEG files have no room")
+        if (packet := own.get("xmp")) and len(packet) > _SEGMENT:
+            own["xmp"], lost = shortened(packet, _SEGMENT)
+            left += lost
+    return own, left
 
 
 def _exif_bytes(own: dict[str, Any], limit: int | None = None) -> bytes:
@@ -85,17 +109,16 @@ def _write_jpeg(image: Image.Image, own: dict[str, Any], quality: int | None) ->
         density = own.get("density") or ((1, *(min(65535, round(v)) for v in dpi)) if dpi else (0, 1, 1))
         data = data[:13] + struct.pack(">BHH", *density) + data[18:]
     segments: list[tuple[int, bytes]] = []
-    if exif := _exif_bytes(own, 65000):
+    if exif := _exif_bytes(own, _SEGMENT):
         segments.append((0xE1, b"Exif\0\0" + exif))
     if xmp := own.get("xmp"):
         segments.append((0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp))
     icc = own.get("icc") or b""
-    pieces = [icc[i : i + 65000] for i in range(0, len(icc), 65000)]
+    pieces = [icc[i : i + _SEGMENT] for i in range(0, len(icc), _SEGMENT)]
     segments += [(0xE2, b"ICC_PROFILE\0" + bytes([n + 1, len(pieces)]) + piece) for n, piece in enumerate(pieces)]
     if block := own.get("photoshop"):
         segments.append((0xED, b"Photoshop 3.0\0" + block))
-    if comment := own.get("comment"):
-        segments.append((0xFE, comment))
+    segments += [(0xFE, comment) for comment in own.get("comments") or ()]
     return b"".join((data[:start], *(parts.jpeg_segment(*segment) for segment in segments), data[start:]))
 
 
