@@ -29,7 +29,7 @@ from engine.photo import png
 from engine.photo.boxed import read_avif, read_heif, read_jpeg2000
 from engine.photo.iptc import clean_photoshop
 from engine.photo.making import ANIMATED, DEEP, MAX_PIXELS, REFUSED_MODES, check_size, make_photo, refusal
-from engine.photo.prose import plain
+from engine.photo.prose import few_odd, plain
 from engine.photo.scans import MAX_SCANS, MAX_WORK, Scans, find_scans
 from engine.photo.xmp import clean_xmp
 from engine.types import Photo, PhotoError
@@ -68,6 +68,7 @@ def read_jpeg(data: bytes, *, whole: bool = False) -> Photo:
     photoshop = clean_photoshop(b"".join(jpeg.payloads(0xED, b"Photoshop 3.0\0")))
     comments = [body for marker, body in jpeg.segments if marker == 0xFE and body.strip(b"\0 ")]
     kept = [one for one in comments[:_MAX_COMMENTS] if plain(one)]
+    kept = [one for one, good in zip(kept, few_odd(kept), strict=True) if good]
     left += [f"{len(comments) - len(kept)} of {len(comments)} comments"] if len(kept) < len(comments) else []
     left += ["another XMP packet"] if len(packets) > 1 else []
     left += photoshop.left + _jpeg_leftovers(jpeg, scans)
@@ -98,6 +99,7 @@ _LEFTOVERS = (
     (0xE2, b"MPF\0", "further pictures"),
     (0xE2, b"FPXR\0", "FlashPix data"),
     (0xE2, b"urn:iso:std:iso:ts:21496:-1\0", "the gain map"),
+    (0xEC, b"Ducky", "Photoshop's settings"),
     (0xEB, b"JP", "content credentials, which are void once the photo is changed"),
 )
 _KNOWN_SEGMENTS = (
@@ -164,8 +166,9 @@ def _read_png(data: bytes) -> Photo:
     texts: list[png.Text] = []
     left: list[str] = []
     raw_exif = None
-    others = 0
+    others, end = 0, len(parts.PNG_MAGIC)
     for kind, view in parts.png_chunks(data):
+        end += 12 + len(view)
         if kind in png.PICTURE:
             if kind == b"IHDR":
                 shape = bytes(view)
@@ -209,6 +212,8 @@ def _read_png(data: bytes) -> Photo:
             left.append(f"PNG text {text.keyword.decode('latin-1')} ({len(text.value):,} bytes)")
         else:
             texts.append(text)
+    if len(data) > end + _NOTED:
+        left.append(f"what follows the picture ({len(data) - end:,} bytes)")
     chunks, lost = png.clean_texts(texts)
     # Viewers show a picture whose end marker is missing; one whose rows are missing the decoder refuses.
     image = PngImagePlugin.PngImageFile(io.BytesIO(b"".join([*bare, parts.png_chunk(b"IEND", b"")])))

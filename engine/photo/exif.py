@@ -18,7 +18,7 @@ IPTC = 0x83BB
 
 _TEXTS = frozenset(
     {0x0B, 0x10D, 0x10E, 0x10F, 0x110, 0x11D, 0x131, 0x132, 0x13B, 0x13C, 0x151, 0x8298, 0x8824, 0x9003, 0x9004, 0x9010}
-    | {0x9011, 0x9012, 0x9290, 0x9291, 0x9292, 0xA004, 0xA420, *range(0xA430, 0xA440), 0x87B1, 0xA480, 0xA481, 0xC614}
+    | {0x9011, 0x9012, 0x9290, 0x9291, 0x9292, 0xA004, 0xA420, 0xA430, 0xA431, *range(0xA433, 0xA43D), 0x87B1, 0xA480, 0xA481, 0xC614}
     | {0xC62F, 0xC68B, 0xC6F6, 0x1000}
 )
 _WIDE_TEXTS = frozenset(range(0x9C9B, 0x9CA0))  # XPTitle and its kin: UTF-16
@@ -121,9 +121,14 @@ def _kept(tag: int, entry: Entry, exif: Exif, spent: dict[str, int]) -> Entry | 
     elif tag in _CODED_TEXTS and entry.kind != 2 and len(value) > _FEW:
         good = _coded_text(value, exif)
     elif entry.kind == 2 or tag in _TEXTS:
-        good = plain(value, limit=_MAX_TEXT if tag in _TEXTS or tag in _CODED_TEXTS else 1024)
-        spent["dense"] += dense(value) if good else 0
-        good = good and spent["dense"] <= 2 * MAX_DENSE
+        limit = _MAX_TEXT if tag in _TEXTS or tag in _CODED_TEXTS else 1024
+        if not plain(value, limit=limit):  # a field of fixed length, with whatever lay there behind the text
+            value = value.partition(b"\0")[0] + b"\0"
+            entry = entry._replace(count=len(value), value=value)
+        good = len(value) > 1 and plain(value, limit=limit)
+        cost = dense(value) if good else 0
+        good = good and spent["dense"] + cost <= MAX_DENSE
+        spent["dense"] += cost if good else 0
     elif tag == _PRINT_IM:
         good = value.startswith(b"PrintIM\0") and len(value) <= 512
     elif tag == 0x12D:  # TransferFunction: curves that rise

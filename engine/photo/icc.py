@@ -16,6 +16,7 @@ from engine.photo.prose import holds_picture, plain, plain_wide
 MAX_PROFILE = 2 << 20
 _MAX_TAGS = 100
 _MAX_TEXT = 8192
+_MAX_WORDS = 512
 _MAX_MATRICES = 96 << 10
 _KNOWN = frozenset(
     b"desc cprt wtpt bkpt rXYZ gXYZ bXYZ rTRC gTRC bTRC kTRC chad dmnd dmdd vued view lumi meas tech chrm A2B0 A2B1 A2B2 "
@@ -110,13 +111,20 @@ def _localised(body: bytes) -> int | None:
     count, row = struct.unpack_from(">II", body)
     if row != 12 or count > 64:
         return None
-    first = end = 8 + 12 * count
+    end = 8 + 12 * count
+    covered = np.zeros(len(body), bool)
+    covered[:end] = True
     for n in range(count):
-        length, start = struct.unpack_from(">II", body, 8 + 12 * n + 4)
-        if start - 8 < first or start - 8 + length > len(body):
+        language, length, start = struct.unpack_from(">4sII", body, 8 + 12 * n)
+        text = body[start - 8 : start - 8 + length]
+        # A text of one language is a few words; more could be anything in a script of many characters.
+        if start < 16 or len(text) != length or length > _MAX_WORDS or not plain_wide(text, "utf-16-be"):
             return None
+        if not all(letter == 0 or chr(letter).isalpha() for letter in language):
+            return None
+        covered[start - 8 : start - 8 + length] = True
         end = max(end, start - 8 + length)
-    return end if plain_wide(body[first : end - ((end - first) & 1)], "utf-16-be") else None
+    return end if covered[:end].all() else None
 
 
 def _lut(width: int) -> Callable[[bytes], int | None]:

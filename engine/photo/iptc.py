@@ -54,8 +54,10 @@ def clean_iptc(data: bytes) -> Cleaned:
             good = len(value) <= limit
         else:
             good = plain(value, limit=_MAX_VALUE)
-            spent += dense(value) if known and good else 0
-        if known and good and len(value) == size and spent <= MAX_DENSE:
+            cost = dense(value) if known and good else 0
+            good = good and spent + cost <= 2 * MAX_DENSE
+            spent += cost if good else 0
+        if known and good and len(value) == size:
             kept.append(struct.pack(">BBBH", 0x1C, record, number, size) + value)
         else:
             left.append(f"IPTC dataset {record}:{number:03d} ({len(value):,} bytes)")

@@ -12,7 +12,7 @@ import struct
 from engine.photo.metadata import Entry
 from engine.photo.prose import holds_picture, plain
 
-SHORT = 256
+SHORT = 512
 _EACH, _ALL = 128, 3072
 _STARTS = (0, 6, 8, 10, 12, 14, 16, 18, 26)
 _WIDTHS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -52,7 +52,7 @@ def _directory(note: bytes, start: int, order: str) -> list[tuple[int, int, int]
         tags.append(tag)
         rows.append((kind, _WIDTHS[kind] * length, position + 8))
     rising = sum(low < high for low, high in zip(tags, tags[1:], strict=False))
-    return rows if rising >= 0.8 * (count - 1) else None
+    return rows if rising >= 0.6 * (count - 1) else None
 
 
 def _with_values(note: bytes, start: int, order: str, rows: list[tuple[int, int, int]], offset: int) -> bytes:

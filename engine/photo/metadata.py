@@ -137,6 +137,8 @@ def parse_directory(
                 tags[tag] = found
         elif tag not in _DIRECTORIES:
             tags[tag] = entry
+        else:
+            bounds.damage.add("a directory where none belongs")
     following = struct.unpack_from(tail, data, position)[0] if position + struct.calcsize(tail) <= len(data) else 0
     return tags, following
 

@@ -75,8 +75,9 @@ def clean_texts(texts: list[Text]) -> tuple[list[tuple[bytes, bytes]], list[str]
         value = text.value
         good = len(kept) < _MAX_TEXTS and plain(value) and len(text.translated) <= 256 and plain(text.translated)
         good = good and _LANGUAGE.fullmatch(text.language) is not None
-        spent += dense(value) + dense(text.keyword) + dense(text.translated) if good else 0
-        if good and spent <= 2 * MAX_DENSE:
+        cost = dense(value) + dense(text.keyword) + dense(text.translated) if good else 0
+        if good and spent + cost <= MAX_DENSE:
+            spent += cost
             kept.append(text.chunk())
         else:
             left.append(f"PNG text {text.keyword.decode('latin-1')[:40]} ({len(value):,} bytes)")

@@ -8,6 +8,7 @@ second character. All functions take time linear in the text.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,6 +16,7 @@ MAX_DENSE = 512
 """Bytes of encoded-looking text that one value may have: hashes, identifiers, file names."""
 MAX_TEXT = 1 << 20
 _BLOCK = 64
+_SHORT = 256
 _MAX_FIGURES = 4096  # figures alone may be pixels, too; edit settings and coordinates are shorter
 
 _SIGNATURES = (
@@ -27,6 +29,7 @@ _ARMOURED = re.compile(
 )
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 _CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+_CHANGES = re.compile(rb"(?=[a-z][A-Z0-9]|[0-9][A-Za-z]|[A-Z][0-9])")
 
 _CLASSES = np.zeros(256, np.uint8)  # 1 small letter, 2 capital, 3 digit
 _CLASSES[ord("a") : ord("z") + 1] = 1
@@ -40,11 +43,19 @@ def holds_picture(data: bytes) -> bool:
 
 
 def dense(data: bytes) -> int:
-    """How many bytes of `data` lie in stretches that look like encoded data: base64, base85, hexadecimal, figures."""
+    """How many bytes of `data` lie in stretches that look like encoded data: base64, base85, hexadecimal, figures.
+
+    Bytes that are no UTF-8 count, too, if they are not ASCII.
+    """
+    try:
+        data.decode()
+        foreign = 0
+    except UnicodeDecodeError:
+        foreign = sum(byte >= 128 for byte in data)
+    if len(data) <= _SHORT:  # most texts are, and arrays cost more than they do
+        return foreign + (len(data) if len(_CHANGES.findall(data)) > len(data) / 6 else 0)
     whole = np.frombuffer(data, np.uint8)
     kinds = _CLASSES[np.pad(whole, (0, -len(whole) % _BLOCK), constant_values=32)]
-    if not len(kinds):
-        return 0
     first, second = kinds[:-1], kinds[1:]
     pairs = (first > 0) & (second > 0)
     changes = pairs & (first != second) & ~((first == 2) & (second == 1))  # a capital begins a word
@@ -52,7 +63,7 @@ def dense(data: bytes) -> int:
     mixed = int(((pairs >= 16) & (changes > 0.28 * pairs)).sum()) * _BLOCK
     blocks = kinds.reshape(-1, _BLOCK)
     figures = int((((blocks == 3).sum(1) >= 24) & (((blocks == 1) | (blocks == 2)).sum(1) <= 8)).sum()) * _BLOCK
-    return mixed + (figures if figures > _MAX_FIGURES else 0)
+    return foreign + mixed + (figures if figures > _MAX_FIGURES else 0)
 
 
 def plain(data: bytes, *, limit: int = MAX_TEXT, allowed: int = MAX_DENSE) -> bool:
@@ -64,10 +75,21 @@ def plain(data: bytes, *, limit: int = MAX_TEXT, allowed: int = MAX_DENSE) -> bo
         if _CONTROL.search(data.decode()):
             return False
     except UnicodeDecodeError:  # an older encoding, in which a long text is still mostly ASCII
-        foreign = int((np.frombuffer(data, np.uint8) >= 128).sum())
+        foreign = sum(byte >= 128 for byte in data)
         if _CONTROL_BYTES.search(data) or (len(data) > MAX_DENSE and foreign > 0.4 * len(data)):
             return False
     return dense(data) <= allowed
+
+
+def few_odd(texts: Sequence[bytes], allowed: int = MAX_DENSE) -> list[bool]:
+    """Which of these texts, each of them `plain`, may stay if all together have one allowance of `dense` bytes."""
+    spent = 0
+    result = []
+    for text in texts:
+        cost = dense(text)
+        result.append(spent + cost <= allowed)
+        spent += cost if result[-1] else 0
+    return result
 
 
 def plain_wide(data: bytes, encoding: str) -> bool:

@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 from engine.photo.prose import dense, holds_picture, plain
 
 MAX_PACKET = 4 << 20
-MAX_DENSE = 2048
+MAX_DENSE = 1024
 """Bytes of encoded-looking text that a packet may have, identifiers of documents not counted."""
 _MAX_DEPTH, _MAX_ELEMENTS = 48, 50_000
 _UNKNOWN_EACH, _UNKNOWN_ALL = 1024, 4096
@@ -74,7 +74,6 @@ _PLACES = re.compile(
 )
 _SWAPPED = {"exif:PixelXDimension": "PixelYDimension", "tiff:ImageWidth": "ImageLength"}
 _SWAPPED |= {f"{name.split(':')[0]}:{other}": name.split(":")[1] for name, other in _SWAPPED.items()}
-_CHANGES = re.compile(rb"(?=[a-z][A-Z0-9]|[0-9][A-Za-z]|[A-Z][0-9])")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _SHORT = 256
 
@@ -269,8 +268,8 @@ class _Cleaner:
 
     def _good(self, text: bytes) -> bool:
         text = _IDENTIFIER.sub(b"", text)
-        if len(text) <= _SHORT:  # most are, and arrays cost more than they do
-            self._dense += len(text) if len(_CHANGES.findall(text)) > len(text) / 6 else 0
+        if len(text) <= _SHORT:
+            self._dense += dense(text)
             return self._dense <= MAX_DENSE and _CONTROL.search(text) is None
         if not plain(text, allowed=MAX_DENSE) or holds_picture(b"".join(text.split())):
             return False
