@@ -30,6 +30,8 @@ except ImportError:
 
 # What every format is offered of another's encoding; the rest is a format's own.
 SHARED = ("exif", "xmp", "icc", "dpi", "photoshop", "comments")
+FINEST = 3
+"""How many steps of finer quality than a photo's own there are; 4:4:4 is the first of them."""
 _SEGMENT = 65000  # one JPEG segment holds all of a block
 NO_ALPHA = {"JPEG", "BMP", "PPM"}
 LONGEST_SIDE = {"WEBP": 16383, "JPEG": 65535, "AVIF": 65536, "HEIF": 16384}
@@ -88,17 +90,20 @@ def _finer(table: np.ndarray, bound: np.ndarray) -> np.ndarray:
 
 
 def _write_jpeg(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    finer = own.get("finer", 0)
     options: dict[str, Any] = {
         "progressive": own.get("progressive", False),
         "keep_rgb": own.get("keep_rgb", False),
         # Pillow writes 4:4:4, 4:2:2 and 4:2:0; whatever else a source had becomes the finest.
-        "subsampling": max(own.get("sampling", 0), 0),
-        "quality": quality or 95,
+        "subsampling": 0 if finer else max(own.get("sampling", 0), 0),
+        "quality": quality or (95, 97, 99, 100)[finer],
     }
     if quality is None and (tables := own.get("tables")):
         luminance, chrominance = _standard_tables()
         bounds = [luminance if n == 0 or options["keep_rgb"] else chrominance for n in range(len(tables))]
         fine = [_finer(np.asarray(t), b).reshape(8, 8) for t, b in zip(tables, bounds, strict=True)]
+        if finer > 1:
+            fine = [np.maximum(table // 2, 1) if finer == 2 else np.ones_like(table) for table in fine]
         fine = [(table.T if own.get("transposed") else table).ravel().tolist() for table in fine]
         options |= {"quality": -1, "qtables": fine[:2] if len(fine) == 3 and fine[1] == fine[2] else fine}
     data = _save(image, "JPEG", **options)
@@ -147,25 +152,29 @@ def _blocks(own: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _write_webp(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
-    lossless = bool(own.get("lossless")) and quality is None
+    finer = own.get("finer", 0)
+    lossless = (bool(own.get("lossless")) and quality is None) or finer > 1
     return _save(
-        image, "WEBP", lossless=lossless, quality=quality or (75 if lossless else 95), exact=True, **_blocks(own)
-    )
+        image, "WEBP", lossless=lossless, quality=quality or (75 if lossless else (95, 100)[finer]), exact=True,
+        **_blocks(own),
+    )  # fmt: skip
 
 
 def _write_avif(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
     if exif := own.get("exif"):  # Pillow would parse and rewrite a block that speaks of orientation; 1 is the default
         own["exif"] = exif._replace(tags={tag: value for tag, value in exif.tags.items() if tag != meta.ORIENTATION})
-    sampling = "4:0:0" if image.mode == "L" else own.get("sampling", "4:4:4")
+    finer = own.get("finer", 0)
+    sampling = "4:0:0" if image.mode == "L" else "4:4:4" if finer else own.get("sampling", "4:4:4")
     # One thread: the caller has a worker for every core, and the result must not depend on their number.
-    return _save(image, "AVIF", quality=quality or 90, subsampling=sampling, max_threads=1, **_blocks(own))
+    return _save(image, "AVIF", quality=quality or (90, 93, 97, 100)[finer], subsampling=sampling, max_threads=1, **_blocks(own))
 
 
 def _write_heif(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
     if pillow_heif is None:
         raise PhotoError("Writing HEIC photos needs one more package: pip install 'fawkes-engine[heif]'.")
     buffer = io.BytesIO()
-    options: dict[str, Any] = {**_blocks(own), "quality": quality or 85, "chroma": own.get("sampling", 444)}
+    options: dict[str, Any] = {**_blocks(own), "quality": quality or (85, 90, 95, 100)[own.get("finer", 0)]}
+    options["chroma"] = 444 if own.get("finer") else own.get("sampling", 444)
     if own.get("nclx"):
         options["nclx_profile"] = own["nclx"]
     pillow_heif.encode(image.mode, image.size, image.tobytes(), buffer, **options)
@@ -199,8 +208,8 @@ def _write_tiff(image: Image.Image, own: dict[str, Any], quality: int | None) ->
 
 def _write_jpeg2000(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
     options: dict[str, Any] = {"no_jp2": not own.get("wrapped", True), "mct": int(image.mode.startswith("RGB"))}
-    if not own.get("reversible"):
-        options |= {"irreversible": True, "quality_mode": "dB", "quality_layers": [50]}
+    if not own.get("reversible") and own.get("finer", 0) < 2:
+        options |= {"irreversible": True, "quality_mode": "dB", "quality_layers": [(50, 60)[own.get("finer", 0)]]}
     data = _save(image, "JPEG2000", **options)
     if not own.get("wrapped", True):
         return data

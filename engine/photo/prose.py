@@ -17,7 +17,7 @@ MAX_DENSE = 512
 MAX_TEXT = 1 << 20
 _BLOCK = 64
 _SHORT = 256
-_MAX_FIGURES = 4096  # figures alone may be pixels, too; edit settings and coordinates are shorter
+_FIGURES = 8  # a text of numbers may be pixels, too, but it takes so many more bytes, and honest ones are common
 
 _SIGNATURES = (
     b"\xff\xd8\xff", b"\x89PNG\r\n", b"WEBPVP8", b"ftypheic", b"ftypavif", b"ftypmif1", b"ftypmp4", b"ftypisom",
@@ -53,7 +53,11 @@ def dense(data: bytes) -> int:
     except UnicodeDecodeError:
         foreign = sum(byte >= 128 for byte in data)
     if len(data) <= _SHORT:  # most texts are, and arrays cost more than they do
-        return foreign + (len(data) if len(_CHANGES.findall(data)) > len(data) / 6 else 0)
+        small = sum(97 <= byte <= 122 for byte in data)
+        code = len(data) >= 24 and not set(b" \n") & set(data) and small < 0.4 * len(data)
+        if code or len(_CHANGES.findall(data)) > len(data) / 6:
+            return foreign + len(data)
+        return foreign + (len(data) // _FIGURES if sum(48 <= byte <= 57 for byte in data) > len(data) / 2 else 0)
     whole = np.frombuffer(data, np.uint8)
     kinds = _CLASSES[np.pad(whole, (0, -len(whole) % _BLOCK), constant_values=32)]
     first, second = kinds[:-1], kinds[1:]
@@ -63,7 +67,7 @@ def dense(data: bytes) -> int:
     mixed = int(((pairs >= 16) & (changes > 0.28 * pairs)).sum()) * _BLOCK
     blocks = kinds.reshape(-1, _BLOCK)
     figures = int((((blocks == 3).sum(1) >= 24) & (((blocks == 1) | (blocks == 2)).sum(1) <= 8)).sum()) * _BLOCK
-    return foreign + mixed + (figures if figures > _MAX_FIGURES else 0)
+    return foreign + mixed + figures // _FIGURES
 
 
 def plain(data: bytes, *, limit: int = MAX_TEXT, allowed: int = MAX_DENSE) -> bool:
