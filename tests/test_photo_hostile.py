@@ -161,8 +161,8 @@ def test_the_footprint_is_read_from_the_header(kind, tmp_path):
         path.write_bytes(save(resized.quantize(64) if kind == "GIF" else resized, kind))
     more = photo.footprint(large) - photo.footprint(small)
     assert 10 * (600 * 400 - 60 * 40) <= more <= 30 * 600 * 400
-    large.write_bytes(large.read_bytes()[:10])
-    assert photo.footprint(large) == 20
+    large.write_bytes(large.read_bytes()[:5])
+    assert photo.footprint(large) == 10
     assert photo.footprint(tmp_path / "gone") == 0
 
 
