@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -20,7 +20,7 @@ class NotAFileError(OSError):
     """Something other than a regular file lies at a path; `strerror` says what."""
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BufferedReader:
     """The file, open for reading bytes. Never waits, whatever lies there.
 
     Raises NotAFileError for a pipe, a device, a socket or a folder, and OSError if the file cannot be opened.

@@ -168,11 +168,12 @@ def _fine(encoder: Encoder, loss: Callable[[Encoder], np.ndarray], rho: float) -
     best, least = encoder, loss(encoder).max()
     if least <= TOO_COARSE * rho:
         return encoder
-    candidate: Encoder | None = encoder
-    while least > FINE * rho and (candidate := candidate.raised()) is not None:
+    candidate = encoder.raised()
+    while least > FINE * rho and candidate is not None:
         cost = loss(candidate).max()
         if cost < least:
             best, least = candidate, cost
+        candidate = candidate.raised()
     return best
 
 

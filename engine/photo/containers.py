@@ -12,7 +12,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
+from mmap import mmap
+from typing import NamedTuple, TypeAlias
 
 from engine.photo.metadata import STRUCTURE, Bounds, Entry, Order, Tags, integers, parse_directory, write_directory
 
@@ -23,6 +24,9 @@ _MAX_BOXES = _MAX_SEGMENTS = 10_000
 _MAX_CHUNKS = 250_000
 _MAX_PAGES = 64
 _KIND_OF_PAGE = frozenset({0xFE, 0x100})
+
+Data: TypeAlias = "bytes | mmap"
+"""A file in memory, or on disk as if it were."""
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JP2_EXIF, JP2_XMP = b"JpgTiffExif->JP2", bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
@@ -61,7 +65,7 @@ def jpeg_segment(marker: int, body: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
 
 
-def jpeg_parts(data: bytes) -> JpegParts:
+def jpeg_parts(data: Data) -> JpegParts:
     """Take the header of a JPEG apart. Junk between segments is skipped, as libjpeg does."""
     segments: list[tuple[int, bytes]] = []
     frame, frame_marker = b"", 0
@@ -137,7 +141,7 @@ class TiffParts(NamedTuple):
         return integers(self.tags, tag, self.order)
 
 
-def tiff_parts(data: bytes) -> TiffParts:
+def tiff_parts(data: Data) -> TiffParts:
     """Take a TIFF or BigTIFF apart."""
     order: Order = "<" if data[:2] == b"II" else ">"
     (version,) = struct.unpack_from(f"{order}H", data, 2)
@@ -174,7 +178,7 @@ def tiff_bare(data: bytes, parts: TiffParts) -> bytes:
     return tiff_with(data, kept)
 
 
-def boxes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
+def boxes(data: Data, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
     """(type, first byte, end) of the payload of every ISO box between two bytes of the file."""
     end = len(data) if end is None else min(end, len(data))
     for _ in range(_MAX_BOXES):
@@ -214,7 +218,7 @@ class HeifParts(NamedTuple):
     damage: tuple[str, ...] = ()
 
 
-def heif_parts(data: bytes) -> HeifParts:
+def heif_parts(data: Data) -> HeifParts:
     """Read the item table of a HEIF or AVIF file; what is missing or damaged in it is left out."""
     top = {kind: (start, end) for kind, start, end in boxes(data)}
     names: list[int] = []

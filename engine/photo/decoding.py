@@ -155,12 +155,8 @@ def _jpeg_picture(data: bytes, jpeg: parts.JpegParts, scans: Scans, whole: bool)
 
 
 def _alike(one: Image.Image, other: Image.Image) -> bool:
-    return all(
-        np.array_equal(
-            *(np.asarray(image.crop((0, top, image.width, min(top + 256, image.height)))) for image in (one, other))
-        )
-        for top in range(0, one.height, 256)
-    )
+    boxes = ((0, top, one.width, min(top + 256, one.height)) for top in range(0, one.height, 256))
+    return all(np.array_equal(np.asarray(one.crop(box)), np.asarray(other.crop(box))) for box in boxes)
 
 
 def _read_png(data: bytes) -> Photo:

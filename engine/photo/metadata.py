@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass, field
+from mmap import mmap
 from typing import Literal, NamedTuple, TypeAlias
 
 Order: TypeAlias = Literal["<", ">"]
@@ -79,7 +80,7 @@ class Bounds:
 
 
 def parse_directory(
-    data: bytes,
+    data: bytes | mmap,
     offset: int,
     order: Order,
     *,
