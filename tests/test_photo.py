@@ -546,10 +546,10 @@ def test_unreadable_path(tmp_path):
 def test_disk_errors_are_photo_errors(monkeypatch, tmp_path):
     (tmp_path / "a.jpg").write_bytes(CLEAN)
 
-    def fail(self):
+    def fail(path):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(photo, "opened", fail)
     assert "disk" in error_of(tmp_path / "a.jpg")
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from engine import photo as photos
 from engine.detect import Detector
 from engine.dssim import WINDOW
+from engine.files import NotAFileError, opened
 from engine.faces import Cut, cut, region_box
 from engine.types import Face, Photo, PhotoError
 
@@ -41,8 +42,10 @@ def digest(source: Source) -> str:
     """SHA-256 of a file's bytes or of an array's shape and pixels. Raises PhotoError for a file that cannot be read."""
     if isinstance(source, Path):
         try:
-            with source.open("rb") as file:
+            with opened(source) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
+        except NotAFileError as error:
+            raise PhotoError(f"This is no photo, because {error.strerror}: name a file.") from None
         except OSError as error:
             raise PhotoError(
                 f"The file cannot be read ({error.strerror}): check that it is there and readable."

@@ -339,14 +339,14 @@ def _stages(
             fitted = cloaker.fit(
                 photo,
                 cloaks,
-                encode=lambda pixels: photos.encode(photo.photo, pixels, format=output.format, quality=output.quality),
+                encode=photos.Encoder(photo.photo, output.format, output.quality),
                 decode=photos.decode_pixels,
             )
             _write(out, task.item.target, fitted.data, shard=options.shard)
         except Exception as error:
             return _fault(task, error)
         faces = [asdict(face) for face in cloaker.describe(photo, cloaks, fitted)]
-        row = task.row("cloaked", " ".join(photo.unusable), written=len(fitted.data), faces=faces)
+        row = task.row("cloaked", " ".join((*photo.unusable, *fitted.notes)), written=len(fitted.data), faces=faces)
         if album is not None:
             album.add(row, photo.photo, fitted.pixels)
         return row
