@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import argparse
 import collections
+import math
 import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
@@ -25,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=targets.TARGETS)
     parser.add_argument("--inputs", type=int, default=1000, help="how many")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="end after so long")
     parser.add_argument("--first", type=int, default=0, help="number of the first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
@@ -44,7 +49,20 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     summary = Summary()
     numbers = range(given.first, given.first + given.inputs)
-    for outcome in pool.run(given.target, numbers, settings, workers=given.workers):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        outcomes = pool.run(given.target, numbers, settings, workers=given.workers)
+        _try_all(given, own, outcomes, summary, start)
+    except KeyboardInterrupt:
+        print("interrupted")
+    print(summary.text(time.monotonic() - start))
+    return int(bool(summary.findings))
+
+
+def _try_all(
+    given: argparse.Namespace, own: Any, outcomes: Iterator[pool.Outcome], summary: Summary, start: float
+) -> None:
+    for outcome in outcomes:
         summary.add(outcome)
         if outcome.finding:
             print(f"FINDING seed {given.seed} input {outcome.number}: {outcome.verdict}: {outcome.detail}", flush=True)

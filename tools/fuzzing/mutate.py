@@ -225,7 +225,7 @@ def _block(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
     make, put = rng.choice(_NASTY), pieces.container(data)
     kind, block = make(rng)
     parts = pieces.split(data)
-    parts.insert(rng.randrange(1, 3) if put == "png" else 0, held(put, kind, block))
+    parts.insert(0 if put == "jpeg" else rng.randrange(1, 3), held(put, kind, block))
     return pieces.join(put, parts)
 
 

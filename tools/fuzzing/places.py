@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import struct
 import warnings
 import zlib
@@ -16,6 +17,9 @@ from fuzzing import blocks, pieces
 from fuzzing.mutate import held
 from fuzzing.pieces import Piece
 from fuzzing.planting import save
+
+SCATTERED = ("300 tags", "twenty comments", "twenty texts", "many keywords")
+"""Places that hold the payload in small pieces, each of which is a sound value."""
 
 _PREFIXES = (
     b"",
@@ -231,6 +235,16 @@ def in_block(
 
 def _with_block(container: str, seed: bytes, block: Piece) -> bytes:
     parts, at = pieces.split(seed), int(container == "png")
+    if (
+        container == "webp"
+    ):  # extended: a header that announces the block, a profile before the picture, the rest behind
+        flag = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}.get(block.kind, 0)
+        with Image.open(io.BytesIO(seed)) as image:
+            width, height = (side - 1 for side in image.size)
+        parts.insert(
+            0, Piece(b"VP8X", struct.pack("<I", flag) + width.to_bytes(3, "little") + height.to_bytes(3, "little"))
+        )
+        at = 1 if block.kind == b"ICCP" else 2
     return pieces.join(container, [*parts[:at], block, *parts[at:]])
 
 

@@ -15,15 +15,19 @@ import numpy as np
 from PIL import Image
 
 SIDE = 44
-_WINDOW = 128  # any 256 bytes in a row hold one whole window of 128
+SUBSTANTIAL = 256
+"""Bytes in a row that are a substantial part of the picture."""
+_WINDOW = SUBSTANTIAL // 2  # so many bytes in a row hold a whole window
 
 
 class Payload(NamedTuple):
-    """form: how the picture is coded. data: what is planted. needles: byte strings of which none may be written."""
+    """form: how the picture is coded. data: what is planted. needles: byte strings to look for. wholes: what they are cut
+    from."""
 
     form: str
     data: bytes
     needles: tuple[bytes, ...]
+    wholes: tuple[bytes, ...]
 
 
 def save(image: Image.Image, format: str, **options) -> bytes:
@@ -68,7 +72,7 @@ def payloads() -> tuple[Payload, ...]:
         "utf-16": (raw[:2000].hex().encode("utf-16-le"), raw[:2000]),
         "reversed": (raw[::-1], raw[::-1]),
     }
-    return tuple(Payload(form, data, _windows(data) + _windows(inner)) for form, (data, inner) in needles.items())
+    return tuple(Payload(form, data, _windows(data) + _windows(inner), (data, inner)) for form, (data, inner) in needles.items())
 
 
 def _windows(data: bytes) -> tuple[bytes, ...]:
@@ -76,12 +80,29 @@ def _windows(data: bytes) -> tuple[bytes, ...]:
     return tuple(window for window in cut if len(set(window)) >= 14)
 
 
-def leaked(written: bytes, payload: Payload) -> str:
-    """How a substantial part of the payload can be got from a file; "" if it cannot."""
+def leaked(written: bytes, payload: Payload) -> tuple[int, str]:
+    """Longest run of the payload's bytes, at least SUBSTANTIAL, in a file or what can be unpacked from it; how."""
     for name, view in _views(written, 2):
-        if any(needle in view and not _standard(needle) for needle in payload.needles):
-            return name
-    return ""
+        for needle in payload.needles:
+            if needle in view and not _standard(needle) and (length := _run(view, needle, payload)) >= SUBSTANTIAL:
+                return length, name
+    return 0, ""
+
+
+def _run(view: bytes, needle: bytes, payload: Payload) -> int:
+    """How many bytes round a window that was found are the payload's too."""
+    at = view.index(needle)
+    longest = 0
+    for whole in payload.wholes:
+        place = whole.find(needle)
+        if place >= 0:
+            before = after = 0
+            while before < min(at, place) and view[at - before - 1] == whole[place - before - 1]:
+                before += 1
+            while view[at + after : at + after + 1] == whole[place + after : place + after + 1] != b"":
+                after += 1
+            longest = max(longest, before + after)
+    return longest
 
 
 @cache

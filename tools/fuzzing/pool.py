@@ -91,7 +91,7 @@ class _Worker:
     def end(self) -> None:
         self.pipe.close()
         if self.process.is_alive():
-            self.process.join(0.2)
+            self.process.join(5.0)  # one that has ended says how
             self.process.kill()
         self.process.join()
 
