@@ -32,6 +32,11 @@ BETTER = 0.02
 """How much higher another quarter turn must score to be tried."""
 
 
+LARGEST_SCAN, TILE, OVERLAPPING = 4_000_000, 1536, 256
+"""Pixels from which a scan is made in tiles, their side, and how far they overlap. The network takes 90 bytes a pixel;
+faces larger than the overlap are found in a coarser scan."""
+
+
 class Detector(Protocol):
     """Finds the faces of one upright RGB photo."""
 
@@ -113,11 +118,36 @@ class YuNet:
             cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of the CPU target on every load
             detector = cv2.FaceDetectorYN.create(str(self.weights), "", (32, 32), self.settings.min_score, 0.3, 5000)
             self._local.detector = detector
-        detector.setInputSize((framed.shape[1], framed.shape[0]))
-        rows = detector.detect(framed)[1]
-        if rows is None:
-            return np.empty((0, 15), np.float32)
-        return rows.astype(np.float32) - np.array([room, room, 0, 0] + [room] * 10 + [0], np.float32)
+        found = [np.empty((0, 15), np.float32)]
+        for top, left, bottom, right in _tiles(framed.shape[:2]):
+            detector.setInputSize((right - left, bottom - top))
+            rows = detector.detect(np.ascontiguousarray(framed[top:bottom, left:right]))[1]
+            if rows is not None:
+                rows = rows.astype(np.float32) + np.array([left, top, 0, 0] + [left, top] * 5 + [0], np.float32)
+                found.append(rows[_whole(rows[:, :4], (top, left, bottom, right), framed.shape[:2])])
+        return np.concatenate(found) - np.array([room, room, 0, 0] + [room] * 10 + [0], np.float32)
+
+
+def _tiles(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """(top, left, bottom, right) of what the network looks at by itself: the whole picture if that is not too large."""
+    height, width = size
+    if height * width <= LARGEST_SCAN:
+        return [(0, 0, height, width)]
+    tops, lefts = (range(0, max(1, side - OVERLAPPING), TILE - OVERLAPPING) for side in size)
+    return [(top, left, min(top + TILE, height), min(left + TILE, width)) for top in tops for left in lefts]
+
+
+def _whole(boxes: Float32[np.ndarray, "n 4"], tile: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
+    """Which faces are not cut by an edge of their tile inside the picture: those the next tile has as a whole."""
+    (top, left, bottom, right), (x, y, width, height) = tile, boxes.T
+    if (bottom - top, right - left) != size:  # of a larger face the tile may hold no more than a part
+        width = np.where(np.maximum(width, height) <= OVERLAPPING, width, np.inf)
+    return (
+        ((x > left + 2) | (left == 0))
+        & ((y > top + 2) | (top == 0))
+        & ((x + width < right - 2) | ((right == size[1]) & np.isfinite(width)))
+        & ((y + height < bottom - 2) | (bottom == size[0]))
+    )
 
 
 def _merge(rows: Float32[np.ndarray, "n 15"]) -> Float32[np.ndarray, "k 15"]:

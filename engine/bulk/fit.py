@@ -71,18 +71,16 @@ def fit(
         return np.array([part.cost(deltas, scale, seen, grey=photo.grey) for part in parts])
 
     scale = np.ones(len(deltas))
-    for _ in range(3):  # without the codec, which is the slow part
-        cost = predicted(scale, lambda pixels: pixels)
-        if (cost <= rho).all():
-            break
-        scale = scale * _together(_factor(cost, rho, AIM), regions)
+    seen: Seen = lambda pixels: pixels  # noqa: E731  # without the codec, if all that is known of it is a function
+    rounds = 3
     if isinstance(encode, Encoder) and not encode.exact:
         encode = _fine(encode, lambda encoder: predicted(np.zeros(len(deltas)), encoder.part), rho)
-        for trial in range(TRIALS):
-            cost = predicted(scale, encode.part)
-            if (cost <= rho).all():
-                break
-            scale = scale * _together(_factor(cost, rho, AIM - 0.05 * trial), regions)
+        seen, rounds = encode.part, TRIALS
+    for trial in range(rounds):
+        cost = predicted(scale, seen)
+        if (cost <= rho).all():
+            break
+        scale = scale * _together(_factor(cost, rho, AIM - 0.05 * max(0, trial - 2)), regions)
     for trial in range(TRIALS):
         data = encode(_cloaked(photo.pixels, [cut.matrix for cut in prepared.cuts], deltas, scale, grey=photo.grey))
         pixels = decode(data)
@@ -112,8 +110,9 @@ class _Part(NamedTuple):
 
     def cost(self, deltas: Sequence[np.ndarray], scale: np.ndarray, seen: Seen, *, grey: bool) -> float:
         """DSSIM of the region with the cloaks at this scale. seen: what becomes of pixels that are written and read."""
-        own = [deltas[face] for face in self.faces]
-        pixels = seen(_cloaked(self.pixels, self.matrices, own, scale[self.faces], grey=grey))
+        own, amount = [deltas[face] for face in self.faces], scale[self.faces]
+        pixels = _cloaked(self.pixels, self.matrices, own, amount, grey=grey) if amount.any() else self.pixels
+        pixels = seen(pixels)
         box = _slices(self.inner)
         return dssim_pixels(self.pixels[box], pixels[box])
 
@@ -121,7 +120,9 @@ class _Part(NamedTuple):
 def _part(prepared: Prepared, region: Box) -> _Part:
     height, width = prepared.photo.size
     top, left = (max(0, edge // GRID - 1) * GRID for edge in region[:2])
-    bottom, right = (min(limit, (-(-edge // GRID) + 1) * GRID) for edge, limit in zip(region[2:], (height, width), strict=True))
+    bottom, right = (
+        min(limit, (-(-edge // GRID) + 1) * GRID) for edge, limit in zip(region[2:], (height, width), strict=True)
+    )
     shift = np.array([[1, 0, left], [0, 1, top], [0, 0, 1]], np.float64)
     faces, matrices = [], []
     for face, cut in enumerate(prepared.cuts):
@@ -153,7 +154,9 @@ def _cloaked(
 ) -> UInt8[np.ndarray, "h w 3"]:
     scaled = [delta * np.float32(s) for delta, s in zip(deltas, scale, strict=True)]
     result = composite(pixels, matrices, scaled)
-    for top in range(0, len(result) if grey else 0, 256):  # in strips: a float copy of the whole takes four times its size
+    for top in range(
+        0, len(result) if grey else 0, 256
+    ):  # in strips: a float copy of the whole takes four times its size
         # The deltas of a grey photo are achromatic up to float rounding, so at most one level is decided here.
         strip = result[top : top + 256]
         strip[:] = np.rint(strip.mean(axis=2, keepdims=True, dtype=np.float32))

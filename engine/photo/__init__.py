@@ -24,11 +24,23 @@ from engine.photo import metadata as meta
 from engine.files import NotAFileError, opened
 from engine.photo.decoding import READERS, read_jpeg
 from engine.photo.encoding import WRITERS
+from engine.photo.footprint import footprint
 from engine.photo.making import ADVICE, ANIMATED, MAX_PIXELS, check_size, make_photo, refusal
 from engine.photo.writing import Encoder, encode, notes, suffix
 from engine.types import Photo, PhotoError
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "Encoder", "decode_pixels", "encode", "from_array", "notes", "read", "suffix"]
+__all__ = [
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "Encoder",
+    "decode_pixels",
+    "encode",
+    "footprint",
+    "from_array",
+    "notes",
+    "read",
+    "suffix",
+]
 
 MAX_BYTES = 4 * MAX_PIXELS
 

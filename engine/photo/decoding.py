@@ -111,7 +111,9 @@ _KNOWN_SEGMENTS = (
 def _jpeg_leftovers(jpeg: parts.JpegParts, scans: Scans) -> list[str]:
     left = []
     for marker, body in jpeg.segments:
-        if not 0xE0 <= marker <= 0xEF or any((marker, body[: len(name)]) == (kind, name) for kind, name in _KNOWN_SEGMENTS):
+        if not 0xE0 <= marker <= 0xEF or any(
+            (marker, body[: len(name)]) == (kind, name) for kind, name in _KNOWN_SEGMENTS
+        ):
             continue
         known = (words for kind, name, words in _LEFTOVERS if marker == kind and body.startswith(name))
         left.append(next(known, f"a segment APP{marker - 0xE0} of unknown kind"))
@@ -154,7 +156,9 @@ def _jpeg_picture(data: bytes, jpeg: parts.JpegParts, scans: Scans, whole: bool)
 
 def _alike(one: Image.Image, other: Image.Image) -> bool:
     return all(
-        np.array_equal(*(np.asarray(image.crop((0, top, image.width, min(top + 256, image.height)))) for image in (one, other)))
+        np.array_equal(
+            *(np.asarray(image.crop((0, top, image.width, min(top + 256, image.height)))) for image in (one, other))
+        )
         for top in range(0, one.height, 256)
     )
 

@@ -166,7 +166,9 @@ def _write_avif(image: Image.Image, own: dict[str, Any], quality: int | None) ->
     finer = own.get("finer", 0)
     sampling = "4:0:0" if image.mode == "L" else "4:4:4" if finer else own.get("sampling", "4:4:4")
     # One thread: the caller has a worker for every core, and the result must not depend on their number.
-    return _save(image, "AVIF", quality=quality or (90, 93, 97, 100)[finer], subsampling=sampling, max_threads=1, **_blocks(own))
+    return _save(
+        image, "AVIF", quality=quality or (90, 93, 97, 100)[finer], subsampling=sampling, max_threads=1, **_blocks(own)
+    )
 
 
 def _write_heif(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:

@@ -18,7 +18,22 @@ IPTC = 0x83BB
 
 _TEXTS = frozenset(
     {0x0B, 0x10D, 0x10E, 0x10F, 0x110, 0x11D, 0x131, 0x132, 0x13B, 0x13C, 0x151, 0x8298, 0x8824, 0x9003, 0x9004, 0x9010}
-    | {0x9011, 0x9012, 0x9290, 0x9291, 0x9292, 0xA004, 0xA420, 0xA430, 0xA431, *range(0xA433, 0xA43D), 0x87B1, 0xA480, 0xA481, 0xC614}
+    | {
+        0x9011,
+        0x9012,
+        0x9290,
+        0x9291,
+        0x9292,
+        0xA004,
+        0xA420,
+        0xA430,
+        0xA431,
+        *range(0xA433, 0xA43D),
+        0x87B1,
+        0xA480,
+        0xA481,
+        0xC614,
+    }
     | {0xC62F, 0xC68B, 0xC6F6, 0x1000}
 )
 _WIDE_TEXTS = frozenset(range(0x9C9B, 0x9CA0))  # XPTitle and its kin: UTF-16
@@ -34,7 +49,17 @@ _NUMBERS = frozenset(
     | set(range(32))  # GPS and interoperability
 )
 # Bytes of those that have more, all of them tables: primaries, lens, colour filter, DNG's and GeoTIFF's.
-_LONGER = {0x13F: 48, 0xA432: 32, 0xA302: 40, 0xA462: 64, 0x830E: 24, 0x85D8: 128, 0x8482: 192, 0x87AF: 512, 0x87B0: 512}
+_LONGER = {
+    0x13F: 48,
+    0xA432: 32,
+    0xA302: 40,
+    0xA462: 64,
+    0x830E: 24,
+    0x85D8: 128,
+    0x8482: 192,
+    0x87AF: 512,
+    0x87B0: 512,
+}
 _PRINT_IM = 0xC4A5
 _UNKNOWN_EACH, _UNKNOWN_ALL = 64, 512
 
@@ -150,7 +175,8 @@ def _coded_text(value: bytes, exif: Exif) -> bool:
         return True
     if code.startswith(b"UNICODE"):
         text = text.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff")
-        return any(plain_wide(text, f"utf-16-{'be' if big else 'le'}") for big in (exif.order == ">", exif.order == "<"))
+        return any(
+            plain_wide(text, f"utf-16-{'be' if big else 'le'}") for big in (exif.order == ">", exif.order == "<")
+        )
     # Cameras write the text at once, or leave the code empty.
     return plain(text, limit=_MAX_TEXT) and (not code.strip(b"\0") or plain(code))
-

@@ -15,8 +15,65 @@ from engine.photo.prose import MAX_DENSE, dense, plain
 # more, because programs do not count.
 _ENVELOPE = frozenset({0, 5, 20, 22, 30, 40, 50, 60, 70, 80, 90, 100, 120, 122})
 _APPLICATION = frozenset(
-    {0, 3, 4, 5, 7, 8, 10, 12, 15, 20, 22, 25, 26, 27, 30, 35, 37, 38, 40, 42, 45, 47, 50, 55, 60, 62, 63, 65, 70, 75, 80}
-    | {85, 90, 92, 95, 100, 101, 103, 105, 110, 115, 116, 118, 120, 121, 122, 130, 131, 135, 150, 151, 152, 153, 154, 184}
+    {
+        0,
+        3,
+        4,
+        5,
+        7,
+        8,
+        10,
+        12,
+        15,
+        20,
+        22,
+        25,
+        26,
+        27,
+        30,
+        35,
+        37,
+        38,
+        40,
+        42,
+        45,
+        47,
+        50,
+        55,
+        60,
+        62,
+        63,
+        65,
+        70,
+        75,
+        80,
+    }
+    | {
+        85,
+        90,
+        92,
+        95,
+        100,
+        101,
+        103,
+        105,
+        110,
+        115,
+        116,
+        118,
+        120,
+        121,
+        122,
+        130,
+        131,
+        135,
+        150,
+        151,
+        152,
+        153,
+        154,
+        184,
+    }
     | {185, 186, 187, 188, 221, 225, 228, 230, 231, 232}
 )
 _BINARY = {(1, 0): 2, (1, 20): 2, (1, 22): 2, (2, 0): 2, (1, 90): 32}
@@ -73,7 +130,9 @@ def clean_photoshop(block: bytes | None) -> Cleaned:
     """The resource blocks with nothing left but captions, credits, resolution, copyright flag and address."""
     kept, left, position = [], [], 0
     block = block or b""
-    while block[position : position + 4] in (b"8BIM", b"MeSa", b"PHUT", b"AgHg", b"DCSR") and position + 12 <= len(block):
+    while block[position : position + 4] in (b"8BIM", b"MeSa", b"PHUT", b"AgHg", b"DCSR") and position + 12 <= len(
+        block
+    ):
         code = struct.unpack_from(">H", block, position + 4)[0]
         named = position + 6 + (block[position + 6] + 2) // 2 * 2
         if named + 4 > len(block):

@@ -253,5 +253,3 @@ def orientation(exif: Exif | None, xmp: bytes | None = None) -> int:
     if not values and xmp and (match := re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)):
         values = (int(match[1]),)
     return values[0] if values and values[0] in range(1, 9) else 1
-
-

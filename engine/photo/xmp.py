@@ -136,7 +136,9 @@ def text_of(element: Element) -> str:
     attributes = "".join(f' {name}="{escape(value, quote)}"' for name, value in element.attributes.items())
     if not element.children:
         return f"<{element.name}{attributes}/>"
-    inner = "".join(text_of(one) if isinstance(one, Element) else escape(one, {"\r": "&#xD;"}) for one in element.children)
+    inner = "".join(
+        text_of(one) if isinstance(one, Element) else escape(one, {"\r": "&#xD;"}) for one in element.children
+    )
     return f"<{element.name}{attributes}>{inner}</{element.name}>"
 
 
@@ -229,7 +231,9 @@ class _Cleaner:
             value = "".join(text for text in one.children if isinstance(text, str))
             new = self._property(one.name, value, one, inner)
             if new is not None:
-                children.append(replace(one, name=self._turned(one.name, inner), children=one.children if new == value else [new]))
+                children.append(
+                    replace(one, name=self._turned(one.name, inner), children=one.children if new == value else [new])
+                )
         return Element(element.name, attributes, children)
 
     def _turned(self, name: str, schemas: dict[str, str]) -> str:
