@@ -21,8 +21,7 @@ _WINDOW = SUBSTANTIAL // 2  # so many bytes in a row hold a whole window
 
 
 class Payload(NamedTuple):
-    """form: how the picture is coded. data: what is planted. needles: byte strings to look for. wholes: what they are cut
-    from."""
+    """form: how the picture is coded. data: what is planted. needles: parts to look for. wholes: their sources."""
 
     form: str
     data: bytes
@@ -72,7 +71,9 @@ def payloads() -> tuple[Payload, ...]:
         "utf-16": (raw[:2000].hex().encode("utf-16-le"), raw[:2000]),
         "reversed": (raw[::-1], raw[::-1]),
     }
-    return tuple(Payload(form, data, _windows(data) + _windows(inner), (data, inner)) for form, (data, inner) in needles.items())
+    return tuple(
+        Payload(form, data, _windows(data) + _windows(inner), (data, inner)) for form, (data, inner) in needles.items()
+    )
 
 
 def _windows(data: bytes) -> tuple[bytes, ...]:
