@@ -68,11 +68,10 @@ def _try_all(
             print(f"FINDING seed {given.seed} input {outcome.number}: {outcome.verdict}: {outcome.detail}", flush=True)
             if given.save:
                 given.save.mkdir(parents=True, exist_ok=True)
-                (given.save / f"{given.target}-{given.seed}-{outcome.number}").write_bytes(
-                    own.make(outcome.number).data
-                )
-    print(summary.text(time.monotonic() - start))
-    return int(bool(summary.findings))
+                name = f"{given.target}-{given.seed}-{outcome.number}"
+                (given.save / name).write_bytes(own.make(outcome.number).data)
+        if time.monotonic() - start > given.seconds:
+            return
 
 
 class Summary:
