@@ -32,7 +32,7 @@ TRIALS = 12
 AIM = 0.99
 """Share of the amplitude that would just fit which a rescaled cloak gets, since that is an estimate."""
 TOO_COARSE, FINE = 0.5, 0.25
-"""Shares of the budget. A codec whose own loss is more than the first is made finer until it is less than the second."""
+"""Shares of the budget. A codec whose own loss is more than the first is made finer until it is under the second."""
 GRID = 16
 """Pixels of the largest blocks that codecs cut a photo into."""
 

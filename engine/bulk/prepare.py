@@ -13,8 +13,8 @@ from PIL import Image
 from engine import photo as photos
 from engine.detect import Detector
 from engine.dssim import WINDOW
-from engine.files import NotAFileError, opened
 from engine.faces import Cut, cut, region_box
+from engine.files import NotAFileError, opened
 from engine.types import Face, Photo, PhotoError
 
 Source = Path | bytes | np.ndarray | Image.Image

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from engine.files import NotAFileError, opened
 from engine.photo import containers as parts
 from engine.photo import metadata as meta
-from engine.files import NotAFileError, opened
 from engine.photo.decoding import READERS, read_jpeg
 from engine.photo.encoding import WRITERS
 from engine.photo.footprint import footprint

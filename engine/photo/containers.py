@@ -203,8 +203,8 @@ class HeifParts(NamedTuple):
     """What HEIF and AVIF files say outside their coded pictures.
 
     exif: the block, unscrubbed. exif_names: where the type "Exif" is written in the item table. boxes: payloads of the
-    boxes that state properties of items, by type. sequence: there is a track, as in a film. damage: why there is no exif
-    though the file says so.
+    boxes that state properties of items, by type. sequence: there is a track, as in a film. damage: why there is no
+    exif though the file says so.
     """
 
     exif: bytes | None

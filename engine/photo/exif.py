@@ -8,10 +8,11 @@ text, numbers have to be few, and what no table here knows has to be too small t
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import NamedTuple
 
 from engine.photo import iptc, makernote
-from engine.photo.metadata import INTEROP_IFD, MAKER_NOTE, ORIENTATION, STRUCTURE, Entry, Exif, Tags, integers
+from engine.photo.metadata import MAKER_NOTE, ORIENTATION, STRUCTURE, Entry, Exif, Tags, integers
 from engine.photo.prose import MAX_DENSE, dense, holds_picture, plain, plain_wide
 
 IPTC = 0x83BB
@@ -159,7 +160,7 @@ def _kept(tag: int, entry: Entry, exif: Exif, spent: dict[str, int]) -> Entry | 
     elif tag == 0x12D:  # TransferFunction: curves that rise
         numbers = integers({tag: entry}, tag, exif.order)
         good = len(numbers) in (256, 768) and all(
-            low <= high for n, (low, high) in enumerate(zip(numbers, numbers[1:], strict=False), 1) if n % 256
+            low <= high for n, (low, high) in enumerate(pairwise(numbers), 1) if n % 256
         )
     elif tag in _NUMBERS or tag in _LONGER or tag in _CODED_TEXTS:
         good = len(value) <= _LONGER.get(tag, _FEW)

@@ -19,9 +19,9 @@ _MAX_TEXT = 8192
 _MAX_WORDS = 512
 _MAX_MATRICES = 96 << 10
 _KNOWN = frozenset(
-    b"desc cprt wtpt bkpt rXYZ gXYZ bXYZ rTRC gTRC bTRC kTRC chad dmnd dmdd vued view lumi meas tech chrm A2B0 A2B1 A2B2 "
-    b"A2B3 B2A0 B2A1 B2A2 B2A3 D2B0 D2B1 D2B2 D2B3 B2D0 B2D1 B2D2 B2D3 gamt pre0 pre1 pre2 calt targ scrd ndin vcgt mmod "
-    b"cicp ciis rig0 rig2 aarg aagg aabg dscm".split()
+    b"desc cprt wtpt bkpt rXYZ gXYZ bXYZ rTRC gTRC bTRC kTRC chad dmnd dmdd vued view lumi meas tech chrm A2B0 A2B1 "
+    b"A2B2 A2B3 B2A0 B2A1 B2A2 B2A3 D2B0 D2B1 D2B2 D2B3 B2D0 B2D1 B2D2 B2D3 gamt pre0 pre1 pre2 calt targ scrd ndin "
+    b"vcgt mmod cicp ciis rig0 rig2 aarg aagg aabg dscm".split()
 )
 _CLASSES = (b"scnr", b"mntr", b"prtr", b"spac", b"abst")
 _SPACES = (b"RGB ", b"GRAY")

@@ -8,6 +8,7 @@ zeros. A note without such a directory is kept only if it is too short for a pic
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 from engine.photo.metadata import Entry
 from engine.photo.prose import holds_picture, plain
@@ -51,7 +52,7 @@ def _directory(note: bytes, start: int, order: str) -> list[tuple[int, int, int]
             return None
         tags.append(tag)
         rows.append((kind, _WIDTHS[kind] * length, position + 8))
-    rising = sum(low < high for low, high in zip(tags, tags[1:], strict=False))
+    rising = sum(low < high for low, high in pairwise(tags))
     return rows if rising >= 0.6 * (count - 1) else None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 Order: TypeAlias = Literal["<", ">"]
@@ -64,6 +65,7 @@ def integers(tags: Tags, tag: int, order: Order) -> tuple[int, ...]:
     return _integers(entry, order) if isinstance(entry, Entry) else ()
 
 
+@dataclass
 class Bounds:
     """What the directories of one block may take together, so that a crafted block cannot multiply itself.
 
@@ -71,10 +73,9 @@ class Bounds:
     was found wrong.
     """
 
-    def __init__(self, size: int) -> None:
-        self.bytes = size
-        self.seen: set[int] = set()
-        self.damage: set[str] = set()
+    bytes: int
+    seen: set[int] = field(default_factory=set)
+    damage: set[str] = field(default_factory=set)
 
 
 def parse_directory(

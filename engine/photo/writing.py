@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from engine.photo.encoding import FINEST, LONGEST_SIDE, NO_ALPHA, WRITERS, held
 from engine.photo.decoding import READERS
+from engine.photo.encoding import FINEST, LONGEST_SIDE, NO_ALPHA, WRITERS, held
 from engine.photo.making import sentence
 from engine.types import Photo, PhotoError
 
@@ -109,7 +109,7 @@ class Encoder:
     def notes(self) -> tuple[str, ...]:
         """What the file lacks of the original, or has otherwise than the original, one sentence each."""
         raised = (
-            "Written at a higher quality than its own, because its own would change the face nearly as much as a cloak.",
+            "Written at a higher quality than its own, because its own changes the face nearly as much as a cloak.",
         )
         return notes(self.photo, self.format) + raised * (self.finer > 0)
 

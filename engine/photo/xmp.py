@@ -28,10 +28,68 @@ _IDENTIFIER = re.compile(rb"(?:xmp\.[id]id:|uuid:|adobe:docid:photoshop:)[0-9A-F
 
 # Schemas whose properties are text and numbers about the photo.
 _KNOWN = frozenset(
-    "dc xmp xap xmpRights xapRights xmpMM xapMM xmpBJ xmpTPg xmpDM xmpG photoshop Iptc4xmpCore Iptc4xmpExt exif exifEX "
-    "tiff aux lr crs crd crss mwg-rs mwg-kw mwg-coll MP MPRI MPReg MicrosoftPhoto digiKam acdsee acdsee-rs mediapro "
-    "expressionmedia photomech photomechanic plus cc pdf pdfx GPano drone-dji Camera darktable lightroom ics prl "
-    "xmpPLUS DICOM extensis apple-fi aas x rdf xml xmlns stArea stDim stEvt stRef".split()
+    [
+        "dc",
+        "xmp",
+        "xap",
+        "xmpRights",
+        "xapRights",
+        "xmpMM",
+        "xapMM",
+        "xmpBJ",
+        "xmpTPg",
+        "xmpDM",
+        "xmpG",
+        "photoshop",
+        "Iptc4xmpCore",
+        "Iptc4xmpExt",
+        "exif",
+        "exifEX",
+        "tiff",
+        "aux",
+        "lr",
+        "crs",
+        "crd",
+        "crss",
+        "mwg-rs",
+        "mwg-kw",
+        "mwg-coll",
+        "MP",
+        "MPRI",
+        "MPReg",
+        "MicrosoftPhoto",
+        "digiKam",
+        "acdsee",
+        "acdsee-rs",
+        "mediapro",
+        "expressionmedia",
+        "photomech",
+        "photomechanic",
+        "plus",
+        "cc",
+        "pdf",
+        "pdfx",
+        "GPano",
+        "drone-dji",
+        "Camera",
+        "darktable",
+        "lightroom",
+        "ics",
+        "prl",
+        "xmpPLUS",
+        "DICOM",
+        "extensis",
+        "apple-fi",
+        "aas",
+        "x",
+        "rdf",
+        "xml",
+        "xmlns",
+        "stArea",
+        "stDim",
+        "stEvt",
+        "stRef",
+    ]
 )
 _URIS = {
     "http://purl.org/dc/elements/1.1/": "dc",
@@ -59,8 +117,28 @@ _URIS = {
     "adobe:ns:meta/": "x",
 }
 _PICTURE_SCHEMAS = frozenset(
-    "xmpGImg xapGImg hdrgm HDRGainMap hdrgainmap apdi GCamera GContainer Container Item GImage GDepth GAudio GCreations "
-    "Device Profile Camera3D xmpNote OpCamera MiCamera".split()
+    [
+        "xmpGImg",
+        "xapGImg",
+        "hdrgm",
+        "HDRGainMap",
+        "hdrgainmap",
+        "apdi",
+        "GCamera",
+        "GContainer",
+        "Container",
+        "Item",
+        "GImage",
+        "GDepth",
+        "GAudio",
+        "GCreations",
+        "Device",
+        "Profile",
+        "Camera3D",
+        "xmpNote",
+        "OpCamera",
+        "MiCamera",
+    ]
 )
 _PICTURE_WORDS = re.compile(
     r"thumbnail|preview|imagedata|gainmap|gain-map|depthmap|depthdata|auxiliaryimage|embeddedimage|microvideo|"
@@ -169,18 +247,22 @@ def shortened(packet: bytes, limit: int) -> Cleaned:
     """A cleaned packet without its largest properties, so that it is at most `limit` bytes."""
     left: list[str] = []
     root = parse(packet)
-    while len(packet) > limit:
-        sizes = [
-            (len(text_of(one)), holder, one) for holder in _wrappers(root) for one in holder.children if isinstance(one, Element)
-            and one.name not in _WRAPPERS
-        ]  # fmt: skip
-        if not sizes:
-            return Cleaned(None, ["the XMP packet, which is too long for the format"])
-        _, holder, worst = max(sizes, key=lambda item: item[0])
+    sizes = [
+        (len(text_of(one).encode()), holder, one)
+        for holder in _wrappers(root)
+        for one in holder.children
+        if isinstance(one, Element) and one.name not in _WRAPPERS
+    ]
+    excess = len(packet) - limit
+    for size, holder, worst in sorted(sizes, key=lambda item: -item[0]):
+        if excess <= 0:
+            break
         holder.children[:] = [one for one in holder.children if one is not worst]
         left.append(f"XMP {worst.name} (too long for the format)")
-        packet = _HEAD + text_of(root).encode() + _TAIL
-    return Cleaned(packet, left)
+        excess -= size
+    if excess > 0:
+        return Cleaned(None, ["the XMP packet, which is too long for the format"])
+    return Cleaned(_HEAD + text_of(root).encode() + _TAIL if left else packet, left)
 
 
 def _wrappers(element: Element) -> list[Element]:
