@@ -162,8 +162,7 @@ def _write_webp(image: Image.Image, own: dict[str, Any], quality: int | None) ->
 
 def _write_avif(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
     if exif := own.get("exif"):  # Pillow would parse and rewrite a block that speaks of orientation; 1 is the default
-        tags = {tag: value for tag, value in exif.tags.items() if tag != meta.ORIENTATION}
-        own["exif"] = exif._replace(tags=tags) if tags else None  # Pillow warns of a directory without entries
+        own["exif"] = exif._replace(tags={tag: value for tag, value in exif.tags.items() if tag != meta.ORIENTATION})
     finer = own.get("finer", 0)
     sampling = "4:0:0" if image.mode == "L" else "4:4:4" if finer else own.get("sampling", "4:4:4")
     # One thread: the caller has a worker for every core, and the result must not depend on their number.
