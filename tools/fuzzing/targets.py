@@ -261,7 +261,7 @@ class Cards:
                 if "mine" in registry.available():
                     registry.about("mine")
                     registry.find("mine")
-                    card.card("mine")
+                    card("mine")
             except Exception as error:
                 return _verdict(error)
             finally:
