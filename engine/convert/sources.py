@@ -46,7 +46,7 @@ def faceres(path: Path | str) -> dict[str, np.ndarray]:
     for name in ("conv1", *(f"conv_{kind}_{n}" for kind in ("dw", "pw") for n in range(1, 14))):
         bias = tensors[f"{name}_bn/batchnorm_1/sub"]
         if "_dw_" in name:
-            kernel = tensors[f"{name}/depthwise_kernel"][..., 0] * tensors[f"{name}_bn/batchnorm_1/mul"]
+            kernel = folding.scaled(tensors[f"{name}/depthwise_kernel"][..., 0], tensors[f"{name}_bn/batchnorm_1/mul"])
         else:
             kernel = tensors[f"{name}/convolution/merged_input"]
         result |= {f"{name}/kernel": kernel, f"{name}/bias": bias}

@@ -150,7 +150,7 @@ def _kept(tag: int, entry: Entry, exif: Exif, spent: dict[str, int]) -> Entry | 
         limit = _MAX_TEXT if tag in _TEXTS or tag in _CODED_TEXTS else 1024
         if not plain(value, limit=limit):  # a field of fixed length, with whatever lay there behind the text
             value = value.partition(b"\0")[0] + b"\0"
-            entry = entry._replace(count=len(value), value=value)
+            entry = entry._replace(kind=2, count=len(value), value=value)  # of a kind whose values are bytes
         good = len(value) > 1 and plain(value, limit=limit)
         cost = dense(value) if good else 0
         good = good and spent["dense"] + cost <= MAX_DENSE
