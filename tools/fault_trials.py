@@ -1,0 +1,425 @@
+"""Trials of tools/faults.py: a scenario, one fault, the call that it disturbs, the next call, and what must hold."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fault_folder
+from fault_runs import Caller, Ended
+from fault_shim import CHANGES, KILLS, Action, Fault, Kinds
+
+PROPERTIES = {
+    "originals": "an original was touched",
+    "lost": "an output that was good before is gone or damaged",
+    "half": "a file that is neither the old nor the new one, or was left behind",
+    "rows": "an input has no row, or a row says what is not so",
+    "resumed": "the next call did not end as an undisturbed one",
+    "said": "it ended without a word, with a traceback, or as if all was well",
+    "hung": "it did not end",
+}
+OK, FAILED, USAGE, NOTHING = 0, 1, 2, 3
+COMMON = ["--json", "--workers", "2", "--batch", "4"]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What there is before the disturbed call, and what that is called with.
+
+    before: calls that came earlier, each with its fault. foreign: the user's own file in the output folder.
+    """
+
+    name: str
+    folder: Callable[[Path], Path] = fault_folder.good
+    arguments: tuple[str, ...] = ()
+    before: tuple[tuple[tuple[str, ...], Fault], ...] = ()
+    foreign: str = ""
+
+
+NONE = Fault()
+SCENARIOS = (
+    Scenario("fresh"),
+    Scenario("troubles", fault_folder.troubles, foreign="wall.png"),
+    Scenario("other settings", arguments=("--seed", "1"), before=(((), NONE),)),
+    Scenario("resumed", fault_folder.troubles, before=(((), Fault(Action.KILL_AFTER, CHANGES, nth=60)),)),
+    Scenario("restart", arguments=("--restart", "--no-report"), before=(((), NONE),)),
+    Scenario("done", fault_folder.troubles, before=(((), NONE),)),
+    Scenario("shard", arguments=("--shard", "1/2"), before=((("--shard", "0/2"), NONE),)),
+)
+
+ERRORS = {
+    errno.ENOSPC: Kinds.MAKE | Kinds.DATA | Kinds.MOVE | Kinds.SYNC,
+    errno.EIO: CHANGES | Kinds.LOCK,
+    errno.EACCES: Kinds.MAKE | Kinds.MOVE | Kinds.REMOVE | Kinds.ATTRIBUTE,
+    errno.EROFS: Kinds.MAKE | Kinds.DATA | Kinds.MOVE | Kinds.REMOVE | Kinds.ATTRIBUTE,
+    errno.ENOLCK: Kinds.LOCK,
+}
+"""Which calls give which error."""
+VICTIMS = ("album/obama.jpg", "album/summer/astronaut.png")
+
+
+def faults() -> dict[str, Fault]:
+    """All kinds of faults, without their n."""
+    found = {}
+    for error, kinds in ERRORS.items():
+        for stays in (False, True):
+            name = f"{errno.errorcode[error]} {'stays' if stays else 'once'}"
+            found[name] = Fault(Action.FAIL, kinds, error=error, stays=stays)
+    found["disk full"] = Fault(Action.FILL, Kinds.DATA, error=errno.ENOSPC, stays=True)
+    found["kill -9"] = Fault(Action.KILL_AFTER, CHANGES)
+    found["kill -9 in a write"] = Fault(Action.TEAR, Kinds.DATA)
+    for victim in VICTIMS:
+        found[f"{victim} vanishes"] = Fault(Action.RENAME, Kinds.LOOK, source=Path(victim), to=Path("gone"))
+        found[f"{victim} replaced"] = Fault(Action.RENAME, Kinds.LOOK, source=Path("other"), to=Path(victim))
+        found[f"{victim} cut"] = Fault(Action.TRUNCATE, Kinds.LOOK, source=Path(victim))
+    found["album vanishes"] = Fault(Action.RENAME, Kinds.LOOK, source=Path("album"), to=Path("gone"))
+    return found
+
+
+class Row(NamedTuple):
+    """What of a manifest's row must be the same however often a run was disturbed."""
+
+    status: str
+    reason: str
+    written: int
+    faces: str
+    sha256: str
+    key: str
+
+
+@dataclass(frozen=True)
+class State:
+    """An output folder: its files, those of the tool's own folder by name, and the rows of its manifests."""
+
+    files: dict[str, bytes]
+    own: frozenset[str]
+    rows: dict[str, Row]
+    unreadable: str = ""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An undisturbed call. inputs: how many files the folder has."""
+
+    state: State
+    code: int | None
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fault in one scenario. kind: a name of `faults`. The name of a trial can be given to tools/faults.py."""
+
+    scenario: str
+    kind: str
+    nth: int
+
+    def __str__(self) -> str:
+        return f"{self.scenario}:{self.kind}:{self.nth}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a trial showed. what: the call that was disturbed, "" if it came to none. problems: (property, details)."""
+
+    trial: Trial
+    what: str
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Ground:
+    """A folder in which trials take place one after the other; photos and out have the same path in all of them."""
+
+    def __init__(self, folder: Path, call: Caller, *, options: tuple[str, ...] = ()) -> None:
+        """folder: empty, absolute. options: of every call of `cloak run`."""
+        self.folder, self._call, self._options = folder, call, options
+        self.photos, self.out, self._copy = folder / "photos", folder / "out", folder / "copy"
+        self._pristine: dict[Callable[[Path], Path], Path] = {}
+        self._snapshots: dict[str, Path] = {}
+        self._references: dict[tuple[str, str], Reference] = {}
+        self._kind: Callable[[Path], Path] | None = None
+
+    def counts(self, scenario: Scenario) -> dict[str, int]:
+        """By kind of fault, how many calls it could befall."""
+        masks: dict[Kinds, int] = {}
+        kinds = faults()
+        for fault in kinds.values():
+            if fault.kinds not in masks:
+                self._set(scenario)
+                masks[fault.kinds] = self.run(scenario, Fault(kinds=fault.kinds)).found.count
+        return {name: masks[fault.kinds] for name, fault in kinds.items()}
+
+    def run(self, scenario: Scenario, fault: Fault = NONE) -> Ended:
+        """One call of `cloak run`."""
+        return self._called(scenario.arguments, fault)
+
+    def trial(self, scenario: Scenario, trial: Trial) -> Result:
+        """Disturb the call, look, call again, and look again."""
+        kind = faults()[trial.kind]
+        fault = self._placed(replace(kind, nth=trial.nth))
+        moved = kind.action in (Action.RENAME, Action.TRUNCATE)
+        before = self._set(scenario)
+        whole = self._reference(scenario, "")
+        then = self._reference(scenario, trial.kind) if moved else whole
+        self._set(scenario)
+        if moved:
+            fault_folder.other(self._other(kind))
+        originals = fingerprint(self.photos)
+        ended = self.run(scenario, fault)
+        problems = [*_of_ending(ended, kind, whole)]
+        if not moved and fingerprint(self.photos) != originals:
+            problems.append(("originals", "the folder has changed"))
+        state = self._state()
+        problems += _of_state(state, before, [whole, then], leftovers=_tidies(kind, ended))
+        if ended.code is not None and ended.code >= 0:
+            problems += _of_claims(ended, state, whole, moved=moved)
+        undone = moved and not ended.found.done
+        again = self.run(scenario)
+        problems += _of_next(again, self._state(), whole if undone else then, before, moved=moved)
+        if moved:
+            self._kind = None
+        return Result(trial, ended.found.what.replace(str(self.folder) + "/", ""), problems)
+
+    def _called(self, arguments: tuple[str, ...], fault: Fault) -> Ended:
+        given = ["run", str(self.photos), "--out", str(self.out), *COMMON, *self._options, *arguments]
+        looks = fault.kinds == Kinds.LOOK
+        return self._call(given, fault, watched=self.photos if looks else self.out, guarded=self.photos)
+
+    def _set(self, scenario: Scenario) -> State:
+        """Photos and output folder as the scenario has them before the call; the state of the latter."""
+        if self._kind is not scenario.folder:
+            if scenario.folder not in self._pristine:
+                made = self.folder / f"pristine {len(self._pristine)}"
+                self._pristine[scenario.folder] = scenario.folder(made)
+            _replaced(self._pristine[scenario.folder], self.photos)
+            self._kind = scenario.folder
+        if scenario.name not in self._snapshots:
+            shutil.rmtree(self.out, ignore_errors=True)
+            if scenario.foreign:
+                self.out.mkdir()
+                (self.out / scenario.foreign).write_bytes(b"precious")
+            for arguments, fault in scenario.before:
+                self._called(arguments, fault)
+            self._snapshots[scenario.name] = self.folder / f"before {scenario.name}"
+            _replaced(self.out, self._snapshots[scenario.name])
+        _replaced(self._snapshots[scenario.name], self.out)
+        return self._state()
+
+    def _reference(self, scenario: Scenario, change: str) -> Reference:
+        """The undisturbed call; change: the kind of fault that befell the photos before it."""
+        key = (scenario.name, change)
+        if key not in self._references:
+            self._set(scenario)
+            if change:
+                kind = faults()[change]
+                fault_folder.other(self._other(kind))
+                fault = self._placed(kind)
+                assert fault.source is not None
+                if fault.action == Action.TRUNCATE:
+                    os.truncate(fault.source, fault.source.stat().st_size // 2)
+                else:
+                    assert fault.to is not None
+                    shutil.rmtree(fault.to, ignore_errors=True)
+                    fault.source.replace(fault.to)
+                self._kind = None
+            ended = self.run(scenario)
+            self._references[key] = Reference(self._state(), ended.code, _summary(ended))
+            if ended.code not in (OK, FAILED, NOTHING):
+                raise RuntimeError(f"the undisturbed call ended with {ended.code}: {ended.err}{ended.out}")
+        return self._references[key]
+
+    def _placed(self, fault: Fault) -> Fault:
+        """The fault with its paths where they are: "gone" and "other" beside the photos."""
+        outside = {Path("gone"): self.folder / "gone", Path("other"): self._other(fault)}
+
+        def place(path: Path | None) -> Path | None:
+            return None if path is None else outside.get(path, self.photos / path)
+
+        if fault.action == Action.RENAME:
+            gone = self.folder / "gone"
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
+        return replace(fault, source=place(fault.source), to=place(fault.to))
+
+    def _other(self, fault: Fault) -> Path:
+        return self.folder / f"other{(fault.to or Path()).suffix or '.png'}"
+
+    def _state(self) -> State:
+        """Of the output folder. Manifests are read in a copy: to open one is to change it."""
+        files, own = {}, set()
+        for path in _walk(self.out):
+            name = str(path.relative_to(self.out))
+            if name.startswith(".cloak/"):
+                own.add(name)
+            else:
+                files[name] = path.read_bytes()
+        rows: dict[str, Row] = {}
+        unreadable = ""
+        if (self.out / ".cloak").is_dir():
+            _replaced(self.out / ".cloak", self._copy)
+            for path in sorted(self._copy.glob("manifest*.sqlite")):
+                try:
+                    rows.update(_rows(path))
+                except (sqlite3.Error, KeyError) as error:
+                    unreadable = f"{path.name}: {error}"
+        return State(files, frozenset(own), rows, unreadable)
+
+
+def fingerprint(folder: Path) -> dict[str, object]:
+    """All that must not change below a folder."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        data: object = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        found[str(path)] = (status.st_mode, status.st_size * (not path.is_dir()), status.st_mtime_ns, data)
+    return found
+
+
+def _of_ending(ended: Ended, fault: Fault, whole: Reference) -> Iterator[tuple[str, str]]:
+    if ended.found.trespasses:
+        yield "originals", f"a call would have changed it: {ended.found.trespass}"
+    if ended.code is None:
+        yield "hung", "no end"
+    elif ended.code < 0 and not (fault.action in KILLS and ended.found.done):
+        yield "said", f"killed by signal {-ended.code}"
+    elif ended.code >= 0:
+        if "Traceback" in ended.err:
+            yield "said", "traceback: " + _last(ended.err)
+        elif ended.code not in (OK, FAILED, USAGE, NOTHING):
+            yield "said", f"exit code {ended.code}: {_last(ended.err)}"
+        elif ended.code == USAGE and "error" not in _summary(ended):
+            yield "said", "exit code 2 without a word"
+        elif ended.code in (OK, NOTHING) and whole.code == FAILED and "other" not in str(fault.source):
+            yield "said", f"exit code {ended.code} though some inputs fail"
+
+
+def _of_state(
+    state: State, before: State, after: list[Reference], *, leftovers: bool
+) -> Iterator[tuple[str, str]]:
+    allowed = [before.files, *(reference.state.files for reference in after)]
+    for name, data in state.files.items():
+        if not any(files.get(name) == data for files in allowed):
+            known = any(name in files for files in allowed)
+            yield "half", f"{name}: {'neither the old nor the new bytes' if known else 'no such output'}"
+    for name in before.files:
+        if name not in state.files and all(name in reference.state.files for reference in after):
+            yield "lost", f"{name} is gone"
+    if leftovers:
+        yield from (("half", f"left behind: {_plain(name)}") for name in state.own if name.endswith(".part"))
+    if state.unreadable:
+        yield "rows", f"the manifest cannot be read: {state.unreadable}"
+    for name, row in state.rows.items():
+        if row.status != "cloaked":
+            continue
+        versions = [one.files.get(name) for one in (before, *(r.state for r in after)) if _same(one.rows.get(name), row)]
+        if name not in state.files:
+            yield "rows", f"{name}: its row says cloaked, there is no file"
+        elif state.files[name] not in versions:
+            yield "rows", f"{name}: its row is not that of the file"
+
+
+def _same(one: Row | None, row: Row) -> bool:
+    return one is not None and one.status == "cloaked" and (one.sha256, one.key) == (row.sha256, row.key)
+
+
+def _of_claims(ended: Ended, state: State, whole: Reference, *, moved: bool) -> Iterator[tuple[str, str]]:
+    """What the call said of itself."""
+    summary = _summary(ended)
+    inputs = set(whole.state.rows)
+    if ended.code in (OK, FAILED, NOTHING) and "error" not in summary:
+        missing = sorted(inputs - set(state.rows))
+        if missing and not moved:
+            yield "rows", f"{missing[0]} has no row" + (f", nor have {len(missing) - 1} more" if missing[1:] else "")
+        counted = sum(summary.get("counts", {}).values()) + sum(summary.get("earlier", {}).values())
+        expected = sum(whole.summary["counts"].values()) + sum(whole.summary["earlier"].values())
+        if counted != expected and not moved:
+            yield "said", f"{counted} inputs counted, there are {expected}"
+    if ended.code in (OK, NOTHING) and not moved:
+        if state.files != whole.state.files:
+            yield "said", f"exit code {ended.code}, but not all outputs are there"
+        elif {n: r[:4] for n, r in state.rows.items()} != {n: r[:4] for n, r in whole.state.rows.items()}:
+            yield "said", f"exit code {ended.code}, but the manifest is not complete"
+
+
+def _of_next(
+    again: Ended, state: State, then: Reference, before: State, *, moved: bool
+) -> Iterator[tuple[str, str]]:
+    if again.code not in {OK, NOTHING, then.code}:
+        yield "resumed", f"exit code {again.code}: {_last(again.err) or _last(again.out)}"
+        return
+    if again.found.trespasses:
+        yield "originals", f"a call would have changed it: {again.found.trespass}"
+    for name in sorted({*then.state.files, *state.files}):
+        if state.files.get(name) != then.state.files.get(name) and not (moved and name not in then.state.files):
+            how = "missing" if name not in state.files else "other bytes" if name in then.state.files else "not wanted"
+            reason = state.rows[name].reason if name in state.rows else ""
+            yield "resumed", f"{name}: {how} ({reason})"
+    if state.unreadable:
+        yield "resumed", f"the manifest cannot be read: {state.unreadable}"
+    for name, row in then.state.rows.items():
+        if state.rows.get(name) != row:
+            yield "resumed", f"{name}: row {_told(state.rows.get(name))} instead of {_told(row)}"
+    if not moved and (extra := state.own - then.state.own - before.own):
+        yield "half", f"left for good: {_plain(min(extra))}"
+    if not moved and (less := then.state.own - state.own):
+        yield "resumed", f"no {_plain(min(less))}"
+
+
+def _tidies(fault: Fault, ended: Ended) -> bool:
+    """Whether the disturbed call could have taken its half-written files away."""
+    if fault.action in KILLS or ended.code is None or ended.code < 0:
+        return False
+    return not (fault.kinds & Kinds.REMOVE and (fault.stays or "unlink" in ended.found.what))
+
+
+def _told(row: Row | None) -> str:
+    return "none" if row is None else f"{row.status} {row.reason!r} {row.written} {row.sha256[:8]} {row.key[:8]}"
+
+
+def _summary(ended: Ended) -> dict[str, Any]:
+    try:
+        return json.loads(ended.out.splitlines()[-1])
+    except (IndexError, ValueError):
+        return {}
+
+
+def _last(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1][:300]
+
+
+def _plain(name: str) -> str:
+    """Without what differs from call to call."""
+    stem, dot, suffix = name.rpartition(".")
+    head, dash, tail = stem.rpartition("-")
+    return f"{head}-*{dot}{suffix}" if len(tail) == 32 and dash else name
+
+
+def _rows(path: Path) -> dict[str, Row]:
+    with sqlite3.connect(path) as database:
+        database.row_factory = sqlite3.Row
+        found = database.execute("SELECT * FROM photos").fetchall()
+    database.close()
+    return {_name(one["target"]): Row(*(one[field] for field in Row._fields)) for one in found}
+
+
+def _name(target: str | bytes) -> str:
+    return os.fsdecode(target) if isinstance(target, bytes) else target
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for here, _, names in os.walk(folder):
+        yield from (Path(here, name) for name in names)
+
+
+def _replaced(source: Path, target: Path) -> None:
+    if target.exists():
+        shutil.rmtree(target)
+    if source.exists():
+        shutil.copytree(source, target, symlinks=True)
+
