@@ -1,8 +1,10 @@
-"""The two ways in which tools/faults.py calls `cloak`: a fork of this process with a stand-in, and the command itself."""
+"""The two ways in which tools/faults.py calls `cloak`: a fork with a stand-in for the networks, and the command."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import io
 import os
 import select
 import signal
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import fault_folder
 import fault_shim
 from fault_shim import Fault, Found, Shim
 
@@ -49,6 +52,7 @@ class Forked:
         self._main, self._memory = cli.main, fault_standin.Remembered
         self._scratch, self._patience = scratch, patience
         self._shim = Shim(Path(os.environ["FAULTS_STATE"]))
+        self._warm()
 
     def __call__(self, arguments: list[str], fault: Fault, *, watched: Path, guarded: Path) -> Ended:
         out, err, known = (self._scratch / name for name in ("stdout", "stderr", "known.json"))
@@ -61,6 +65,13 @@ class Forked:
             self._memory.load(known)
             known.unlink()
         return Ended(code, _text(out), _text(err), self._shim.found())
+
+    def _warm(self) -> None:
+        """Import and compile what a call does, once and not in every child."""
+        photos = fault_folder.good(self._scratch / "warm" / "photos")
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._main(["run", str(photos), "--out", str(photos.parent / "out"), "--json"])
+        gc.freeze()  # or its marks would be written to, and copied, in every child
 
     def _disturbed(self, arguments: list[str], out: Path, err: Path, known: Path) -> None:
         code = 70

@@ -61,12 +61,12 @@ class Fault:
 
 @dataclass(frozen=True)
 class Found:
-    """What the library saw. count: calls; done: how many were disturbed; what: the first of them, name and path.
+    """What the library saw. counts: calls by kind; done: how many were disturbed; what: the first, name and path.
 
     trespasses: calls that would have changed something below the guarded folder; trespass: the first.
     """
 
-    count: int
+    counts: dict[Kinds, int]
     done: int
     what: str
     trespasses: int
@@ -85,6 +85,7 @@ class _State(ctypes.Structure):
         ("error", ctypes.c_int64),
         ("stays", ctypes.c_int64),
         ("count", ctypes.c_int64),
+        ("by_kind", ctypes.c_int64 * len(Kinds)),
         ("done", ctypes.c_int64),
         ("trespasses", ctypes.c_int64),
         ("what", ctypes.c_char * 1024),
@@ -132,7 +133,8 @@ class Shim:
         """What it did since the last order."""
         state = self._state
         what, trespass = (text.decode(errors="backslashreplace") for text in (state.what, state.trespass))
-        return Found(state.count, state.done, what, state.trespasses, trespass)
+        counts = dict(zip(Kinds, state.by_kind, strict=True))
+        return Found(counts, state.done, what, state.trespasses, trespass)
 
 
 def start() -> None:

@@ -1,4 +1,4 @@
-"""`cloak run` without its networks, for tools/faults.py: all of it but the arithmetic of a cloak, in a tenth of a second.
+"""`cloak run` without its networks, for tools/faults.py: all of it but the arithmetic of a cloak.
 
 A stand-in's cloak is noise that depends on what a real one depends on: the photo's hash and pixels, the face, the seed.
 """

@@ -33,7 +33,8 @@ COMMON = ["--json", "--workers", "2", "--batch", "4"]
 class Scenario:
     """What there is before the disturbed call, and what that is called with.
 
-    before: calls that came earlier, each with its fault. foreign: the user's own file in the output folder.
+    before: calls that came earlier, each with its fault. foreign: the user's own file in the output folder. then: what
+    the next call is called with, if something else.
     """
 
     name: str
@@ -41,6 +42,12 @@ class Scenario:
     arguments: tuple[str, ...] = ()
     before: tuple[tuple[tuple[str, ...], Fault], ...] = ()
     foreign: str = ""
+    then: tuple[str, ...] | None = None
+
+    @property
+    def next(self) -> tuple[str, ...]:
+        """Arguments of the call after the disturbed one."""
+        return self.arguments if self.then is None else self.then
 
 
 NONE = Fault()
@@ -48,6 +55,7 @@ SCENARIOS = (
     Scenario("fresh"),
     Scenario("troubles", fault_folder.troubles, foreign="wall.png"),
     Scenario("other settings", arguments=("--seed", "1"), before=(((), NONE),)),
+    Scenario("changed mind", arguments=("--seed", "1"), before=(((), NONE),), then=()),
     Scenario("resumed", fault_folder.troubles, before=(((), Fault(Action.KILL_AFTER, CHANGES, nth=60)),)),
     Scenario("restart", arguments=("--restart", "--no-report"), before=(((), NONE),)),
     Scenario("done", fault_folder.troubles, before=(((), NONE),)),
@@ -79,8 +87,14 @@ def faults() -> dict[str, Fault]:
         found[f"{victim} vanishes"] = Fault(Action.RENAME, Kinds.LOOK, source=Path(victim), to=Path("gone"))
         found[f"{victim} replaced"] = Fault(Action.RENAME, Kinds.LOOK, source=Path("other"), to=Path(victim))
         found[f"{victim} cut"] = Fault(Action.TRUNCATE, Kinds.LOOK, source=Path(victim))
+    found["a photo cannot be read"] = Fault(Action.FAIL, Kinds.LOOK, error=errno.EIO)
     found["album vanishes"] = Fault(Action.RENAME, Kinds.LOOK, source=Path("album"), to=Path("gone"))
     return found
+
+
+def changes_photos(fault: Fault) -> bool:
+    """Whether it befalls the photos and not the output folder."""
+    return fault.action in (Action.RENAME, Action.TRUNCATE)
 
 
 class Row(NamedTuple):
@@ -143,18 +157,21 @@ class Ground:
         self.photos, self.out, self._copy = folder / "photos", folder / "out", folder / "copy"
         self._pristine: dict[Callable[[Path], Path], Path] = {}
         self._snapshots: dict[str, Path] = {}
-        self._references: dict[tuple[str, str], Reference] = {}
+        self._references: dict[tuple[str, tuple[str, ...], str], Reference] = {}
         self._kind: Callable[[Path], Path] | None = None
 
     def counts(self, scenario: Scenario) -> dict[str, int]:
         """By kind of fault, how many calls it could befall."""
-        masks: dict[Kinds, int] = {}
-        kinds = faults()
-        for fault in kinds.values():
-            if fault.kinds not in masks:
-                self._set(scenario)
-                masks[fault.kinds] = self.run(scenario, Fault(kinds=fault.kinds)).found.count
-        return {name: masks[fault.kinds] for name, fault in kinds.items()}
+        found: dict[Kinds, int] = {}
+        for kinds in (CHANGES | Kinds.LOCK, Kinds.LOOK):
+            self._set(scenario)
+            counts = self.run(scenario, Fault(kinds=kinds)).found.counts
+            found.update((kind, counts[kind]) for kind in kinds)
+        return {
+            name: sum(found[kind] for kind in fault.kinds)
+            for name, fault in faults().items()
+            if scenario.then is None or not changes_photos(fault)
+        }
 
     def run(self, scenario: Scenario, fault: Fault = NONE) -> Ended:
         """One call of `cloak run`."""
@@ -163,26 +180,22 @@ class Ground:
     def trial(self, scenario: Scenario, trial: Trial) -> Result:
         """Disturb the call, look, call again, and look again."""
         kind = faults()[trial.kind]
-        fault = self._placed(replace(kind, nth=trial.nth))
-        moved = kind.action in (Action.RENAME, Action.TRUNCATE)
+        moved = changes_photos(kind)
         before = self._set(scenario)
-        whole = self._reference(scenario, "")
-        then = self._reference(scenario, trial.kind) if moved else whole
+        whole = self._reference(scenario, scenario.arguments)
+        then = self._reference(scenario, scenario.next, trial.kind if moved else "")
         self._set(scenario)
-        if moved:
-            fault_folder.other(self._other(kind))
+        fault = self._placed(replace(kind, nth=trial.nth))
         originals = fingerprint(self.photos)
         ended = self.run(scenario, fault)
-        problems = [*_of_ending(ended, kind, whole)]
+        state = self._state()
+        look = Look(kind, ended, state, before, whole, then, moved=moved)
+        problems = [*look.ending(), *look.folder(), *look.rows(), *look.claims()]
         if not moved and fingerprint(self.photos) != originals:
             problems.append(("originals", "the folder has changed"))
-        state = self._state()
-        problems += _of_state(state, before, [whole, then], leftovers=_tidies(kind, ended))
-        if ended.code is not None and ended.code >= 0:
-            problems += _of_claims(ended, state, whole, moved=moved)
-        undone = moved and not ended.found.done
-        again = self.run(scenario)
-        problems += _of_next(again, self._state(), whole if undone else then, before, moved=moved)
+        if moved and not ended.found.done:
+            look = replace(look, then=whole)
+        problems += look.next(self._called(scenario.next, NONE), self._state())
         if moved:
             self._kind = None
         return Result(trial, ended.found.what.replace(str(self.folder) + "/", ""), problems)
@@ -212,43 +225,32 @@ class Ground:
         _replaced(self._snapshots[scenario.name], self.out)
         return self._state()
 
-    def _reference(self, scenario: Scenario, change: str) -> Reference:
+    def _reference(self, scenario: Scenario, arguments: tuple[str, ...], change: str = "") -> Reference:
         """The undisturbed call; change: the kind of fault that befell the photos before it."""
-        key = (scenario.name, change)
+        key = (scenario.name, arguments, change)
         if key not in self._references:
             self._set(scenario)
             if change:
-                kind = faults()[change]
-                fault_folder.other(self._other(kind))
-                fault = self._placed(kind)
-                assert fault.source is not None
-                if fault.action == Action.TRUNCATE:
-                    os.truncate(fault.source, fault.source.stat().st_size // 2)
-                else:
-                    assert fault.to is not None
-                    shutil.rmtree(fault.to, ignore_errors=True)
-                    fault.source.replace(fault.to)
+                _apply(self._placed(faults()[change]))
                 self._kind = None
-            ended = self.run(scenario)
+            ended = self._called(arguments, NONE)
             self._references[key] = Reference(self._state(), ended.code, _summary(ended))
             if ended.code not in (OK, FAILED, NOTHING):
                 raise RuntimeError(f"the undisturbed call ended with {ended.code}: {ended.err}{ended.out}")
         return self._references[key]
 
     def _placed(self, fault: Fault) -> Fault:
-        """The fault with its paths where they are: "gone" and "other" beside the photos."""
-        outside = {Path("gone"): self.folder / "gone", Path("other"): self._other(fault)}
+        """The fault with its paths where they are: "gone" and "other", which it makes, beside the photos."""
+        gone, other = self.folder / "gone", self.folder / f"other{(fault.to or Path()).suffix}"
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
+        if fault.source == Path("other"):
+            fault_folder.other(other)
+        outside = {Path("gone"): gone, Path("other"): other}
 
         def place(path: Path | None) -> Path | None:
             return None if path is None else outside.get(path, self.photos / path)
 
-        if fault.action == Action.RENAME:
-            gone = self.folder / "gone"
-            shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
         return replace(fault, source=place(fault.source), to=place(fault.to))
-
-    def _other(self, fault: Fault) -> Path:
-        return self.folder / f"other{(fault.to or Path()).suffix or '.png'}"
 
     def _state(self) -> State:
         """Of the output folder. Manifests are read in a copy: to open one is to change it."""
@@ -281,101 +283,143 @@ def fingerprint(folder: Path) -> dict[str, object]:
     return found
 
 
-def _of_ending(ended: Ended, fault: Fault, whole: Reference) -> Iterator[tuple[str, str]]:
-    if ended.found.trespasses:
-        yield "originals", f"a call would have changed it: {ended.found.trespass}"
-    if ended.code is None:
-        yield "hung", "no end"
-    elif ended.code < 0 and not (fault.action in KILLS and ended.found.done):
-        yield "said", f"killed by signal {-ended.code}"
-    elif ended.code >= 0:
-        if "Traceback" in ended.err:
-            yield "said", "traceback: " + _last(ended.err)
-        elif ended.code not in (OK, FAILED, USAGE, NOTHING):
-            yield "said", f"exit code {ended.code}: {_last(ended.err)}"
-        elif ended.code == USAGE and "error" not in _summary(ended):
+Problems = Iterator[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is looked at after a disturbed call. whole: an undisturbed one; then: the one that the next must be like."""
+
+    fault: Fault
+    ended: Ended
+    state: State
+    before: State
+    whole: Reference
+    then: Reference
+    moved: bool
+
+    @property
+    def known(self) -> tuple[State, ...]:
+        """All that an output may be."""
+        return (self.before, self.whole.state, self.then.state)
+
+    @property
+    def killed(self) -> bool:
+        """Whether the fault was the end of it."""
+        return self.fault.action in KILLS and bool(self.ended.found.done)
+
+    def ending(self) -> Problems:
+        """How it ended."""
+        code, err = self.ended.code, self.ended.err
+        if self.ended.found.trespasses:
+            yield "originals", f"a call would have changed it: {self.ended.found.trespass}"
+        if code is None:
+            yield "hung", "no end"
+        elif code < 0 and not self.killed:
+            yield "said", f"killed by signal {-code}"
+        elif code >= 0 and "Traceback" in err:
+            yield "said", "traceback: " + _last(err)
+        elif code >= 0 and code not in (OK, FAILED, USAGE, NOTHING):
+            yield "said", f"exit code {code}: {_last(err)}"
+        elif code == USAGE and "error" not in _summary(self.ended):
             yield "said", "exit code 2 without a word"
-        elif ended.code in (OK, NOTHING) and whole.code == FAILED and "other" not in str(fault.source):
-            yield "said", f"exit code {ended.code} though some inputs fail"
+
+    def folder(self) -> Problems:
+        """Its files."""
+        for name, data in self.state.files.items():
+            if not any(one.files.get(name) == data for one in self.known):
+                known = any(name in one.files for one in self.known)
+                yield "half", f"{name}: {'neither the old nor the new bytes' if known else 'no such output'}"
+        for name in self.before.files:
+            if name not in self.state.files and all(name in one.files for one in self.known):
+                yield "lost", f"{name} is gone"
+        if self._tidies():
+            yield from (("half", f"left behind: {_plain(one)}") for one in self.state.own if one.endswith(".part"))
+
+    def _tidies(self) -> bool:
+        """Whether it could have taken its half-written files away."""
+        if self.killed or self.ended.code is None or self.ended.code < 0:
+            return False
+        return not (self.fault.kinds & Kinds.REMOVE and (self.fault.stays or "unlink" in self.ended.found.what))
+
+    def rows(self) -> Problems:
+        """What its manifest says of its files; one of earlier settings may be behind, and is seen to be."""
+        if self.state.unreadable:
+            yield "rows", f"the manifest cannot be read: {self.state.unreadable}"
+        for name, row in self.state.rows.items():
+            if row.status != "cloaked":
+                continue
+            if name not in self.state.files:
+                if not self.killed:
+                    yield "rows", f"{name}: its row says cloaked, there is no file"
+                continue
+            for one in (self.whole.state, self.then.state):
+                if _same(one.rows.get(name), row) and self.state.files[name] != one.files[name]:
+                    yield "rows", f"{name}: its row is not that of the file"
+                    break
+
+    def claims(self) -> Problems:
+        """What it said of itself."""
+        code, summary, whole = self.ended.code, _summary(self.ended), self.whole
+        if code not in (OK, FAILED, NOTHING) or "error" in summary or self.moved:
+            return
+        missing = sorted(set(whole.state.rows) - set(self.state.rows))
+        if missing:
+            yield "rows", f"{missing[0]} has no row" + (f", nor have {len(missing) - 1} more" if missing[1:] else "")
+        counted, expected = _counted(summary), _counted(whole.summary)
+        if counted != expected:
+            yield "said", f"{counted} inputs counted, there are {expected}"
+        if code in (OK, NOTHING):
+            if self.state.files != whole.state.files:
+                yield "said", f"exit code {code}, but not all outputs are there"
+            elif {n: r[:4] for n, r in self.state.rows.items()} != {n: r[:4] for n, r in whole.state.rows.items()}:
+                yield "said", f"exit code {code}, but the manifest is not complete"
+
+    def next(self, again: Ended, state: State) -> Problems:
+        """How the next call ended, and what it left."""
+        then = self.then
+        if again.code not in {OK, NOTHING, then.code}:
+            yield "resumed", f"exit code {again.code}: {_last(again.err) or _last(again.out)}"
+            return
+        if again.found.trespasses:
+            yield "originals", f"a call would have changed it: {again.found.trespass}"
+        if state.unreadable:
+            yield "resumed", f"the manifest cannot be read: {state.unreadable}"
+        for name in sorted({*then.state.files, *state.files}):
+            if state.files.get(name) != then.state.files.get(name) and not self._gone(name):
+                how = "other bytes" if name in then.state.files else "not wanted"
+                how = how if name in state.files else "missing"
+                yield "resumed", f"{name}: {how} ({state.rows[name].reason if name in state.rows else ''})"
+        for name, row in then.state.rows.items():
+            if state.rows.get(name) != row and not self._gone(name):
+                yield "resumed", f"{name}: row {_told(state.rows.get(name))} instead of {_told(row)}"
+        if not self.moved and (extra := state.own - then.state.own - self.before.own):
+            yield "half", f"left for good: {_plain(min(extra))}"
+        if not self.moved and (less := then.state.own - state.own):
+            yield "resumed", f"no {_plain(min(less))}"
+
+    def _gone(self, name: str) -> bool:
+        """Whether its photo is one that vanished: what became of it depends on when."""
+        gone = self.fault.to == Path("gone") and str(self.fault.source)
+        return bool(gone) and (name == gone or name.startswith(f"{gone}/"))
 
 
-def _of_state(
-    state: State, before: State, after: list[Reference], *, leftovers: bool
-) -> Iterator[tuple[str, str]]:
-    allowed = [before.files, *(reference.state.files for reference in after)]
-    for name, data in state.files.items():
-        if not any(files.get(name) == data for files in allowed):
-            known = any(name in files for files in allowed)
-            yield "half", f"{name}: {'neither the old nor the new bytes' if known else 'no such output'}"
-    for name in before.files:
-        if name not in state.files and all(name in reference.state.files for reference in after):
-            yield "lost", f"{name} is gone"
-    if leftovers:
-        yield from (("half", f"left behind: {_plain(name)}") for name in state.own if name.endswith(".part"))
-    if state.unreadable:
-        yield "rows", f"the manifest cannot be read: {state.unreadable}"
-    for name, row in state.rows.items():
-        if row.status != "cloaked":
-            continue
-        versions = [one.files.get(name) for one in (before, *(r.state for r in after)) if _same(one.rows.get(name), row)]
-        if name not in state.files:
-            yield "rows", f"{name}: its row says cloaked, there is no file"
-        elif state.files[name] not in versions:
-            yield "rows", f"{name}: its row is not that of the file"
+def _apply(fault: Fault) -> None:
+    """Do to the photos what the library does."""
+    assert fault.source is not None
+    if fault.action == Action.TRUNCATE:
+        os.truncate(fault.source, fault.source.stat().st_size // 2)
+    else:
+        assert fault.to is not None
+        fault.source.rename(fault.to)
 
 
 def _same(one: Row | None, row: Row) -> bool:
     return one is not None and one.status == "cloaked" and (one.sha256, one.key) == (row.sha256, row.key)
 
 
-def _of_claims(ended: Ended, state: State, whole: Reference, *, moved: bool) -> Iterator[tuple[str, str]]:
-    """What the call said of itself."""
-    summary = _summary(ended)
-    inputs = set(whole.state.rows)
-    if ended.code in (OK, FAILED, NOTHING) and "error" not in summary:
-        missing = sorted(inputs - set(state.rows))
-        if missing and not moved:
-            yield "rows", f"{missing[0]} has no row" + (f", nor have {len(missing) - 1} more" if missing[1:] else "")
-        counted = sum(summary.get("counts", {}).values()) + sum(summary.get("earlier", {}).values())
-        expected = sum(whole.summary["counts"].values()) + sum(whole.summary["earlier"].values())
-        if counted != expected and not moved:
-            yield "said", f"{counted} inputs counted, there are {expected}"
-    if ended.code in (OK, NOTHING) and not moved:
-        if state.files != whole.state.files:
-            yield "said", f"exit code {ended.code}, but not all outputs are there"
-        elif {n: r[:4] for n, r in state.rows.items()} != {n: r[:4] for n, r in whole.state.rows.items()}:
-            yield "said", f"exit code {ended.code}, but the manifest is not complete"
-
-
-def _of_next(
-    again: Ended, state: State, then: Reference, before: State, *, moved: bool
-) -> Iterator[tuple[str, str]]:
-    if again.code not in {OK, NOTHING, then.code}:
-        yield "resumed", f"exit code {again.code}: {_last(again.err) or _last(again.out)}"
-        return
-    if again.found.trespasses:
-        yield "originals", f"a call would have changed it: {again.found.trespass}"
-    for name in sorted({*then.state.files, *state.files}):
-        if state.files.get(name) != then.state.files.get(name) and not (moved and name not in then.state.files):
-            how = "missing" if name not in state.files else "other bytes" if name in then.state.files else "not wanted"
-            reason = state.rows[name].reason if name in state.rows else ""
-            yield "resumed", f"{name}: {how} ({reason})"
-    if state.unreadable:
-        yield "resumed", f"the manifest cannot be read: {state.unreadable}"
-    for name, row in then.state.rows.items():
-        if state.rows.get(name) != row:
-            yield "resumed", f"{name}: row {_told(state.rows.get(name))} instead of {_told(row)}"
-    if not moved and (extra := state.own - then.state.own - before.own):
-        yield "half", f"left for good: {_plain(min(extra))}"
-    if not moved and (less := then.state.own - state.own):
-        yield "resumed", f"no {_plain(min(less))}"
-
-
-def _tidies(fault: Fault, ended: Ended) -> bool:
-    """Whether the disturbed call could have taken its half-written files away."""
-    if fault.action in KILLS or ended.code is None or ended.code < 0:
-        return False
-    return not (fault.kinds & Kinds.REMOVE and (fault.stays or "unlink" in ended.found.what))
+def _counted(summary: dict[str, Any]) -> int:
+    return sum(sum(summary[part].values()) for part in ("counts", "earlier"))
 
 
 def _told(row: Row | None) -> str:
@@ -403,7 +447,8 @@ def _plain(name: str) -> str:
 def _rows(path: Path) -> dict[str, Row]:
     with sqlite3.connect(path) as database:
         database.row_factory = sqlite3.Row
-        found = database.execute("SELECT * FROM photos").fetchall()
+        tables = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'photos'").fetchall()
+        found = database.execute("SELECT * FROM photos").fetchall() if tables else []
     database.close()
     return {_name(one["target"]): Row(*(one[field] for field in Row._fields)) for one in found}
 
@@ -422,4 +467,3 @@ def _replaced(source: Path, target: Path) -> None:
         shutil.rmtree(target)
     if source.exists():
         shutil.copytree(source, target, symlinks=True)
-

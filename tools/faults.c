@@ -41,7 +41,8 @@ struct State {
     int64_t action;
     int64_t error;       /* errno of FAIL */
     int64_t stays;       /* FAIL: all calls from the n-th */
-    int64_t count;       /* found: calls so far */
+    int64_t count;       /* found: calls of these kinds so far */
+    int64_t by_kind[8];  /* found: calls of each kind, also of others */
     int64_t done;        /* found: how often something was done */
     int64_t trespasses;  /* found */
     char what[1024];     /* found: the first call that something was done to */
@@ -118,7 +119,9 @@ static int gate(int kind, const char *call, const char *path) {
     if (kind != LOOK && kind != LOCK && below(path, state->guarded) &&
         __atomic_add_fetch(&state->trespasses, 1, __ATOMIC_SEQ_CST) == 1)
         snprintf(state->trespass, sizeof state->trespass, "%s %s", call, path);
-    if (!(kind & state->kinds) || !below(path, state->watched)) {
+    int counts = below(path, state->watched);
+    if (counts) __atomic_add_fetch(&state->by_kind[__builtin_ctz(kind)], 1, __ATOMIC_SEQ_CST);
+    if (!counts || !(kind & state->kinds)) {
         errno = saved;
         return COUNT;
     }
