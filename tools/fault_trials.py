@@ -353,7 +353,7 @@ class Look:
                 if not self.killed:
                     yield "rows", f"{name}: its row says cloaked, there is no file"
                 continue
-            for one in (self.whole.state, self.then.state):
+            for one in (self.whole.state, self.then.state)[: 1 + self.moved]:
                 if _same(one.rows.get(name), row) and self.state.files[name] != one.files[name]:
                     yield "rows", f"{name}: its row is not that of the file"
                     break
@@ -379,8 +379,7 @@ class Look:
         """How the next call ended, and what it left."""
         then = self.then
         if again.code not in {OK, NOTHING, then.code}:
-            yield "resumed", f"exit code {again.code}: {_last(again.err) or _last(again.out)}"
-            return
+            yield "resumed", f"exit code {again.code}: {_last(again.err)}"
         if again.found.trespasses:
             yield "originals", f"a call would have changed it: {again.found.trespass}"
         if state.unreadable:
