@@ -34,8 +34,8 @@ def good(folder: Path) -> Path:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "Camera"
     _face("astronaut").save(folder / "album" / "summer" / "astronaut.png")
-    _face("obama").save(folder / "album" / "obama.jpg", quality=92)
-    _face("biden").rotate(90, expand=True).save(folder / "biden.jpg", exif=exif, quality=90)
+    _face("obama").save(folder / "album" / "obama.jpg", quality=95)
+    _face("biden").rotate(90, expand=True).save(folder / "biden.jpg", exif=exif, quality=97, subsampling=0)
     _face("obama").save(folder / "every version as long.tif")
     (folder / "notes.txt").write_text("hello")
     return _dated(folder)
@@ -67,7 +67,7 @@ def troubles(folder: Path) -> Path:
 def other(path: Path) -> Path:
     """Another photo than that of the same name in `good`, to be put in its place."""
     image = _face("astronaut").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    image.save(path, **({"quality": 92} if path.suffix == ".jpg" else {}))
+    image.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
     os.utime(path, (WHEN + 60, WHEN + 60))
     return path
 
