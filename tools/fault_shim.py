@@ -48,7 +48,10 @@ KILLS = frozenset({Action.KILL_BEFORE, Action.KILL_AFTER, Action.TEAR})
 
 @dataclass(frozen=True)
 class Fault:
-    """An order to the library. nth: from 1. stays: all calls from the n-th fail. source, to: of RENAME and TRUNCATE."""
+    """An order to the library. nth: from 1. stays: all calls from the n-th fail. source, to: of RENAME and TRUNCATE.
+
+    locks: False on a file system that has none.
+    """
 
     action: Action = Action.COUNT
     kinds: Kinds = CHANGES | Kinds.LOCK
@@ -57,6 +60,7 @@ class Fault:
     stays: bool = False
     source: Path | None = None
     to: Path | None = None
+    locks: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class _State(ctypes.Structure):
         ("action", ctypes.c_int64),
         ("error", ctypes.c_int64),
         ("stays", ctypes.c_int64),
+        ("nolocks", ctypes.c_int64),
         ("count", ctypes.c_int64),
         ("by_kind", ctypes.c_int64 * len(Kinds)),
         ("done", ctypes.c_int64),
@@ -128,6 +133,7 @@ class Shim:
         state.to = os.fsencode(fault.to or "")
         state.kinds, state.nth, state.action = int(fault.kinds), fault.nth, int(fault.action)
         state.error, state.stays = fault.error, int(fault.stays)
+        state.nolocks = int(not fault.locks)
 
     def found(self) -> Found:
         """What it did since the last order."""

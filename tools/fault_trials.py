@@ -83,6 +83,7 @@ def faults() -> dict[str, Fault]:
     found["disk full"] = Fault(Action.FILL, Kinds.DATA, error=errno.ENOSPC, stays=True)
     found["kill -9"] = Fault(Action.KILL_AFTER, CHANGES)
     found["kill -9 in a write"] = Fault(Action.TEAR, Kinds.DATA)
+    found["kill -9 without locks"] = Fault(Action.KILL_AFTER, CHANGES, locks=False)
     for victim in VICTIMS:
         found[f"{victim} vanishes"] = Fault(Action.RENAME, Kinds.LOOK, source=Path(victim), to=Path("gone"))
         found[f"{victim} replaced"] = Fault(Action.RENAME, Kinds.LOOK, source=Path("other"), to=Path(victim))
@@ -170,7 +171,7 @@ class Ground:
         return {
             name: sum(found[kind] for kind in fault.kinds)
             for name, fault in faults().items()
-            if scenario.then is None or not changes_photos(fault)
+            if not (changes_photos(fault) and scenario.then is not None)
         }
 
     def run(self, scenario: Scenario, fault: Fault = NONE) -> Ended:
@@ -195,7 +196,7 @@ class Ground:
             problems.append(("originals", "the folder has changed"))
         if moved and not ended.found.done:
             look = replace(look, then=whole)
-        problems += look.next(self._called(scenario.next, NONE), self._state())
+        problems += look.next(self._called(scenario.next, Fault(locks=fault.locks)), self._state())
         if moved:
             self._kind = None
         return Result(trial, ended.found.what.replace(str(self.folder) + "/", ""), problems)

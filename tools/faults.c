@@ -41,6 +41,7 @@ struct State {
     int64_t action;
     int64_t error;       /* errno of FAIL */
     int64_t stays;       /* FAIL: all calls from the n-th */
+    int64_t nolocks;     /* all locks fail, as on a share without them */
     int64_t count;       /* found: calls of these kinds so far */
     int64_t by_kind[8];  /* found: calls of each kind, also of others */
     int64_t done;        /* found: how often something was done */
@@ -121,6 +122,10 @@ static int gate(int kind, const char *call, const char *path) {
         snprintf(state->trespass, sizeof state->trespass, "%s %s", call, path);
     int counts = below(path, state->watched);
     if (counts) __atomic_add_fetch(&state->by_kind[__builtin_ctz(kind)], 1, __ATOMIC_SEQ_CST);
+    if (counts && kind == LOCK && state->nolocks) {
+        errno = ENOLCK;
+        return FAIL;
+    }
     if (!counts || !(kind & state->kinds)) {
         errno = saved;
         return COUNT;
