@@ -386,17 +386,28 @@ class Look:
         if state.unreadable:
             yield "resumed", f"the manifest cannot be read: {state.unreadable}"
         for name in sorted({*then.state.files, *state.files}):
-            if state.files.get(name) != then.state.files.get(name) and not self._gone(name):
+            if (
+                state.files.get(name) != then.state.files.get(name)
+                and not self._gone(name)
+                and not self._kept(name, state)
+            ):
                 how = "other bytes" if name in then.state.files else "not wanted"
                 how = how if name in state.files else "missing"
                 yield "resumed", f"{name}: {how} ({state.rows[name].reason if name in state.rows else ''})"
         for name, row in then.state.rows.items():
-            if state.rows.get(name) != row and not self._gone(name):
+            if state.rows.get(name) != row and not self._gone(name) and not self._kept(name, state):
                 yield "resumed", f"{name}: row {_told(state.rows.get(name))} instead of {_told(row)}"
         if not self.moved and (extra := state.own - then.state.own - self.before.own):
             yield "half", f"left for good: {_plain(min(extra))}"
         if not self.moved and (less := then.state.own - state.own):
             yield "resumed", f"no {_plain(min(less))}"
+
+    def _kept(self, name: str, state: State) -> bool:
+        """Whether its photo is damaged now, and what was made of it before is still there; the row says so."""
+        damaged = self.then.state.rows[name].status == "failed" if name in self.then.state.rows else False
+        known = [one.files[name] for one in (self.before, self.whole.state) if name in one.files]
+        says = name in state.rows and state.rows[name].status == "failed"
+        return self.moved and damaged and says and state.files.get(name) in known
 
     def _gone(self, name: str) -> bool:
         """Whether its photo is one that vanished: what became of it depends on when."""
