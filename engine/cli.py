@@ -1,22 +1,24 @@
 """The command `cloak`: arguments in, one call out, exit code. Every option is defined here and nowhere else.
 
-Exit codes: 0 all done, 1 some photos failed, 2 wrong usage, 3 nothing to do, 130 interrupted.
+Whatever goes wrong is one sentence on stderr and an exit code, `CODES`; nothing ends in a traceback.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
 
-from engine import __version__
+from engine import __version__, faults, interrupt, terminal
 from engine.config import Detection, Format, Mode, Objective, Output, Precision, Recipe, SolverName
 
 if TYPE_CHECKING:
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
 
 OK, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
 
+CODES = (
+    "Exit codes: 0 all done; 1 a photo failed or has a face that is not protected, or the command was cut short (the "
+    "disk is full, the memory, a device), and the same call goes on from there; 2 something has to be put right before "
+    "anything can begin (the arguments, --out, its manifest, a missing device); 3 nothing to do; 130 interrupted."
+)
+"""What the exit codes mean, for the help."""
+
 FEW = 8
 """Photos for which a run takes no more slots than it needs."""
 
@@ -36,7 +45,7 @@ app = App(
     version=__version__,
     help="Cloak photos against face recognition: changes too small to see that mislead models trained on them.",
     result_action="return_value",
-    help_epilogue="Exit codes: 0 all done, 1 some photos failed, 2 wrong usage, 3 nothing to do, 130 interrupted.",
+    help_epilogue=CODES,
 )
 
 Json = Annotated[bool, Parameter(negative="", help="For machines: the last line of output is one JSON object.")]
@@ -99,6 +108,9 @@ def run(
             help="Write OUT/.cloak/report.html, which shows your originals beside the cloaked photos, or remove it."
         ),
     ] = True,
+    quiet: Annotated[
+        bool, Parameter(negative="", help="Show no progress; what is not protected is named all the same.")
+    ] = False,
     json: Json = False,
 ) -> int:
     """Cloak photos. A second call with the same --out goes on where the first one ended."""
@@ -108,6 +120,7 @@ def run(
     from engine.bulk.manifest import BusyError
     from engine.bulk.run import Options, Runner, fingerprint
     from engine.bulk.run import run as run_collection
+    from engine.bulk.trouble import RunError
     from engine.checkpoint import CheckpointError
     from engine.view import View
 
@@ -159,7 +172,7 @@ def run(
         settings = fingerprint(recipe, detection, options.output, only)
     except ValueError as error:
         return _usage(str(error), as_json=json)
-    view = View(quiet=json)
+    view = View(quiet=quiet)
     try:
         with view:
             summary = run_collection(
@@ -170,6 +183,7 @@ def run(
                 options=options,
                 runner=crew if runner == "ray" else None,
                 report=view.row,
+                left=view.left,
                 started=view.started,
                 progress=view.solving,
                 grouping=view.grouping,
@@ -177,9 +191,10 @@ def run(
             )
     except (InputError, BusyError, CheckpointError) as error:
         return _usage(str(error), as_json=json)
+    except RunError as error:
+        return _failed(str(error), as_json=json)
     except KeyboardInterrupt:
-        print(f"Interrupted. What was done is in {out}; the same command goes on from there.", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted(f"What was done is in {out}; the same command goes on from there.", as_json=json)
     finally:
         programs.keep(None)  # it was for this run: what comes after it in this process may have changed the code
     if json:
@@ -190,8 +205,8 @@ def run(
 
 
 def exit_code(summary: Summary) -> int:
-    """0 all done, 1 some failed, 3 nothing to do."""
-    if summary.counts["failed"]:
+    """0 all done, 1 some failed or have faces that are not protected, now or since an earlier call, 3 nothing to do."""
+    if summary.unprotected:
         return FAILED
     return OK if summary.worked else NOTHING
 
@@ -556,15 +571,13 @@ def train_robust(
             cost = command.cost(plan)
             print(cost.as_json() if json else cost)
             return OK
-        summary = command.train(plan, restart=restart, report=lambda line: print(line, file=sys.stderr, flush=True))
+        summary = command.train(plan, restart=restart, report=_say)
     except (ValueError, CheckpointError) as error:
         return _usage(str(error), as_json=json)
     except Overfitting as error:
-        print(f"cloak: {error}", file=sys.stderr)
-        return FAILED
+        return _failed(str(error), as_json=json)
     except KeyboardInterrupt:
-        print(f"Interrupted. The same command goes on from the last checkpoint in {out}.", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted(f"The same command goes on from the last checkpoint in {out}.", as_json=json)
     if json:
         _print_json(summary.as_dict())
     else:
@@ -640,6 +653,7 @@ def _evaluated(
 ) -> int:
     """Say what it costs, run the presets and say where the report is; the exit code."""
     from engine.bulk.manifest import BusyError
+    from engine.bulk.trouble import RunError
     from engine.checkpoint import CheckpointError
     from engine.evaluate import cost
     from engine.evaluate.evaluation import evaluate as run_presets
@@ -664,15 +678,12 @@ def _evaluated(
     try:
         with board:
             run_presets(study, presets, restart=restart, started=board.preset)
-    except (ValueError, BusyError, CheckpointError, PhotoError) as error:
-        print(
-            f"cloak: {error}\nWhat was done before is in {study.out}; the same command goes on from there.",
-            file=sys.stderr,
+    except (ValueError, BusyError, CheckpointError, PhotoError, RunError) as error:
+        return _failed(
+            f"{error}\nWhat was done before is in {study.out}; the same command goes on from there.", as_json=json
         )
-        return FAILED
     except KeyboardInterrupt:
-        print(f"Interrupted. What was done is in {study.out}; the same command goes on from there.", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted(f"What was done is in {study.out}; the same command goes on from there.", as_json=json)
     finally:
         signal.signal(signal.SIGTERM, before)
     if json:
@@ -705,19 +716,62 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def _say(text: str) -> None:
+    print(terminal.lines(text), file=sys.stderr, flush=True)
+
+
 def _usage(message: str, *, as_json: bool) -> int:
-    print(f"cloak: {message}", file=sys.stderr)
-    if as_json:
-        _print_json({"error": message})
+    """Something has to be put right before anything can begin."""
+    _failed(message, as_json=as_json)
     return USAGE
 
 
+def _failed(message: str, *, as_json: bool) -> int:
+    """The command was cut short."""
+    _say(f"cloak: {message}")
+    if as_json:
+        _print_json({"error": message})
+    return FAILED
+
+
+def _interrupted(message: str, *, as_json: bool) -> int:
+    _say(f"Interrupted. {message}")
+    if as_json:
+        _print_json({"error": "interrupted"})
+    return INTERRUPTED
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """The console script. Returns the exit code."""
+    """The console script. Returns the exit code; never raises an exception, whatever happens to the output."""
+    given = sys.argv[1:] if arguments is None else arguments
+    with ExitStack() as stack:
+        if arguments is None:
+            stack.enter_context(interrupt.prompt())
+        output, _ = stack.enter_context(terminal.guarded())
+        code = _called(given, output)
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        if output is not None and output.lost is not None and output.lost.errno != errno.EPIPE:
+            _say(f"cloak: the output could not be written ({faults.words(output.lost)}): give it a place with room")
+            code = code if code not in (OK, NOTHING) else FAILED
+    return code
+
+
+def _called(given: list[str], output: terminal.Stream | None) -> int:
+    """The exit code of a command. output: for the help, which has colours of its own."""
+    as_json = "--json" in given
+    if given and not {"--help", "-h", "--version"} & set(given) and (said := faults.too_little_memory()):
+        return _usage(said, as_json=as_json)
     try:
-        result = app(arguments, exit_on_error=False, print_error=True)
-    except CycloptsError:
-        return USAGE
+        result = app(given, exit_on_error=False, print_error=False, console=Console(file=output))  # type: ignore[arg-type]
+    except CycloptsError as error:
+        return _usage(f"{error} `cloak --help` tells more.", as_json=as_json)
+    except KeyboardInterrupt:
+        return _interrupted("The same command goes on from where it ended.", as_json=as_json)
+    except Exception as error:
+        said = faults.of_machine(error) or faults.of_disk(error) or faults.unexpected(error)
+        return (_usage if faults.no_devices(error) else _failed)(said, as_json=as_json)
     return result if isinstance(result, int) else OK
 
 

@@ -9,37 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import unicodedata
 from collections.abc import Iterator
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Characters that turn the direction of writing: in a file's name they make it look like another one."""
-
-
-def readable(text: str) -> str:
-    r"""A file's name, or any other text, as one line that shows what cannot be seen as an escape.
-
-    Escaped are control characters, line ends, characters that turn the direction of writing, and bytes that are no
-    UTF-8 (which Python holds as lone surrogates), so that the result can always be encoded.
-
-    Example:
-        >>> readable("two\nlines")
-        'two\\nlines'
-    """
-    return "".join(map(_shown, text))
-
-
-def _shown(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    if character in _TURNING or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
-        return character.encode("unicode_escape").decode()
-    return character
+from engine.terminal import readable
 
 
 def safe(markup: str) -> Markup:

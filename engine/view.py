@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,34 +15,42 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from engine.bulk import claims
 from engine.bulk.manifest import Row
 from engine.bulk.summary import Summary
 from engine.config import Recipe
+from engine.terminal import readable
 
 if TYPE_CHECKING:  # an evaluation brings matplotlib along
     from engine.evaluate.cost import Price
     from engine.evaluate.presets import Preset
 
+EVERY = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
 SHOWN = 20
 """Photos that are named one by one; the rest is in the manifest."""
 
 
 class View:
-    """Progress and findings on stderr, the summary on stdout. A context manager."""
+    """Progress and findings on stderr, the summary on stdout. A context manager.
+
+    Progress is a bar on a terminal. Elsewhere it is a line now and then, so that a log shows that the work goes on.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
-        """quiet: nothing but the progress bar, for `--json`."""
+        """quiet: no progress; what is not protected is named all the same."""
         self._console = Console(stderr=True, highlight=False)
-        self._quiet = quiet
-        self._unprotected = 0
+        self._shown = 0
         self._faces = 0
+        bar = self._console.is_terminal and not quiet
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -50,48 +60,72 @@ class View:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not bar,
         )
         self._task = self._progress.add_task("preparing", total=None, rate="")
+        self._lines = None if bar or quiet else _Lines(self._console)
 
     def __enter__(self) -> View:
         self._progress.start()
+        if self._lines is not None:
+            self._lines.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        if self._lines is not None:
+            self._lines.stop()
 
     def started(self, photos: int) -> None:
         """How many photos there are to do."""
-        self._progress.update(self._task, total=photos, description="compiling (kept for the next time)")
+        self._update(total=photos, description="compiling (kept for the next time)" if photos else "nothing to do")
 
     def grouping(self, done: int, photos: int) -> None:
         """In `done` of all `photos` it is known who is who."""
-        self._progress.update(self._task, description=f"who is who: {done} of {photos}")
+        self._update(description=f"who is who: {done} of {photos}")
 
     def solving(self, done: int, faces: int) -> None:
         """So many faces are done, and so many being cloaked."""
-        self._progress.update(self._task, description=f"{done} faces done, cloaking {faces}")
+        self._update(description=f"{done} faces done, cloaking {faces}")
 
     def row(self, row: Row) -> None:
         """A photo is done."""
         self._faces += len(row.faces)
         task = self._progress.tasks[0]
         rate = f"{self._faces / task.elapsed:.2f} faces/s" if task.elapsed else ""
-        self._progress.update(self._task, advance=0 if row.status == "skipped" else 1, rate=rate)
-        if row.status in ("no_face", "failed") and not self._quiet:
-            self._unprotected += 1
-            if self._unprotected <= SHOWN:
-                word = "NOT PROTECTED" if row.status == "no_face" else "FAILED"
-                self._console.print(f"{word} {escape(row.source)}: {escape(row.reason)}", soft_wrap=True)
-            elif self._unprotected == SHOWN + 1:
-                self._console.print("... and more: the manifest has a row for every photo")
+        self._update(advance=0 if row.status == "skipped" else 1, rate=rate)
+        self._name(row)
+
+    def left(self, row: Row) -> None:
+        """A photo that an earlier call could not protect, and that is as it was then."""
+        self._name(row)
 
     def publishing(self, done: int, photos: int) -> None:
         """`done` of all `photos` are in the report."""
-        self._progress.update(self._task, total=photos, completed=done, description="writing the report", rate="")
+        self._update(total=photos, completed=done, description="writing the report", rate="")
+
+    def _update(self, **changes: Any) -> None:
+        self._progress.update(self._task, **changes)
+        if self._lines is not None:
+            self._lines.update(self._progress.tasks[0])
+
+    def _name(self, row: Row) -> None:
+        if row.status == "failed":
+            word = "FAILED"
+        elif row.status == "no_face":
+            word = "NOT PROTECTED"
+        elif row.unprotected:
+            word = "PROTECTED IN PART"
+        else:
+            return
+        self._shown += 1
+        if self._shown <= SHOWN:
+            # Not rich's print: a log's lines are not to be folded, nor names taken for its markup.
+            self._console.print(Text(f"{word} {readable(row.source)}: {readable(row.reason)}"), soft_wrap=True)
+        elif self._shown == SHOWN + 1:
+            self._console.print("... and more: the manifest has a row for every photo")
 
     def summary(self, summary: Summary, out: Path, recipe: Recipe) -> None:
         """The last lines, on stdout."""
@@ -103,7 +137,7 @@ class View:
             return
         if earlier:
             what = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(earlier.items()))
-            print(f"Done by earlier calls, nothing to do: {what}.")
+            print(f"As earlier calls left them, nothing to do: {what}.")
         if summary.worked:
             print(f"{done}, in {summary.seconds['total']:.1f} s.")
         elif not earlier:
@@ -115,12 +149,16 @@ class View:
         if summary.dssim_max is not None:
             dssim = f"mean {summary.dssim_mean:.5f}, largest {summary.dssim_max:.5f}"
             print(f"DSSIM of the face regions in the files: {dssim}.")
-            print(f"Cloaked photos and the manifest are in {out}.")
+            print(f"Cloaked photos and the manifest are in {readable(str(out))}.")
             print(*claims.protection(recipe.names), claims.PUBLISH, sep="\n")
         if summary.report:
-            print(f"Original and cloaked side by side, for your eyes only: {summary.report}")
+            print(f"Original and cloaked side by side, for your eyes only: {readable(summary.report)}")
         elif summary.unreported:
-            print(f"No report: {summary.unreported}.")
+            print(f"No report: {readable(summary.unreported)}.")
+        if summary.unprotected:
+            print(
+                f"Photos that failed or have a face that is not protected: {summary.unprotected}; they are named above."
+            )
 
 
 def _pace(summary: Summary) -> str:
@@ -137,6 +175,51 @@ def _compiled(compiles: dict[str, Any]) -> str:
     dearest = ", ".join(f"{name} {one['seconds']:.1f} s" for name, one in [*compiles["by_program"].items()][:3])
     programs = f"{compiles['programs']} programs, {compiles['from_cache']} of them from the cache"
     return f"Of that {compiles['seconds']:.1f} s to compile {programs}: {dearest}, ..."
+
+
+class _Lines:
+    """Progress without a terminal: a line at the start and end, every `EVERY` seconds and tenth of the photos."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._ended = Event()
+        self._lock = Lock()
+        self._begun = time.monotonic()
+        self._what, self._done, self._total = "preparing", 0, 0
+        self._said, self._last = -1, ""
+        self._thread = Thread(target=self._beat, name="progress", daemon=True)
+
+    def start(self) -> None:
+        self._begun = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._say()
+
+    def update(self, task: Task) -> None:
+        first = not self._total
+        self._what, self._done, self._total = task.description, int(task.completed), int(task.total or 0)
+        if self._total and (first or self._tenth > self._said or self._done < self._said * self._total / 10):
+            self._say()
+
+    @property
+    def _tenth(self) -> int:
+        return 10 * self._done // max(self._total, 1)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(EVERY):
+            self._say()
+
+    def _say(self) -> None:
+        with self._lock:
+            self._said = self._tenth
+            of = f"{self._done} of {self._total} photos, " if self._total else ""
+            if self._ended.is_set() and (not of or f"{of}{self._what}" == self._last):
+                return
+            self._last = f"{of}{self._what}"
+            seconds = time.monotonic() - self._begun
+            self._console.print(Text(f"{self._last}, {seconds:.0f} s"), soft_wrap=True)
 
 
 class Board:
@@ -189,13 +272,13 @@ class Board:
     def say(self, line: str) -> None:
         """A line of its own."""
         if not self._quiet:
-            self._console.print(escape(line))
+            self._console.print(Text(readable(line)), soft_wrap=True)
 
     def progress(self, what: str, done: int, all: int) -> None:
         """`done` of `all` of what is being done now."""
         if what != self._what:
             if self._task is not None:
                 self._progress.remove_task(self._task)
-            self._task, self._what = self._progress.add_task(escape(what), total=all), what
+            self._task, self._what = self._progress.add_task(escape(readable(what)), total=all), what
         assert self._task is not None
         self._progress.update(self._task, completed=done, total=all)

@@ -151,7 +151,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing_and_the_files_are_those_of_
     assert not list((out / ".cloak").glob("*.spool"))
     for arguments in (RAY, []):
         code, summary = ended(start("workers", *arguments))
-        assert (code, sum(summary["counts"].values())) == (cli.NOTHING, 0)
+        assert (code, sum(summary["counts"].values())) == (cli.FAILED, 0)
         assert summary["earlier"] == {"cloaked": FACES, "no_face": 1, "skipped": 1, "failed": 1}
 
 

@@ -99,8 +99,10 @@ def test_every_input_is_accounted_for_and_a_second_call_does_nothing(
 
     written = contents(out)
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.[pj][np]g")}
-    code, summary, _ = call(collection, "--out", out, capsys=capsys)
-    assert code == cli.NOTHING
+    code, summary, said = call(collection, "--out", out, capsys=capsys)
+    assert code == cli.FAILED, "what failed is forgotten in the second call"
+    for name in ("text.jpg", "empty.png", "cut.png", "loop.jpg", "wall.png"):
+        assert name in said
     assert sum(summary["counts"].values()) == 0
     assert summary["earlier"] == {"cloaked": 3, "no_face": 1, "skipped": 1, "failed": 4}
     assert {path: path.stat().st_mtime_ns for path in times} == times

@@ -9,14 +9,13 @@ Several runs (shards) may share an output folder: the last to end writes the rep
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from engine import __version__, html
+from engine import __version__, files, html
 from engine.bulk import article as articles
 from engine.bulk import claims
 from engine.bulk.inputs import OWN_FOLDER
@@ -43,19 +42,20 @@ class Album:
     """A run's part of the report. A context manager, to be held while the run lasts; `add` from any thread."""
 
     def __init__(self, out: Path, *, shard: tuple[int, int] = (0, 1), helper: str = "") -> None:
-        """Announces the run to others in the same folder. Raises OSError where that cannot be written.
+        """Announces the run to others in the same folder. Raises OSError if that cannot be written.
 
         helper: name of a process that works for a run, which has announced itself; it has a spool of its own.
         """
-        folder = out / OWN_FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        self._out = out
-        self._presence = os.open(folder / "runs.lock", os.O_CREAT | os.O_RDWR, 0o644)
-        if not helper:
-            fcntl.flock(self._presence, fcntl.LOCK_SH)
+        folder = files.private(out / OWN_FOLDER)
         name = f"report-{shard[0]}-of-{shard[1]}{helper and '-' + helper}.spool"
-        self._spool = os.open(folder / name, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
-        os.write(self._spool, b"\n")  # a killed run may have left half a line
+        with ExitStack() as stack:
+            if not helper:
+                stack.enter_context(files.locked(folder / "runs.lock", shared=True, wait=True))
+            flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._spool = os.open(folder / name, flags, files.PRIVATE)
+            stack.callback(os.close, self._spool)
+            os.write(self._spool, b"\n")  # a killed run may have left half a line
+            self._open = stack.pop_all()
         self._lock = Lock()
 
     def __enter__(self) -> Album:
@@ -64,17 +64,14 @@ class Album:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._spool)
-        os.close(self._presence)
+        self._open.close()
 
     def add(self, row: Row, before: Photo, after: UInt8[np.ndarray, "h w 3"] | None = None) -> None:
-        """Keep the article of a photo that is done. What cannot be kept is made from the files at the end."""
-        line = articles.article(row, articles.pictures(row, before, after))
-        try:
+        """Keep the article of a photo that is done. Never raises: what cannot be kept is made from the files later."""
+        with suppress(Exception):
+            line = articles.article(row, articles.pictures(row, before, after))
             with self._lock, open(self._spool, "ab", closefd=False) as spool:
                 spool.write(line)
-        except OSError:
-            return
 
 
 class Published(NamedTuple):
@@ -115,7 +112,7 @@ def publish(out: Path, *, workers: int, progress: Callable[[int, int], None] = l
     folder = out / OWN_FOLDER
     if not _alone(folder):
         return Published(None, "another run is going on in this folder and will write it")
-    with _held(folder / "report.lock"), Survey(out) as survey:
+    with files.locked(folder / "report.lock", wait=True), Survey(out) as survey:
         contents = _contents(survey, out)
         if not contents.identities:
             return Published(None, "there is no photo to report on")
@@ -124,37 +121,25 @@ def publish(out: Path, *, workers: int, progress: Callable[[int, int], None] = l
         if not (_marked(first, mark) and all((folder / _name(n)).is_file() for n in range(1, contents.pages + 1))):
             _write(survey, out, contents, mark, workers=workers, progress=progress)
         for spool in folder.glob("report-*.spool"):
-            spool.unlink()
+            spool.unlink(missing_ok=True)
     return Published(first)
 
 
 def remove(out: Path) -> None:
-    """Take away the report of earlier calls, and what was kept for it."""
-    for path in (out / OWN_FOLDER).glob("report*"):
-        if path.suffix in (".html", ".part", ".spool"):
-            path.unlink()
+    """Take away the report of earlier calls, and what was kept for it. Raises OSError."""
+    folder = out / OWN_FOLDER
+    for path in (*folder.glob("report*"), *folder.glob(f".report*{files.PART}")):
+        if path.suffix in (".html", files.PART, ".spool"):
+            path.unlink(missing_ok=True)
 
 
 def _alone(folder: Path) -> bool:
-    # Whoever ends last has let go of its own lock before it looks, so one of them sees nobody.
-    lock = os.open(folder / "runs.lock", os.O_CREAT | os.O_RDWR, 0o644)
+    # Each run lets go of its own lock before it looks, so the last to end sees no other.
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        with files.locked(folder / "runs.lock"):
+            return True
+    except files.HeldError:
         return False
-    finally:
-        os.close(lock)
-    return True
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _contents(survey: Survey, out: Path) -> _Contents:
@@ -204,7 +189,10 @@ def _write(
     folder = out / OWN_FOLDER
     total = len(contents.identities)
     rows = (row for row in survey.rows() if not _passed_by(row))
-    with ThreadPoolExecutor(workers) as pool:
+    for left in folder.glob(f".report*{files.PART}"):
+        left.unlink(missing_ok=True)
+    with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
+        drafts = []
         lines = _lines(rows, out, _kept(folder), pool, ahead=2 * workers)
         for page in range(1, contents.pages + 1):
             start = (page - 1) * PAGE
@@ -223,13 +211,13 @@ def _write(
                 version=__version__,
                 articles=_counted(shown, start, total, progress),
             )
-            _put(folder / f"report-{page}.part", pieces)
-    for page in range(1, contents.pages + 1):
-        (folder / f"report-{page}.part").replace(folder / _name(page))
-    for left in (*folder.glob("report-*.html"), *folder.glob("report-*.part")):
+            drafts.append(stack.enter_context(_put(folder / _name(page), pieces)))
+        for draft in drafts:
+            draft.place()
+    for left in folder.glob("report-*.html"):
         number = left.stem.partition("-")[2]
-        if left.suffix == ".part" or (number.isdecimal() and int(number) > contents.pages):
-            left.unlink()
+        if number.isdecimal() and int(number) > contents.pages:
+            left.unlink(missing_ok=True)
 
 
 def _counted(shown: Iterable[str], start: int, total: int, progress: Callable[[int, int], None]) -> Iterator[str]:
@@ -238,13 +226,14 @@ def _counted(shown: Iterable[str], start: int, total: int, progress: Callable[[i
         progress(done, total)
 
 
-def _put(path: Path, pieces: Iterable[str]) -> None:
+def _put(path: Path, pieces: Iterable[str]) -> files.Draft:
     # Only for its owner: the pictures are of originals, which others may not be allowed to read.
-    with open(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
-        for piece in pieces:
-            file.write(piece.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    draft = files.Draft(path, mode=files.PRIVATE)
+    try:
+        return draft.write(piece.encode() for piece in pieces)
+    except BaseException:
+        draft.discard()
+        raise
 
 
 def _kept(folder: Path) -> dict[str, tuple[Path, int, int]]:
@@ -276,7 +265,7 @@ def _lines(
         notes = articles.notes(row, out)
         place = kept.get(articles.identity(row, notes))
         if place is None:
-            return articles.article(row, articles.read(row, out), notes)
+            return _made(row, out, notes)
         path, start, length = place
         with path.open("rb") as file:
             file.seek(start)
@@ -288,3 +277,11 @@ def _lines(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def _made(row: Row, out: Path, notes: Sequence[str]) -> bytes:
+    """An article made from the files; one without pictures if they cannot be made, whatever the reason."""
+    try:
+        return articles.article(row, articles.read(row, out), notes)
+    except Exception:
+        return articles.article(row, articles.NONE, notes)

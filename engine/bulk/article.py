@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int16, UInt8
 from PIL import Image
 
-from engine import html
+from engine import files, html
 from engine import photo as photos
 from engine.bulk import claims
 from engine.bulk.manifest import Row
@@ -64,7 +64,8 @@ NONE = Pictures((1, 1), (), "", 0)
 
 def identity(row: Row, notes: Sequence[str]) -> str:
     """What an article depends on, as 32 hexadecimal digits: the same digits, the same article."""
-    parts = [asdict(row), list(notes), html.version(TEMPLATE), SIDE, CLOSE, QUALITY, GAIN]
+    # The stamp changes when the output folder is copied, and the pictures stay the same.
+    parts = [asdict(replace(row, stamp="")), list(notes), html.version(TEMPLATE), SIDE, CLOSE, QUALITY, GAIN]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -99,7 +100,8 @@ def notes(row: Row, out: Path) -> tuple[str, ...]:
     except OSError:
         said.append("The original was not found when this report was written: it has been moved or deleted.")
     else:
-        if row.status != "failed" and row.sha256 and (source.st_size, source.st_mtime_ns) != (row.size, row.modified):
+        now = source.st_size, files.modified(source)
+        if row.status != "failed" and row.sha256 and now != (row.size, row.modified):
             said.append("The original has changed since: run the command again.")
     if row.status == "cloaked" and not row.intact(out):
         said.append("The cloaked file is gone or has changed since: run the command again.")
@@ -141,7 +143,8 @@ def read(row: Row, out: Path) -> Pictures:
     after = None
     if row.status == "cloaked" and row.intact(out):
         try:
-            after = photos.decode_pixels((out / row.target).read_bytes())
+            with files.opened(out / row.target) as file:
+                after = photos.decode_pixels(file.read())
         except (PhotoError, OSError):
             after = None
     return pictures(row, before, after)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from engine.bulk.kinds import passed_by
 from engine.config import Format
-from engine.photo import SUFFIXES
 
 NEW_SUFFIX: dict[str, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 OWN_FOLDER = ".cloak"
@@ -24,93 +26,150 @@ class Item:
     """One file of a run. source: where it is. target: where its cloaked version goes, relative to the output folder.
 
     skip: why it is passed by (not a photo). fault: why it cannot even be opened (a link that leads back to itself).
+    named: whether the call names this very file and not a folder around it.
     """
 
     source: Path
     target: str
     skip: str = ""
     fault: str = ""
+    named: bool = False
 
 
 def collect(paths: Sequence[Path], *, out: Path, format: Format = "keep") -> list[Item]:
     """All files under the paths, sorted, folders walked recursively and mirrored.
 
     One folder lies directly in the output folder; of several paths each folder keeps its own name, as with `cp -r`.
-    Raises InputError for a path that does not exist, and where an output would fall on an original or two on one name.
+    Folders inside them that are output folders, or that cannot be read, are items too. Raises InputError for a path
+    that does not exist, for an output that would fall on its original, and for two folders of one name. Two files
+    that are named one by one, or get one name by `format`, may have the same target: `places` decides.
     """
     if not paths:
         raise InputError("no photos given: name files or folders")
     items: list[Item] = []
+    own = os.path.realpath(out)
     for path in paths:
-        if path.is_dir():
-            prefix = Path() if len(paths) == 1 else Path(path.resolve().name)
-            items += _walk(path, prefix, out.resolve())
-        elif path.exists() or path.is_symlink():
-            items.append(_item(path, Path(path.name)))
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            if not path.is_symlink():
+                raise InputError(f"{path}: there is no such file or folder") from None
+            items.append(_item(path, Path(path.name), named=True))
+        except (OSError, ValueError) as error:
+            items.append(Item(path, path.name, fault=_away(error, "It"), named=True))
         else:
-            raise InputError(f"{path}: there is no such file or folder")
-    return _renamed(sorted(items, key=lambda item: item.target), out=out, format=format)
+            if stat.S_ISDIR(found.st_mode):
+                prefix = Path() if len(paths) == 1 else Path(os.path.basename(os.path.realpath(path)))
+                items += _walk(path, prefix, own)
+            else:
+                items.append(_item(path, Path(path.name), named=True))
+    items = _single(sorted(items, key=lambda item: item.target))
+    return _renamed(items, out=out, format=format)
 
 
-def _item(path: Path, target: Path) -> Item:
-    name = path.name
-    if name.startswith("._") or path.suffix.lower() not in SUFFIXES:
-        return Item(path, str(target), skip=f"not a photo: {path.suffix or name}")
-    return Item(path, str(target))
+def _item(path: Path, target: Path, *, named: bool = False) -> Item:
+    if skip := passed_by(path, named=named):
+        # A folder on a disk that is away looks like this: all its photos are missing.
+        if not path.suffix and os.path.islink(path) and not os.path.exists(path):
+            fault = "a symbolic link to nothing: bring back what it leads to, or remove it"
+            return Item(path, str(target), fault=fault, named=named)
+        return Item(path, str(target), skip=skip, named=named)
+    return Item(path, str(target), named=named)
 
 
-def _walk(root: Path, prefix: Path, out: Path) -> Iterator[Item]:
-    ancestors: dict[Path, tuple[Path, ...]] = {root: (root.resolve(),)}
-    for folder, folders, files in os.walk(root, followlinks=True):
-        here = Path(folder)
-        above = ancestors.pop(here)
+def _away(error: OSError | ValueError, what: str) -> str:
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{what} cannot be read ({reason}), and nothing in it is protected: see to its name and permissions."
+
+
+def _walk(root: Path, prefix: Path, own: str) -> Iterator[Item]:
+    ancestors: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
+    unread: list[OSError] = []
+
+    def target(path: str) -> Path:
+        return prefix / os.path.relpath(path, root)
+
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=unread.append):
+        above = ancestors.pop(folder)
         for name in sorted(folders):
-            child = here / name
-            real = child.resolve()
-            if real == out:
+            child = os.path.join(folder, name)
+            real = os.path.realpath(child)
+            if real == own:
                 folders.remove(name)
+            elif name == OWN_FOLDER or os.path.lexists(os.path.join(child, OWN_FOLDER)):
+                folders.remove(name)
+                if name != OWN_FOLDER:
+                    skip = "an output folder of this tool: name it, or the originals in it, to have them cloaked"
+                    yield Item(Path(child), str(target(child)), skip=skip)
             elif real in above:
                 folders.remove(name)
-                fault = f"a symbolic link that leads back to {real.name or real}: remove it"
-                yield Item(child, str(prefix / child.relative_to(root)), fault=fault)
+                fault = f"a symbolic link that leads back to {os.path.basename(real) or real}: remove it"
+                yield Item(Path(child), str(target(child)), fault=fault)
             else:
                 ancestors[child] = (*above, real)
-        for name in files:
-            yield _item(here / name, prefix / (here / name).relative_to(root))
+        for name in names:
+            child = os.path.join(folder, name)
+            yield _item(Path(child), target(child))
+        yield from _unread(unread, root, prefix)
+    yield from _unread(unread, root, prefix)
+
+
+def _unread(errors: list[OSError], root: Path, prefix: Path) -> Iterator[Item]:
+    """The folders that could not be listed since the last time."""
+    for error in errors:
+        path = Path(os.fsdecode(error.filename or root))
+        yield Item(path, str(prefix / os.path.relpath(path, root)), fault=_away(error, "This folder"))
+    errors.clear()
+
+
+def _single(items: list[Item]) -> list[Item]:
+    """The items without a file that was found twice. Raises InputError if two folders would fill one."""
+    kept: dict[str, Item] = {}
+    result = []
+    for item in items:
+        first = kept.setdefault(item.target, item)
+        if first is item:
+            result.append(item)
+        elif _same(first.source, item.source):
+            continue
+        elif item.skip or first.skip or item.named or first.named:
+            result.append(item)
+        else:
+            raise InputError(
+                f"{first.source} and {item.source} would both be written to {item.target}: "
+                "give one of the two folders an --out of its own"
+            )
+    return result
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.abspath(one) == os.path.abspath(other) or os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
 
 
 def _renamed(items: list[Item], *, out: Path, format: Format) -> list[Item]:
-    """The items with the suffix of the wanted format, and with a clear error where two outputs would collide."""
+    """The items with the suffix of the wanted format. Raises InputError for one that would fall on its original."""
     if format != "keep":
-        stems = [str(Path(item.target).with_suffix("")) for item in items if not item.skip]
-        twice = {stem for stem in stems if stems.count(stem) > 1} if len(stems) != len(set(stems)) else set()
+        stems = Counter(_stem(item) for item in items if not item.skip)
+        new = NEW_SUFFIX[format]
         items = [
-            item
-            if item.skip
-            else Item(
-                item.source, _target(item.target, NEW_SUFFIX[format], keep_old=_stem(item) in twice), fault=item.fault
-            )
+            item if item.skip else replace(item, target=_target(item.target, new, keep_old=stems[_stem(item)] > 1))
             for item in items
         ]
-    seen: dict[str, Path] = {}
     for item in items:
-        if item.target in seen:
-            raise InputError(
-                f"{seen[item.target]} and {item.source} would both be written to {item.target}: run them apart"
-            )
-        seen[item.target] = item.source
-        written = out / item.target
-        if not item.skip and written.exists() and item.source.exists() and written.samefile(item.source):
+        if not (item.skip or item.fault) and _same(out / item.target, item.source):
             raise InputError(f"{item.source} would be overwritten by its own cloaked version: choose another --out")
     return items
 
 
 def _stem(item: Item) -> str:
-    return str(Path(item.target).with_suffix(""))
+    return os.path.splitext(item.target)[0]
 
 
 def _target(target: str, suffix: str, *, keep_old: bool) -> str:
-    path = Path(target)
-    if path.suffix.lower() == suffix:
+    stem, old = os.path.splitext(target)
+    if old.lower() == suffix:
         return target
-    return str(path.with_name(path.name + suffix)) if keep_old else str(path.with_suffix(suffix))
+    return target + suffix if keep_old else stem + suffix

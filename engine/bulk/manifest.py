@@ -1,28 +1,42 @@
 """The record of a run, in its output folder: what became of every input, so that a second call resumes.
 
 SQLite in WAL mode. A row is written after the photo's file is in place; whatever is killed between the two is done
-again, and comes out the same.
+again, and comes out the same. On a file system without locks a file names who holds the manifest.
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
+import hashlib
 import heapq
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import quote
 
-from engine.bulk.inputs import OWN_FOLDER
+from engine import faults, files
+from engine.bulk.inputs import OWN_FOLDER, InputError
 
+WAIT = 5.0
+"""Seconds to wait for another program that reads or writes the manifest."""
 Status = Literal["cloaked", "no_face", "skipped", "failed"]
+UNCLOAKED = "Not cloaked:"
+"""In a reason, before each face that was found and cannot be cloaked."""
 ORDER: tuple[Status, ...] = ("failed", "no_face", "skipped", "cloaked")
 """What a person must know of comes first."""
+INTERRUPTED = "Interrupted before it was done."
+"""The reason of a photo whose file may have been written, while no row says so."""
+SCHEMA = 1
+"""The form of the tables, as SQLite's user_version; those of version 0.1 say 0 and lack the columns of LATER."""
+LATER = ("output", "stamp", "place")
+"""The last columns."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,8 @@ class Row:
     target: path of the output, relative to the output folder. source: path of the input. size, modified: of the
     source, to see whether it changed. key: hash of photo, settings and weights; "" where the photo could not be read.
     reason: why it is not cloaked, or what to know about it. faces: one dictionary each. written: the output's bytes.
+    output: SHA-256 of the output. stamp: `stamped` of it when it was last known to be whole. place: absolute path of
+    the input. These three are "" in rows of version 0.1; `at` makes up for the last.
     """
 
     target: str
@@ -44,39 +60,121 @@ class Row:
     reason: str = ""
     written: int = 0
     faces: list[dict[str, object]] = field(default_factory=list)
+    output: str = ""
+    stamp: str = ""
+    place: str = ""
+
+    @property
+    def at(self) -> str:
+        """The absolute path of the input, "" if it is not known."""
+        return self.place or (self.source if os.path.isabs(self.source) else "")
+
+    @property
+    def unprotected(self) -> bool:
+        """Whether it failed, or a face was found that is not cloaked. A photo without any face is not meant."""
+        return self.status == "failed" or (self.status in ("cloaked", "no_face") and UNCLOAKED in self.reason)
 
     def intact(self, out: Path) -> bool:
         """Whether its output is there as it was written; True where none was to be."""
         if self.status != "cloaked":
             return True
         file = out / self.target
-        return file.is_file() and file.stat().st_size == self.written
+        stamp = stamped(file)
+        if not stamp or os.stat(file).st_size != self.written:
+            return False
+        return stamp == self.stamp or self._reads_as_written(file)
+
+    def _reads_as_written(self, file: Path) -> bool:
+        """Looks at the bytes: the file was touched, or copied with its folder."""
+        try:
+            with files.opened(file) as opened:
+                if not self.output:  # of an earlier version: at least it must not be blank
+                    return self.written == 0 or any(opened.read(16))
+                return hashlib.file_digest(opened, "sha256").hexdigest() == self.output  # type: ignore[bad-argument-type]
+        except OSError:
+            return False
+
+
+def stamped(file: Path) -> str:
+    """What changes whenever a file is written: times, inode and size. "" without a file."""
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):
+        return ""
+    if not stat.S_ISREG(status.st_mode):
+        return ""
+    return f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino} {status.st_size}"
+
+
+def finished(row: Row, out: Path, data: bytes) -> Row:
+    """The row of a photo whose cloaked file, these bytes, is in place."""
+    file = {"written": len(data), "output": hashlib.sha256(data).hexdigest(), "stamp": stamped(out / row.target)}
+    return replace(row, **file)  # type: ignore[arg-type]
 
 
 class BusyError(RuntimeError):
     """Another run is writing to the same output folder."""
 
 
+class ManifestError(InputError):
+    """The manifest of an output folder cannot be used."""
+
+
 class Manifest:
     """The manifest of one output folder, held by one run at a time. A context manager."""
 
     def __init__(self, out: Path, *, shard: str = "") -> None:
-        """Opens or creates it. shard: names a manifest of its own. Raises BusyError while another run holds it."""
-        folder = out / OWN_FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
+        """Opens or creates it, for its owner alone. shard: names a manifest of its own.
+
+        Raises BusyError while another run holds it, ManifestError for one that cannot be used, OSError if there can be
+        none.
+        """
+        folder = files.private(out / OWN_FOLDER)
         name = f"manifest{shard and '-' + shard}"
-        self._lock = os.open(folder / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise BusyError(f"another run is writing to {out}: wait for it, or choose another --out") from None
-        self._database = sqlite3.connect(folder / f"{name}.sqlite", isolation_level=None)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS photos (target TEXT PRIMARY KEY, source TEXT, size INTEGER, modified INTEGER,"
-            " sha256 TEXT, key TEXT, status TEXT, reason TEXT, written INTEGER, faces TEXT)"
-        )
+        self.path = folder / f"{name}.sqlite"
+        with ExitStack() as stack:
+            try:
+                locks = stack.enter_context(files.locked(folder / f"{name}.lock"))
+            except files.HeldError as error:
+                who = f" ({error.by})" if error.by else ""
+                raise BusyError(f"another run is writing to {out}{who}: wait for it, or choose another --out") from None
+            flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            os.close(os.open(self.path, flags, files.PRIVATE))
+            try:
+                self._database = connected(self.path, locks=locks)
+                stack.callback(self._database.close)
+                self._prepare(locks)
+            except sqlite3.Error as error:
+                if faults.full(error) or faults.no_room(folder):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
+                raise ManifestError(fault(self.path, error)) from error
+            self._open = stack.pop_all()
+
+    def _prepare(self, locks: bool) -> None:
+        """Make the tables of an empty database, refuse one that this program did not make or cannot write."""
+        run = self._database.execute
+        with suppress(sqlite3.OperationalError):  # some shares have no shared memory, which WAL needs
+            run(f"PRAGMA journal_mode={'WAL' if locks else 'DELETE'}")
+        (version,) = run("PRAGMA user_version").fetchone()
+        columns = columns_of(self._database, "photos")
+        expected = [one.name for one in fields(Row)]
+        if version > SCHEMA or columns not in ([], expected[: -len(LATER)], expected):
+            raise ManifestError(
+                f"{self.path} was written by another version of this program: use that one, or choose another --out"
+            )
+        if (found := run("PRAGMA quick_check(1)").fetchone()) != ("ok",):
+            raise sqlite3.DatabaseError(f"it is damaged: {found}")
+        run("BEGIN IMMEDIATE")  # also to see whether it can be written
+        with self._database:
+            for table in ("photos", "kept"):
+                run(
+                    f"CREATE TABLE IF NOT EXISTS {table} (target TEXT PRIMARY KEY, source TEXT, size INTEGER,"
+                    " modified INTEGER, sha256 TEXT, key TEXT, status TEXT, reason TEXT, written INTEGER, faces TEXT)"
+                )
+                # What an earlier version did is taken over, and not done again.
+                for column in sorted({*LATER} - {*columns_of(self._database, table)}, key=LATER.index):
+                    run(f"ALTER TABLE {table} ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+            run(f"PRAGMA user_version = {SCHEMA}")
 
     def __enter__(self) -> Manifest:
         return self
@@ -84,25 +182,33 @@ class Manifest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._database.close()
-        os.close(self._lock)
+        self._open.close()
 
     def get(self, target: str) -> Row | None:
         """The row of one output, or None."""
-        found = self._database.execute("SELECT * FROM photos WHERE target = ?", (_stored(target),)).fetchone()
+        found = self._database.execute(f"SELECT {NAMES} FROM photos WHERE target = ?", (stored(target),)).fetchone()
         return None if found is None else _row(found)
 
-    def put(self, *rows: Row) -> None:
-        """Write or replace rows, at once and all or none."""
-        marks = ", ".join("?" * len(fields(Row)))
-        values = ([_stored(value) for value in asdict(row).values()] for row in rows)
+    def put(self, *rows: Row, kept: Row | None = None) -> None:
+        """Write or replace rows, at once and all or none.
+
+        kept: what an earlier call said of a file that stays where it is though these rows say that it failed.
+        """
         with self._database:
             self._database.execute("BEGIN")
-            self._database.executemany(f"INSERT OR REPLACE INTO photos VALUES ({marks})", values)
+            self._insert("photos", rows)
+            self._insert("kept", () if kept is None else (kept,))
+            cloaked = ((stored(row.target),) for row in rows if row.status == "cloaked")
+            self._database.executemany("DELETE FROM kept WHERE target = ?", cloaked)
+
+    def _insert(self, table: str, rows: Iterable[Row]) -> None:
+        marks = ", ".join("?" * len(fields(Row)))
+        values = ([stored(value) for value in asdict(row).values()] for row in rows)
+        self._database.executemany(f"INSERT OR REPLACE INTO {table} ({NAMES}) VALUES ({marks})", values)
 
     def rows(self) -> Iterator[Row]:
         """All rows, by target."""
-        for found in self._database.execute("SELECT * FROM photos ORDER BY target").fetchall():
+        for found in self._database.execute(f"SELECT {NAMES} FROM photos ORDER BY target").fetchall():
             yield _row(found)
 
 
@@ -115,11 +221,8 @@ class Survey:
 
     def __init__(self, out: Path) -> None:
         """Opens what is there, which may be nothing. Raises sqlite3.Error for a manifest that cannot be read."""
-        paths = sorted((out / OWN_FOLDER).glob("manifest*.sqlite"), key=_last_written)
-        self._databases = [
-            sqlite3.connect(f"file:{quote(os.fsencode(path.resolve()))}?mode=rw", uri=True, isolation_level=None)
-            for path in paths
-        ]
+        paths = sorted((out / OWN_FOLDER).glob("manifest*.sqlite"), key=last_written)
+        self._databases = [connected(path, locks=has_locks(path.with_suffix(".lock"))) for path in paths]
         self._chosen: dict[str | bytes, int] = {}
         for index, database in enumerate(self._databases):
             database.execute("BEGIN")  # one snapshot for all that follows
@@ -141,30 +244,85 @@ class Survey:
 
     def _own(self, index: int) -> Iterator[tuple[tuple[int, bytes], Row]]:
         rank = " ".join(f"WHEN '{status}' THEN {place}" for place, status in enumerate(ORDER))
+        columns = columns_of(self._databases[index], "photos")
         query = f"SELECT CASE status {rank} END AS rank, * FROM photos ORDER BY rank, CAST(target AS BLOB)"
         for place, *found in self._databases[index].execute(query):
             if self._chosen[found[0]] == index:
-                row = _row(tuple(found))
+                row = read_row(dict(zip(columns, found, strict=True)))
                 yield (place, os.fsencode(row.target)), row
 
 
-def _last_written(path: Path) -> int:
+def last_written(path: Path) -> int:
+    """When a manifest was written to, in nanoseconds."""
     log = path.with_name(path.name + "-wal")
     return max(one.stat().st_mtime_ns for one in (path, log) if one.exists())
 
 
-def _stored(value: object) -> object:
-    """As SQLite takes it: a name that is no UTF-8 as its bytes."""
+def connected(path: Path, *, locks: bool) -> sqlite3.Connection:
+    """An open manifest, which must be there. locks: False on a file system without any, where SQLite must not try."""
+    address = f"file:{quote(os.fsencode(path.resolve()))}?mode=rw{'' if locks else '&vfs=unix-none'}"
+    database = sqlite3.connect(address, uri=True, isolation_level=None, timeout=WAIT)
+    if not locks:
+        database.execute("PRAGMA locking_mode=EXCLUSIVE")  # or a database in WAL mode could not be opened
+    return database
+
+
+def has_locks(path: Path) -> bool:
+    """Whether the file system of a lock has any."""
+    try:
+        with files.locked(path, shared=True) as locks:
+            return locks
+    except (files.HeldError, OSError):
+        return True  # held, so there are some; or nothing can be created here, and SQLite says it best
+
+
+def fault(path: Path, error: sqlite3.Error) -> str:
+    """Why a manifest cannot be used, and what to do."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return f"another program holds {path}: close it, then run the same command again"
+    if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN", "SQLITE_AUTH")):
+        return f"{path} cannot be written ({error}): see to its permissions, or choose another --out"
+    if name.startswith("SQLITE_IOERR"):
+        return f"{path} cannot be read or written ({error}): see to that disk, or choose another --out"
+    return f"{path} is damaged ({error}): put a copy of it in its place, or choose another --out"
+
+
+def stored(value: object) -> object:
+    """As SQLite takes it: a name that is no UTF-8 as its bytes, a number within its 64 bits."""
     if isinstance(value, list):
         return json.dumps(value)
+    if isinstance(value, int):
+        return max(-(2**63), min(2**63 - 1, value))
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
-            return os.fsencode(value)
+            try:
+                return os.fsencode(value)
+            except UnicodeEncodeError:  # a half of a UTF-16 pair, of some message
+                return value.encode(errors="backslashreplace").decode()
     return value
 
 
+NAMES = ", ".join(one.name for one in fields(Row))
+"""The columns, in the order of a Row."""
+
+
 def _row(found: tuple) -> Row:
-    values: list[Any] = [os.fsdecode(value) if isinstance(value, bytes) else value for value in found]
-    return Row(*values[:-1], faces=json.loads(values[-1]))
+    return read_row(dict(zip((one.name for one in fields(Row)), found, strict=True)))
+
+
+def read_row(found: dict[str, Any]) -> Row:
+    """A Row of columns as SQLite gives them; those that are missing get their defaults."""
+    values: dict[str, Any] = {
+        name: os.fsdecode(value) if isinstance(value, bytes) else value for name, value in found.items()
+    }
+    if "faces" in values:
+        values["faces"] = json.loads(values["faces"])
+    return Row(**values)
+
+
+def columns_of(database: sqlite3.Connection, table: str) -> list[str]:
+    """The names of a table's columns, none if there is no such table."""
+    return [name for _, name, *_ in database.execute(f"PRAGMA table_info({table})").fetchall()]

@@ -1,7 +1,8 @@
 """Photos through the three stages at once: prepare in threads, solve in a lane's slots here, finish in threads.
 
 Results come in the order of the sources. Every queue is bounded: in flight are at most the photos whose faces fill the
-slots twice and a few more, so memory does not grow with the collection. The Clock tells who waited for whom.
+slots twice and a few more, and no more bytes than `budget.allowed`. So memory grows neither with the collection nor
+with the size of its photos. The Clock tells who waited for whom.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from engine.bulk import budget
 from engine.bulk.batching import Batcher, FaceCloak, FaceJob, Lane
 from engine.bulk.prepare import Prepared
 
@@ -33,6 +35,8 @@ class Stages(Generic[S, R]):
     prepare: Callable[[S], Prepared | R]
     admit: Callable[[S, Prepared], tuple[Prepared, list[FaceJob]] | R]
     finish: Callable[[S, Prepared, list[FaceCloak]], R]
+    cost: Callable[[S], int] = lambda source: 0
+    """About how many bytes a source takes until it is finished."""
 
 
 @dataclass
@@ -77,6 +81,7 @@ class Clock:
 @dataclass
 class _Photo(Generic[S, R]):
     source: S
+    cost: int = 0
     prepared: Prepared | None = None
     missing: int = 0
     cloaks: dict[int, FaceCloak] = field(default_factory=dict)
@@ -118,28 +123,45 @@ class _Line(Generic[S, R]):
     ) -> None:
         self.stages, self.lane, self.pool, self.workers, self.clock = stages, lane, pool, workers, clock
         self.remaining = iter(sources)
-        self.pending: deque[tuple[S, Future[Prepared | R]]] = deque()
+        self.next: tuple[S, int] | None = None
+        """The first of them that there was no room for yet, with its bytes."""
+        self.room = budget.allowed()
+        self.pending: deque[tuple[S, int, Future[Prepared | R]]] = deque()
         self.photos: deque[_Photo[S, R]] = deque()
         self.chunk = float("inf")
         """Seconds that the last chunk of steps took; the first may have to be compiled."""
 
     def results(self, progress: Callable[[int, int], None] | None) -> Iterator[tuple[S, R]]:
         self._fetch()
-        while self.pending or self.lane.busy:
+        while self.pending or self.lane.busy or self.next is not None:
             self._admit()
             self._solve()
             if progress is not None:
                 progress(self.lane.usage.faces, self.lane.active)
-            yield from self._ready(at_most=2 * self.workers)
+            # With nothing else to do, wait for what is being finished: its bytes make room for the next.
+            idle = not (self.pending or self.lane.busy)
+            yield from self._ready(at_most=0 if idle else 2 * self.workers)
+            self._fetch()
         yield from self._ready(at_most=0)
 
     def _fetch(self) -> None:
+        """Begin with sources while there are threads and bytes for them; with one at a time in any case."""
         while len(self.pending) < 2 * self.workers + 1:
-            try:
-                source = next(self.remaining)
-            except StopIteration:
+            if self.next is None:
+                try:
+                    source = next(self.remaining)
+                except StopIteration:
+                    return
+                self.next = source, self.stages.cost(source)
+            source, cost = self.next
+            if (taken := self._taken()) and taken + cost > self.room:
                 return
-            self.pending.append((source, self.pool.submit(self._timed, "prepare", self.stages.prepare, source)))
+            self.next = None
+            self.pending.append((source, cost, self.pool.submit(self._timed, "prepare", self.stages.prepare, source)))
+
+    def _taken(self) -> int:
+        unfinished = (photo.cost for photo in self.photos if photo.done is None or not photo.done.done())
+        return sum(cost for _, cost, _ in self.pending) + sum(unfinished)
 
     def _timed(self, phase: str, work: Callable[..., R | Prepared], *arguments: object) -> R | Prepared:
         with self.clock.time(phase):
@@ -153,7 +175,7 @@ class _Line(Generic[S, R]):
         """
         waited = 0.0
         while self.pending and self.lane.backlog < self.lane.batcher.size:
-            future = self.pending[0][1]
+            future = self.pending[0][2]
             if not future.done():
                 if not self.lane.vacant:
                     return
@@ -169,8 +191,8 @@ class _Line(Generic[S, R]):
             self._fetch()
 
     def _take(self) -> None:
-        source, future = self.pending.popleft()
-        photo = _Photo[S, R](source)
+        source, cost, future = self.pending.popleft()
+        photo = _Photo[S, R](source, cost)
         self.photos.append(photo)
         prepared = future.result()
         if isinstance(prepared, Prepared):
@@ -188,7 +210,7 @@ class _Line(Generic[S, R]):
     def _solve(self) -> None:
         usage = self.lane.usage
         seconds, between, slot_steps, worked = usage.seconds, usage.between, usage.slot_steps, usage.worked
-        steady = bool(self.pending)
+        steady = bool(self.pending) or self.next is not None
         for (photo, index), cloak in self.lane.advance():
             photo.cloaks[index] = cloak
             photo.missing -= 1

@@ -14,6 +14,7 @@ from engine import photo as photos
 from engine.detect import Detector
 from engine.dssim import WINDOW
 from engine.faces import Cut, cut, region_box
+from engine.files import opened
 from engine.types import Face, Photo, PhotoError
 
 Source = Path | bytes | np.ndarray | Image.Image
@@ -41,7 +42,7 @@ def digest(source: Source) -> str:
     """SHA-256 of a file's bytes or of an array's shape and pixels. Raises PhotoError for a file that cannot be read."""
     if isinstance(source, Path):
         try:
-            with source.open("rb") as file:
+            with opened(source) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise PhotoError(

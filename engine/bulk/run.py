@@ -7,80 +7,30 @@ depends on the photo, the settings and the weights alone.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
-from uuid import uuid4
 
-from engine import __version__, compiles
+from engine import compiles, faults, files
 from engine import photo as photos
+from engine.bulk import budget, trouble
 from engine.bulk.album import Album, publish, remove
 from engine.bulk.batching import FaceCloak, FaceJob
 from engine.bulk.cloaker import Cloaker, Targets
-from engine.bulk.inputs import OWN_FOLDER, Item, collect
-from engine.bulk.manifest import Manifest, Row, Status
+from engine.bulk.inputs import OWN_FOLDER, collect
+from engine.bulk.manifest import Manifest, Row, Status, finished
 from engine.bulk.pipeline import Clock, Stages, stream
-from engine.bulk.prepare import Prepared, digest, prepare
+from engine.bulk.plan import Options, Task, announce, dry, fingerprint, plan
+from engine.bulk.prepare import Prepared, prepare
 from engine.bulk.summary import Summary, summarise
-from engine.config import Detection, Output, Recipe
-from engine.extractors import registry
-from engine.types import PhotoError
 
-INTERRUPTED = "Interrupted before it was done."
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a run does besides cloaking. shard: (i, n), only the photos whose content hash is i modulo n.
-
-    album: write the personal report, `album.publish`; without, one of an earlier call is removed.
-    """
-
-    output: Output = field(default_factory=Output)
-    restart: bool = False
-    dry_run: bool = False
-    shard: tuple[int, int] = (0, 1)
-    album: bool = False
-
-    def __post_init__(self) -> None:
-        index, count = self.shard
-        if not 0 <= index < count:
-            raise ValueError(f"shard must be I/N with 0 <= I < N; got {index}/{count}")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A photo to be done. size, modified, sha256, key: as in `manifest.Row`."""
-
-    item: Item
-    size: int
-    modified: int
-    sha256: str
-    key: str
-
-    def row(self, status: Status, reason: str, **more: object) -> Row:
-        """What became of it."""
-        return Row(
-            self.item.target,
-            str(self.item.source),
-            self.size,
-            self.modified,
-            self.sha256,
-            self.key,
-            status,
-            reason,
-            **more,  # type: ignore[arg-type]
-        )
+__all__ = ["Here", "Options", "Runner", "Task", "clean", "fingerprint", "run"]
 
 
 class Runner(Protocol):
@@ -140,17 +90,22 @@ def run(
     options: Options,
     runner: Callable[[int], AbstractContextManager[Runner]] | None = None,
     report: Callable[[Row], None] = lambda row: None,
+    left: Callable[[Row], None] = lambda row: None,
     started: Callable[[int], None] = lambda photos: None,
     progress: Callable[[int, int], None] | None = None,
     grouping: Callable[[int, int], None] = lambda done, all: None,
     publishing: Callable[[int, int], None] = lambda done, all: None,
 ) -> Summary:
-    """Cloak all photos under `paths` into `out`. Raises inputs.InputError and manifest.BusyError before it begins.
+    """Cloak all photos under `paths` into `out`.
+
+    Raises InputError (of the paths, the folder, the devices) and BusyError before it begins, RunError for what ended it
+    later. Whatever is wrong with one photo is its row.
 
     cloaker: makes the Cloaker for a collection of so many photos, called only when there is work. settings: text that
     names everything besides the photo on which a result depends (`fingerprint`). runner: makes who does the photos in
-    place of a Cloaker here; a dry run has none. report: gets each photo's row; started: how many photos there are to
-    do; progress: as in `pipeline.stream`; grouping: in how many of all photos it is known who is who; publishing: as in
+    place of a Cloaker here; a dry run has none. report: gets each photo's row; left: the rows of photos that earlier
+    calls could not protect, and that this one need not try again; started: how many photos there are to do; progress:
+    as in `pipeline.stream`; grouping: in how many of all photos it is known who is who; publishing: as in
     `album.publish`.
     """
     begun = time.perf_counter()
@@ -158,152 +113,148 @@ def run(
     # All of them, also those done and those of other shards: batch size and people must not depend on what is left.
     sources = [item.source for item in items if not (item.skip or item.fault)]
     if options.dry_run:
-        started(len(items))
-        rows = _dry(cloaker(len(sources)), items, options, report)
-        return summarise(rows, Counter(), Clock(), time.perf_counter() - begun, dry_run=True)
-    index, count = options.shard
-    with ExitStack() as stack:
-        compiled = stack.enter_context(compiles.record())
-        manifest = stack.enter_context(Manifest(out, shard="" if count == 1 else f"{index}-of-{count}"))
-        album = stack.enter_context(Album(out, shard=options.shard)) if options.album else None
-        clean(out, shard=options.shard)
-        tasks, passed, earlier = _plan(items, manifest, out, settings, options)
-        for row in passed:
-            manifest.put(row)
+        todo = plan(items, out, settings, options)
+        for row in todo.left:
+            left(row)
+        for row in todo.passed:
             report(row)
-        rows = [*passed]
+        started(len(todo.tasks))
+        rows = [*todo.passed]
+        if todo.tasks:
+            with trouble.starting():
+                one = cloaker(len(sources))
+            rows += dry(one, todo.tasks, options, report)
+        seconds = time.perf_counter() - begun
+        return summarise(rows, todo.earlier, Clock(), seconds, dry_run=True, remaining=todo.left)
+    index, count = options.shard
+    with trouble.during(out), ExitStack() as stack:
+        compiled = stack.enter_context(compiles.record())
+        with trouble.opening(out):
+            manifest = stack.enter_context(Manifest(out, shard="" if count == 1 else f"{index}-of-{count}"))
+            album = stack.enter_context(Album(out, shard=options.shard)) if options.album else None
+            clean(out, shard=options.shard)
+        todo = plan(items, out, settings, options)
+        tasks = todo.tasks
+        manifest.put(*todo.renewed)
+        record = partial(_record, manifest, todo.holders, out)
+        rows = [record(row) for row in todo.passed]
+        for row in rows:
+            report(row)
+        for row in todo.left:
+            left(row)
         clock = Clock()
         started(len(tasks))
         if tasks:
             work: Runner
-            if runner is None:
-                work = Here(cloaker(len(sources)), out, options)
-            else:
-                work = stack.enter_context(runner(len(sources)))
+            with trouble.starting():
+                if runner is None:
+                    work = Here(cloaker(len(sources)), out, options)
+                else:
+                    work = stack.enter_context(runner(len(sources)))
             with clock.time("group"):
                 targets = work.targets(sources, progress=lambda done: grouping(done, len(sources)))
-            begin = partial(_begin, manifest)
-            done = work.cloak(tasks, targets, begin=begin, album=album, clock=clock, progress=progress)
-            for task, row in done:
-                if row.status != "cloaked" and manifest.get(task.item.target) is not None:
-                    # An earlier version, of other settings or another photo by this name, must not pass for this one's.
-                    (out / task.item.target).unlink(missing_ok=True)
-                manifest.put(row)
-                report(row)
-                rows.append(row)
-    summary = summarise(rows, earlier, clock, time.perf_counter() - begun)
+            begin = partial(announce, manifest)
+            for _, row in work.cloak(tasks, targets, begin=begin, album=album, clock=clock, progress=progress):
+                rows.append(record(row))
+                report(rows[-1])
+                if why := trouble.ends_run(rows[-1]):
+                    raise trouble.RunError(f"{why}: make room. {trouble.RESUME.format(out=out)}")
+    summary = summarise(rows, todo.earlier, clock, time.perf_counter() - begun, remaining=todo.left)
     summary = replace(summary, compiles=compiled.as_dict())
     return _published(summary, out, options, publishing)
 
 
+def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row) -> Row:
+    """Put a row in the manifest; a file of an earlier call stays, unless it shows another photo. Returns the row.
+
+    Raises sqlite3.Error if no row can be written; one that alone cannot is of a photo that failed.
+    """
+    try:
+        row, kept = _kept(manifest, holders.get(row.target), out, row)
+        manifest.put(row, kept=kept)
+    except Exception as error:
+        if isinstance(error, sqlite3.Error) and not isinstance(error, UNFIT):
+            raise
+        row = trouble.row(_Again(row), error, out=out, writing=True)
+        manifest.put(row)
+    return row
+
+
+UNFIT = (sqlite3.InterfaceError, sqlite3.DataError, sqlite3.ProgrammingError)
+"""What SQLite raises for the values of one row."""
+
+
+@dataclass(frozen=True)
+class _Again:
+    """A photo whose row was no use."""
+
+    old: Row
+
+    def row(self, status: Status, reason: str, **more: object) -> Row:
+        return replace(self.old, status=status, reason=reason, **{"faces": [], "written": 0, **more})  # type: ignore[arg-type]
+
+
+def _kept(manifest: Manifest, good: Row | None, out: Path, row: Row) -> tuple[Row, Row | None]:
+    """The row of a photo that is not cloaked now, with what it says of a file of an earlier call; and that file's row.
+
+    good: the row of a whole file of an earlier call, whichever manifest has it. Such a file is removed if the photo was
+    read, is another one than then, and there is nothing to cloak in it.
+    """
+    if row.status == "cloaked" or good is None or not good.intact(out):
+        return row, None
+    if row.status != "failed" and row.sha256 and row.sha256 != good.sha256:
+        files.remove(out / row.target, root=out)
+        return row, None
+    if row.sha256 != good.sha256:
+        of = "it was made from an earlier state of this photo"
+    else:
+        of = "it was made with earlier settings" if row.key and row.key != good.key else "it is of this very photo"
+    reason = f"{row.reason} The cloaked file of an earlier call is kept: {of}."
+    old = manifest.get(row.target)
+    return replace(row, reason=reason, written=good.written), old if old and old.status == "cloaked" else None
+
+
 def _published(summary: Summary, out: Path, options: Options, progress: Callable[[int, int], None]) -> Summary:
     """The summary with where the report is. A report that cannot be written is no fault of the photos."""
-    if not options.album:
-        remove(out)
-        return summary
     begun = time.perf_counter()
     try:
+        if not options.album:
+            remove(out)
+            return summary
         report, reason = publish(out, workers=min(os.cpu_count() or 1, 8), progress=progress)
-    except (OSError, sqlite3.Error) as error:
-        report, reason = None, f"it could not be written ({error})"
+    except Exception as error:
+        what = "written" if options.album else "removed"
+        report, reason = None, f"it could not be {what} ({error})"
+        if not isinstance(error, (OSError, sqlite3.Error)):
+            faults.noted(error, out / OWN_FOLDER)
     seconds = {**summary.seconds, "report": round(time.perf_counter() - begun, 2)}
     return replace(summary, seconds=seconds, report=None if report is None else str(report), unreported=reason)
 
 
-def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Path | None) -> str:
-    """One line naming everything besides the photo on which a result depends, weights included.
-
-    Raises ValueError for an unknown extractor or a reference photo that cannot be read.
-    """
-    try:
-        reference = None if only is None else digest(only)
-    except PhotoError as error:
-        raise ValueError(f"the reference photo {only}: {error}") from None
-    parts = {
-        "version": __version__,
-        "recipe": asdict(recipe),
-        "weights": {name: registry.find(name).sha256 for name in recipe.names},
-        "detection": asdict(detection),
-        "output": asdict(output),
-        "only": reference,
-    }
-    return json.dumps(parts, sort_keys=True)
-
-
-def _plan(
-    items: Sequence[Item], manifest: Manifest, out: Path, settings: str, options: Options
-) -> tuple[list[Task], list[Row], Counter[str]]:
-    """What is to be done, the rows of what is not a photo or cannot be opened, and the counts of what is done."""
-    tasks: list[Task] = []
-    passed: list[Row] = []
-    earlier: Counter[str] = Counter()
-    index, count = options.shard
-    for item in items:
-        old = manifest.get(item.target)
-        if item.skip or item.fault:
-            row = Row(
-                item.target,
-                str(item.source),
-                0,
-                0,
-                "",
-                "",
-                "skipped" if item.skip else "failed",
-                item.skip or item.fault,
-            )
-            if old == row and not options.restart:
-                earlier[row.status] += 1
-            else:
-                passed.append(row)
-            continue
-        try:
-            status = item.source.stat()
-            size, modified = status.st_size, status.st_mtime_ns
-            same = old is not None and (old.size, old.modified) == (size, modified) and old.sha256
-            sha256 = old.sha256 if same and old is not None else digest(item.source)
-        except (OSError, PhotoError):
-            # Whatever it is, reading says it best, and says it in the row.
-            size = modified = 0
-            sha256 = hashlib.sha256(os.fsencode(item.target)).hexdigest()
-        if int(sha256[:8], 16) % count != index:
-            continue
-        key = hashlib.sha256(f"{sha256} {settings}".encode()).hexdigest()
-        task = Task(item, size, modified, sha256, key)
-        if not options.restart and old is not None and old.key == key and old.intact(out):
-            earlier[old.status] += 1
-        elif (out / item.target).exists() and not (old and (old.status == "cloaked" or old.reason == INTERRUPTED)):
-            reason = (
-                "A file that is not this tool's lies where its cloaked version goes: move it or choose another --out."
-            )
-            passed.append(Row(item.target, str(item.source), size, modified, sha256, "", "failed", reason))
-        else:
-            tasks.append(task)
-    return tasks, passed, earlier
-
-
-def _begin(manifest: Manifest, tasks: Sequence[Task]) -> None:
-    """Note that files of these may be written from now on, so that one without a row is known for the tool's own."""
-    earlier = ((task, manifest.get(task.item.target)) for task in tasks)
-    fresh = [task for task, old in earlier if old is None or old.status != "cloaked"]
-    manifest.put(*(replace(task.row("failed", INTERRUPTED), key="") for task in fresh))
-
-
 def clean(out: Path, *, shard: tuple[int, int]) -> None:
     """Remove what a killed run left half-written."""
-    for left in (out / OWN_FOLDER).glob(f"{shard[0]}-of-{shard[1]}-*.part"):
-        left.unlink()
+    for left in (out / OWN_FOLDER).glob(f"{shard[0]}-of-{shard[1]}-*{files.PART}"):
+        left.unlink(missing_ok=True)
 
 
-def _write(out: Path, target: str, data: bytes, *, shard: tuple[int, int]) -> None:
-    """Put a file in place whole or not at all."""
-    # A name of its own: of two processes one may be taken for dead and still be writing the same photo.
-    part = out / OWN_FOLDER / f"{shard[0]}-of-{shard[1]}-{uuid4().hex}.part"
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    (out / target).parent.mkdir(parents=True, exist_ok=True)
-    part.replace(out / target)
+def _write(out: Path, target: str, data: bytes, source: Path, *, shard: tuple[int, int]) -> None:
+    """Put a file in place whole or not at all, with the permissions and the modification time of its source.
+
+    Others may not read the copy of a photo that they may not read, and libraries sort photos by that time.
+    """
+    mode, modified = files.PRIVATE, None
+    with suppress(OSError):  # away since it was read
+        status = source.stat()
+        mode, modified = status.st_mode & 0o777, status.st_mtime_ns
+    files.write(
+        out / target,
+        data,
+        root=out,
+        parts=out / OWN_FOLDER,
+        name=f"{shard[0]}-of-{shard[1]}",
+        mode=mode,
+        modified=modified,
+    )
 
 
 def _stages(
@@ -314,24 +265,33 @@ def _stages(
     begin: Callable[[Sequence[Task]], None],
     album: Album | None,
 ) -> Stages[Task, Row]:
-    def prepared(task: Task) -> Prepared | Row:
-        try:
-            photo = prepare(task.item.source, cloaker.detector, sha256=task.sha256)
-        except Exception as error:
-            return _fault(task, error)
-        if photo.cuts:
-            return photo
+    def failed(task: Task, error: Exception, *, writing: bool = False) -> Row:
+        if isinstance(error, trouble.OF_RUN) or faults.of_device(error):
+            raise error
+        return trouble.row(task, error, out=out, writing=writing)
+
+    def nothing(task: Task, photo: Prepared) -> Row:
         row = task.row(*cloaker.nothing(photo))
         if album is not None:
             album.add(row, photo.photo)
         return row
 
+    def prepared(task: Task) -> Prepared | Row:
+        try:
+            photo = prepare(task.item.source, cloaker.detector, sha256=task.sha256)
+            return photo if photo.cuts else nothing(task, photo)
+        except Exception as error:
+            return failed(task, error)
+
     def admit(task: Task, photo: Prepared) -> tuple[Prepared, list[FaceJob]] | Row:
-        photo = cloaker.selected(photo)
-        if not photo.cuts:
-            return task.row(*cloaker.nothing(photo))
-        begin([task])
-        return photo, cloaker.jobs(photo, targets)
+        try:
+            photo = cloaker.selected(photo)
+            if not photo.cuts:
+                return nothing(task, photo)
+            begin([task])
+            return photo, cloaker.jobs(photo, targets)
+        except Exception as error:
+            return failed(task, error)
 
     def finish(task: Task, photo: Prepared, cloaks: list[FaceCloak]) -> Row:
         output = options.output
@@ -342,50 +302,19 @@ def _stages(
                 encode=lambda pixels: photos.encode(photo.photo, pixels, format=output.format, quality=output.quality),
                 decode=photos.decode_pixels,
             )
-            _write(out, task.item.target, fitted.data, shard=options.shard)
+            faces = [asdict(face) for face in cloaker.describe(photo, cloaks, fitted)]
+            row = task.row("cloaked", " ".join(photo.unusable), faces=faces)
         except Exception as error:
-            return _fault(task, error)
-        faces = [asdict(face) for face in cloaker.describe(photo, cloaks, fitted)]
-        row = task.row("cloaked", " ".join(photo.unusable), written=len(fitted.data), faces=faces)
+            return failed(task, error)
+        try:
+            _write(out, task.item.target, fitted.data, task.item.source, shard=options.shard)
+            row = finished(row, out, fitted.data)
+        except Exception as error:
+            return failed(task, error, writing=True)
         if album is not None:
             album.add(row, photo.photo, fitted.pixels)
         return row
 
-    return Stages[Task, Row](prepare=prepared, admit=admit, finish=finish)
-
-
-def _fault(task: Task, error: Exception) -> Row:
-    """The row of a photo that raised: the run goes on. What is not the photo's own fault is tried again next time."""
-    if isinstance(error, PhotoError):
-        return task.row("failed", str(error))
-    if isinstance(error, OSError):
-        reason = f"It could not be written ({error.strerror}): make room or check the output folder's permissions."
-    else:
-        reason = f"Unexpected {type(error).__name__}: {error}. This is a mistake in the program: please report it."
-    return replace(task.row("failed", reason), key="")
-
-
-def _dry(cloaker: Cloaker, items: Sequence[Item], options: Options, report: Callable[[Row], None]) -> list[Row]:
-    """What a run would find: which photos have faces, which would fail. Computes no cloak and writes nothing."""
-
-    def found(item: Item) -> Row:
-        task = Task(item, 0, 0, "", "")
-        if item.skip or item.fault:
-            return task.row("skipped" if item.skip else "failed", item.skip or item.fault)
-        try:
-            photo = prepare(item.source, cloaker.detector)
-            photos.encode(photo.photo, photo.photo.pixels, format=options.output.format, quality=options.output.quality)
-        except Exception as error:
-            return _fault(task, error)
-        photo = cloaker.selected(photo)
-        if not photo.cuts:
-            return task.row(*cloaker.nothing(photo))
-        faces: list[dict[str, object]] = [{"box": [round(float(v), 1) for v in face.box]} for face in photo.faces]
-        return task.row("cloaked", " ".join(photo.unusable), faces=faces)
-
-    rows = []
-    with ThreadPoolExecutor(cloaker.workers) as pool:
-        for row in pool.map(found, items):
-            report(row)
-            rows.append(row)
-    return rows
+    return Stages[Task, Row](
+        prepare=prepared, admit=admit, finish=finish, cost=lambda task: budget.footprint(task.item.source)
+    )

@@ -20,6 +20,7 @@ class Summary:
     dssim: of all faces cloaked by this call. seconds: wall time as "total", and by phase: prepare and finish are summed
     over their threads and overlap the solver's; the others are as in `pipeline.Clock`. occupancy: share of the steps of
     all slots that worked on a face; steady_occupancy: while there were more photos to come, None if there never were.
+    unprotected: photos that failed or have a face that is not cloaked, now or since an earlier call.
     report: path of the personal report, None without one; unreported: why there is none though one was asked for.
     compiles: what this process compiled, as of `compiles.Recorder.as_dict`; not what the workers of others did.
     """
@@ -34,6 +35,7 @@ class Summary:
     occupancy: float | None
     steady_occupancy: float | None
     dry_run: bool
+    unprotected: int = 0
     report: str | None = None
     unreported: str = ""
     compiles: dict[str, Any] = field(default_factory=dict)
@@ -49,9 +51,15 @@ class Summary:
 
 
 def summarise(
-    rows: Sequence[Row], earlier: Counter[str], clock: Clock, total: float, *, dry_run: bool = False
+    rows: Sequence[Row],
+    earlier: Counter[str],
+    clock: Clock,
+    total: float,
+    *,
+    remaining: Sequence[Row] = (),
+    dry_run: bool = False,
 ) -> Summary:
-    """The summary of the rows that a call worked on. total: seconds of wall time."""
+    """The summary of the rows that a call worked on. total: seconds of wall time. remaining: rows of earlier calls."""
     counts = Counter({"cloaked": 0, "no_face": 0, "skipped": 0, "failed": 0})
     counts.update(row.status for row in rows)
     faces = [face for row in rows for face in row.faces]
@@ -77,6 +85,7 @@ def summarise(
         occupancy=_share(clock.worked, clock.slot_steps),
         steady_occupancy=_share(clock.steady_worked, clock.steady_slot_steps),
         dry_run=dry_run,
+        unprotected=sum(row.unprotected for row in (*rows, *remaining)),
     )
 
 

@@ -1,0 +1,80 @@
+"""How much memory photos may take at once: a budget in bytes, since one photo may be as large as a hundred others."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from PIL import Image
+
+from engine import files
+
+SHARE = 4
+"""The budget is one of so many parts of the memory that is available."""
+LEAST = 64 << 20
+"""Bytes of the smallest budget; one photo at a time is let in whatever it takes."""
+BYTES_PER_PIXEL = 12
+"""While a photo is read, cloaked and written: the pixels, those of the cloaked version, and a coder's working copy."""
+UNKNOWN = 4 << 20
+"""Bytes of a photo whose header cannot be read: it fails soon."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def footprint(source: object) -> int:
+    """About how many bytes a photo takes while it is worked on, told from its header. Never raises."""
+    if not isinstance(source, Path):
+        return UNKNOWN
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with files.opened(source) as file, Image.open(file) as image:
+            return BYTES_PER_PIXEL * image.width * image.height
+    return UNKNOWN
+
+
+def available() -> int:
+    """Bytes of memory that this process could still take: of the machine, its container and its limits."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with suppress(OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    with suppress(OSError, ValueError):
+        found.append(int((_CGROUP / "memory.max").read_text()) - int((_CGROUP / "memory.current").read_text()))
+    with suppress(OSError, ValueError):
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        found += [limit - taken] if limit != resource.RLIM_INFINITY else []
+    return max(min(found), 0)
+
+
+def allowed() -> int:
+    """Bytes that all photos in flight may take together."""
+    return max(available() // SHARE, LEAST)
+
+
+class Budget:
+    """Bytes for photos, to be held by threads that do nothing else meanwhile than to work on one."""
+
+    def __init__(self, size: int | None = None) -> None:
+        """size: in bytes, by default what is `allowed` now."""
+        self.size = allowed() if size is None else size
+        self._taken = 0
+        self._free = threading.Condition()
+
+    @contextmanager
+    def hold(self, cost: int) -> Iterator[None]:
+        """Wait until there is room for so many bytes, or nobody else has any; give them back after the block."""
+        with self._free:
+            self._free.wait_for(lambda: not self._taken or self._taken + cost <= self.size)
+            self._taken += cost
+        try:
+            yield
+        finally:
+            with self._free:
+                self._taken -= cost
+                self._free.notify_all()

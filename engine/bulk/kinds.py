@@ -1,0 +1,95 @@
+"""What a file is, by its name and its first bytes: a photo, a picture that is not read, or neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine import files
+from engine.photo import SUFFIXES
+
+LOOKS = "looks like a photo but is not read"
+"""Begins the reason of a picture that is passed over, so that a person can be told of it."""
+FILM = "a film, whose faces stay as they are"
+"""Begins the reason of a film."""
+
+UNREAD = frozenset(
+    {".3fr", ".arw", ".avci", ".avcs", ".avifs", ".bpg", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".exr", ".fff",
+     ".gpr", ".hdr", ".heics", ".heifs", ".iiq", ".jxl", ".jxr", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf",
+     ".pcx", ".pef", ".psb", ".psd", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".tga", ".wdp", ".x3f",
+     ".xcf"}
+)  # fmt: skip
+"""Suffixes of raws, layers and new kinds of pictures. Their first bytes may be a TIFF's, so the name decides."""
+FILMS = frozenset(
+    {".3g2", ".3gp", ".avi", ".flv", ".insv", ".lrv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
+     ".ogv", ".webm", ".wmv"}
+)  # fmt: skip
+HEAD = 64
+"""Bytes that are looked at; a list of brands is seldom longer."""
+
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_UNREAD_MAGIC = (
+    b"\0\0\0\x0cJXL \r\n\x87\n",
+    b"8BPS",
+    b"FUJIFILMCCD-RAW",
+    b"gimp xcf",
+    b"IIRO",
+    b"IIU\0",
+    b"\0MRM",
+    b"FOVb",
+)
+_PHOTO_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif")
+_UNREAD_BRANDS = (b"hevc", b"hevx", b"avis", b"crx ")
+
+
+def passed_by(path: Path, *, named: bool = False) -> str:
+    """Why a file is passed by, "" for a photo. Never waits and never raises.
+
+    A name that photos have is trusted: if the content is none, reading the file says so. Of all other files the first
+    bytes are looked at. named: a person named this very file, so weaker signs of a photo are enough.
+    """
+    suffix = path.suffix.lower()
+    sidecar = path.name.startswith("._")
+    if suffix in SUFFIXES and not sidecar:
+        return ""
+    called = path.suffix or path.name
+    if suffix in UNREAD and not sidecar:
+        return f"{LOOKS} ({called}): export it as JPEG, PNG or HEIC first"
+    if suffix in FILMS and not sidecar:
+        return f"{FILM}: {called}"
+    try:
+        with files.opened(path) as file:
+            head = file.read(HEAD)
+    except files.NotAFileError as error:
+        return f"not a photo: {error.strerror}"
+    except (OSError, ValueError) as error:
+        if named:
+            return ""  # reading it says what is wrong
+        return f"not a photo: {called} (it cannot be read: {getattr(error, 'strerror', None) or error})"
+    return _by_content(head, called, bare=named or not path.suffix)
+
+
+def _by_content(head: bytes, called: str, *, bare: bool) -> str:
+    if head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return ""
+    unread = f"{LOOKS} ({called}): export it as JPEG, PNG or HEIC first"
+    if head[4:8] == b"ftyp":
+        brands = head[8:12], *(head[at : at + 4] for at in range(16, min(int.from_bytes(head[:4], "big"), HEAD), 4))
+        if any(brand in _UNREAD_BRANDS for brand in brands[:1]):
+            return unread
+        return "" if any(brand in _PHOTO_BRANDS for brand in brands) else f"{FILM}: {called}"
+    if head.startswith(_TIFF):
+        return "" if bare else unread  # with another name it is a camera's raw
+    if head.startswith(_UNREAD_MAGIC) or (bare and head.startswith(b"\xff\x0a")):
+        return unread
+    if bare and (_bitmap(head) or (head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in b" \t\r\n#")):
+        return ""
+    return f"not a photo: {called}"
+
+
+def _bitmap(head: bytes) -> bool:
+    return (
+        head[:2] == b"BM"
+        and head[6:10] == b"\0\0\0\0"
+        and head[14:18] in (b"\x0c\0\0\0", b"\x28\0\0\0", b"\x6c\0\0\0", b"\x7c\0\0\0")
+    )

@@ -1,0 +1,283 @@
+"""What a run has to do: each photo with its settings' key, what is done already, and what cannot be done and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from engine import __version__, files
+from engine import photo as photos
+from engine.bulk import places, trouble
+from engine.bulk.cloaker import Cloaker
+from engine.bulk.inputs import InputError, Item
+from engine.bulk.manifest import INTERRUPTED, Manifest, Row, Status, stamped
+from engine.bulk.prepare import digest, prepare
+from engine.bulk.records import Known, Records, owns
+from engine.config import Detection, Output, Recipe
+from engine.extractors import registry
+from engine.types import PhotoError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run does besides cloaking. shard: (i, n), only the photos whose content hash is i modulo n.
+
+    album: write the personal report, `album.publish`; without, one of an earlier call is removed.
+    """
+
+    output: Output = field(default_factory=Output)
+    restart: bool = False
+    dry_run: bool = False
+    shard: tuple[int, int] = (0, 1)
+    album: bool = False
+
+    def __post_init__(self) -> None:
+        index, count = self.shard
+        if not 0 <= index < count:
+            raise ValueError(f"shard must be I/N with 0 <= I < N; got {index}/{count}")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A photo to be done. size, modified, sha256, key: as in `manifest.Row`."""
+
+    item: Item
+    size: int
+    modified: int
+    sha256: str
+    key: str
+
+    @property
+    def place(self) -> str:
+        """As in `manifest.Row`."""
+        return os.path.abspath(self.item.source)
+
+    def row(self, status: Status, reason: str, **more: object) -> Row:
+        """What became of it."""
+        return Row(
+            self.item.target,
+            str(self.item.source),
+            self.size,
+            self.modified,
+            self.sha256,
+            self.key,
+            status,
+            reason,
+            place=self.place,
+            **more,  # type: ignore[arg-type]
+        )
+
+
+def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Path | None) -> str:
+    """One line naming everything besides the photo on which a result depends, weights included.
+
+    Raises ValueError for an unknown extractor or a reference photo that cannot be read.
+    """
+    try:
+        reference = None if only is None else digest(only)
+    except PhotoError as error:
+        raise ValueError(f"the reference photo {only}: {error}") from None
+    parts = {
+        "version": __version__,
+        "recipe": asdict(recipe),
+        "weights": {name: registry.find(name).sha256 for name in recipe.names},
+        "detection": asdict(detection),
+        "output": asdict(output),
+        "only": reference,
+    }
+    return json.dumps(parts, sort_keys=True)
+
+
+@dataclass
+class Plan:
+    """What a call has to do. tasks: photos to be done. passed: rows of what is not done, and was not said before.
+
+    earlier: how many were done by earlier calls, by status. left: those rows of them of which a person must know.
+    renewed: rows to be written anew, since their photo was moved, or another manifest has the right one. holders: by
+    target the row, without faces, of a whole file of an earlier call for a photo of `tasks` or `passed`.
+    """
+
+    tasks: list[Task] = field(default_factory=list)
+    passed: list[Row] = field(default_factory=list)
+    earlier: Counter[str] = field(default_factory=Counter)
+    left: list[Row] = field(default_factory=list)
+    renewed: list[Row] = field(default_factory=list)
+    holders: dict[str, Row] = field(default_factory=dict)
+
+
+def plan(items: Sequence[Item], out: Path, settings: str, options: Options) -> Plan:
+    """What is to be done, looking at the photos and at all manifests of the output folder. Time linear in the items.
+
+    Whatever is wrong with one photo is its row. A dry run leaves no trace in the folder. Raises sqlite3.Error, OSError
+    and InputError for manifests that cannot be read.
+    """
+    records = Records(out, fold=places.probe(out, write=not options.dry_run).fold, untouched=options.dry_run)
+    planner = _Planner(items, records, settings, options)
+    for item in items:
+        planner.add(item)
+    if not options.dry_run:
+        planner.renew()
+    return planner.plan
+
+
+class _Planner:
+    """A plan on its way."""
+
+    def __init__(self, items: Sequence[Item], records: Records, settings: str, options: Options) -> None:
+        self.plan = Plan()
+        self._records, self._settings, self._options = records, settings, options
+        self._stats = {id(item): _stat(item.source) for item in items if not (item.skip or item.fault)}
+        originals = {
+            (status.st_dev, status.st_ino): item.source
+            for item in items
+            if (status := self._stats.get(id(item))) is not None
+        }
+        self._places = places.Places(records, originals)
+        self._moved: list[tuple[Row, Task, str]] = []
+
+    def add(self, item: Item) -> None:
+        """Decide about one file."""
+        try:
+            if item.skip or item.fault:
+                self._pass_by(item)
+            else:
+                self._decide(item)
+        except InputError:
+            raise
+        except Exception as error:
+            reason = f"It cannot be planned ({getattr(error, 'strerror', None) or error}): see to its name and place."
+            self.plan.passed.append(Task(item, 0, 0, "", "").row("failed", reason))
+
+    def renew(self) -> None:
+        """Bring what is known of photos that are done up to date."""
+        renewed = self._records.whole([row for row, _, _ in self._moved])
+        by_target = {row.target: row for row in renewed}
+        for old, task, stamp in self._moved:
+            moved = {"source": str(task.item.source), "place": task.place, "size": task.size, "modified": task.modified}
+            away = moved if not (old.place and os.path.exists(old.place)) else {}
+            self.plan.renewed.append(replace(by_target[old.target], stamp=stamp, **away))  # type: ignore[arg-type]
+
+    def _pass_by(self, item: Item) -> None:
+        row = Task(item, 0, 0, "", "").row("skipped" if item.skip else "failed", item.skip or item.fault)
+        if self._places.of_another(item):
+            row = replace(row, target=places.aside(item))
+        else:
+            self._hold(self._records.known(item.target))
+        self._note(row)
+
+    def _hold(self, known: Known | None) -> None:
+        if known is not None and known.holder is not None and known.intact:
+            self.plan.holders[known.holder.target] = known.holder
+
+    def _note(self, row: Row) -> None:
+        """A row that no work leads to."""
+        if self._records.row(row.target) == row and not self._options.restart:
+            self._earlier(row)
+        else:
+            self.plan.passed.append(row)
+
+    def _earlier(self, row: Row) -> None:
+        self.plan.earlier[row.status] += 1
+        if row.status in ("failed", "no_face") or row.unprotected:
+            self.plan.left.append(row)
+
+    def _decide(self, item: Item) -> None:
+        size, modified, sha256 = self._look(item)
+        mine = int(sha256[:8], 16) % self._options.shard[1] == self._options.shard[0]
+        key = hashlib.sha256(f"{sha256} {self._settings}".encode()).hexdigest()
+        task = Task(item, size, modified, sha256, key)
+        aside = replace(task, item=replace(item, target=places.aside(item)), key="")
+        if made_of := size and self._places.output(item.source, sha256):
+            reason = f"It is the cloaked version of {made_of}: name the original instead."
+            row = aside.row("failed" if item.named else "skipped", reason)
+        else:
+            # Also for a photo of another shard: all shards must give a name to the same photo.
+            place = self._places.claim(item, sha256)
+            task = replace(task, item=replace(item, target=place.target))
+            if place.twin:
+                row = aside.row("skipped", f"The same photo as {place.twin}, and cloaked as that.")
+            elif place.refusal:
+                row = (aside if place.other else replace(task, key="")).row("failed", place.refusal)
+            else:
+                if mine and (self._options.restart or not self._done(task, place.known)):
+                    self.plan.tasks.append(task)
+                    self._hold(place.known)
+                return
+        if mine:
+            self._note(row)
+
+    def _look(self, item: Item) -> tuple[int, int, str]:
+        """Size, time and SHA-256 of a photo; of one that cannot be read, zeros and a hash of its name."""
+        status = self._stats[id(item)]
+        unread = 0, 0, hashlib.sha256(os.fsencode(item.target)).hexdigest()
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return unread  # reading it says what it is, and says it in its row
+        size, modified = status.st_size, files.modified(status)
+        place = os.path.abspath(item.source)
+        for old in (self._records.row(item.target), self._records.row(places.aside(item))):
+            if old is not None and (old.at, old.size, old.modified) == (place, size, modified) and old.sha256:
+                return size, modified, old.sha256
+        try:
+            return size, modified, digest(item.source)
+        except PhotoError:
+            return unread
+
+    def _done(self, task: Task, known: Known | None) -> bool:
+        """Whether an earlier call did it, as this one would."""
+        if known is None:
+            return False
+        holder, last = known.holder, known.last
+        if holder is not None and known.intact and holder.key == task.key:
+            stamp = stamped(self._records.out / holder.target)
+            if last is not holder or stamp != holder.stamp or not os.path.exists(holder.place):
+                self._moved.append((holder, task, stamp))
+            self._earlier(holder)
+            return True
+        if last.key == task.key and last.status != "cloaked":
+            self._earlier(last)
+            return True
+        return False
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (OSError, ValueError):
+        return None
+
+
+def announce(manifest: Manifest, tasks: Sequence[Task]) -> None:
+    """Note that files of these may be written from now on, so that one without a row is known for the tool's own."""
+    earlier = ((task, manifest.get(task.item.target)) for task in tasks)
+    fresh = [task for task, old in earlier if old is None or not owns(old)]
+    manifest.put(*(replace(task.row("failed", INTERRUPTED), key="") for task in fresh))
+
+
+def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, report: Callable[[Row], None]) -> list[Row]:
+    """What a run would make of photos: which have faces, which would fail. Computes no cloak and writes nothing."""
+
+    def found(task: Task) -> Row:
+        try:
+            photo = prepare(task.item.source, cloaker.detector, sha256=task.sha256)
+            photos.encode(photo.photo, photo.photo.pixels, format=options.output.format, quality=options.output.quality)
+            photo = cloaker.selected(photo)
+        except Exception as error:
+            return trouble.row(task, error, out=None)
+        if not photo.cuts:
+            return task.row(*cloaker.nothing(photo))
+        faces: list[dict[str, object]] = [{"box": [round(float(v), 1) for v in face.box]} for face in photo.faces]
+        return task.row("cloaked", " ".join(photo.unusable), faces=faces)
+
+    rows = []
+    with ThreadPoolExecutor(cloaker.workers) as pool:
+        for row in pool.map(found, tasks):
+            report(row)
+            rows.append(row)
+    return rows

@@ -1,0 +1,167 @@
+"""What the manifests of an output folder say, all of them together: those of shards and of other calls too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from engine.bulk.inputs import OWN_FOLDER
+from engine.bulk.manifest import (
+    INTERRUPTED,
+    ManifestError,
+    Row,
+    columns_of,
+    connected,
+    fault,
+    has_locks,
+    last_written,
+    read_row,
+    stored,
+)
+
+
+class _Entry(NamedTuple):
+    """A row without its faces. path: of its manifest. table: in which it is there."""
+
+    row: Row
+    path: Path
+    table: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one name in an output folder, without faces.
+
+    last: what was said of it last. holder: the row of the tool's own file that lies there, None if none does. intact:
+    whether that file is as its row says.
+    """
+
+    last: Row
+    holder: Row | None = None
+    intact: bool = False
+
+
+class Records:
+    """All rows of an output folder's manifests as they are at one moment, without faces.
+
+    Takes no lock: others may be writing. Of two rows for one name that counts which fits the file there, else the one
+    of the manifest that was written last.
+    """
+
+    def __init__(self, out: Path, *, fold: Callable[[str], str] = lambda name: name, untouched: bool = False) -> None:
+        """Reads what is there, which may be nothing. Raises ManifestError and OSError for what cannot be read.
+
+        fold: gives all names of one file of the output's disk the same form (`places.Disk`). untouched: leave not
+        even a trace of reading in the folder.
+        """
+        self.out, self.fold = out, fold
+        self._entries: dict[str, list[_Entry]] = defaultdict(list)
+        self._outputs: dict[str, Row] = {}
+        paths = sorted((out / OWN_FOLDER).glob("manifest*.sqlite"), key=last_written, reverse=True)
+        for path in paths:
+            try:
+                self._read(path, untouched)
+            except sqlite3.Error as error:
+                raise ManifestError(fault(path, error)) from error
+
+    def _read(self, path: Path, untouched: bool) -> None:
+        with _reading(path, untouched=untouched) as database:
+            for table in ("photos", "kept"):
+                for row in _rows(database, table):
+                    self._entries[self.fold(row.target)].append(_Entry(row, path, table))
+                    if row.output:
+                        self._outputs.setdefault(row.output, row)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def row(self, target: str) -> Row | None:
+        """The row with that very name, None without one: of a photo that has no place among the others."""
+        return next((one.row for one in self._entries.get(self.fold(target), ()) if one.row.target == target), None)
+
+    def known(self, target: str) -> Known | None:
+        """What is known of a name, None if nothing is. Raises OSError if the file there cannot be looked at."""
+        entries = self._entries.get(self.fold(target))
+        if not entries:
+            return None
+        last = entries[0].row
+        holders = [one.row for one in entries if owns(one.row) and present(self.out / one.row.target)]
+        intact = next((row for row in holders if row.status == "cloaked" and row.intact(self.out)), None)
+        if intact is not None:
+            return Known(last, intact, True)
+        return Known(last, holders[0] if holders else None)
+
+    def output(self, digest: str) -> Row | None:
+        """The row whose file has this SHA-256, None if there is none."""
+        return self._outputs.get(digest)
+
+    def whole(self, rows: Sequence[Row]) -> Iterator[Row]:
+        """Rows that came from here, with their faces."""
+        places = {id(one.row): one for row in rows for one in self._entries[self.fold(row.target)]}
+        by_path: dict[Path, list[_Entry]] = defaultdict(list)
+        for row in rows:
+            by_path[places[id(row)].path].append(places[id(row)])
+        for path, entries in by_path.items():
+            with _reading(path, untouched=False) as database:
+                for one in entries:
+                    found = next(_rows(database, one.table, target=one.row.target), one.row)
+                    yield replace(one.row, faces=found.faces)
+
+
+def owns(row: Row) -> bool:
+    """Whether the file at a row's target is the tool's own, if one is there."""
+    return row.status == "cloaked" or row.reason == INTERRUPTED
+
+
+def present(path: Path) -> bool:
+    """Whether anything lies at a path, a link to nothing too. Raises OSError if that cannot be known."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def _reading(path: Path, *, untouched: bool) -> Iterator[sqlite3.Connection]:
+    if not untouched:
+        with closing(connected(path, locks=has_locks(path.with_suffix(".lock")))) as database:
+            yield database
+        return
+    log = path.with_name(path.name + "-wal")
+    if not (log.exists() and log.stat().st_size):
+        with closing(_opened(path, "immutable=1")) as database:
+            yield database
+        return
+    with tempfile.TemporaryDirectory() as folder:  # SQLite writes beside what it reads if there is a log
+        for one in (path, log):
+            shutil.copyfile(one, Path(folder) / one.name)
+        with closing(_opened(Path(folder) / path.name, "mode=rw")) as database:
+            yield database
+
+
+def _opened(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(os.fsencode(path.resolve()))}?{mode}", uri=True, isolation_level=None)
+
+
+def _rows(database: sqlite3.Connection, table: str, *, target: str | None = None) -> Iterator[Row]:
+    """The rows of a table, which a manifest of before may lack, as it may lack columns. target: of one, with faces."""
+    columns = columns_of(database, table)
+    if not columns:
+        return
+    wanted = [one.name for one in fields(Row) if one.name in columns and (target is not None or one.name != "faces")]
+    query = f"SELECT {', '.join(wanted)} FROM {table}"
+    rows = (
+        database.execute(query) if target is None else database.execute(f"{query} WHERE target = ?", (stored(target),))
+    )
+    for values in rows:
+        yield read_row(dict(zip(wanted, values, strict=True)))

@@ -1,0 +1,121 @@
+"""What goes wrong: with one photo, which becomes its row; with a run, which becomes one sentence.
+
+Every exception of a run goes through here, so that what is said of a kind of trouble is said in one place.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from engine import faults, files
+from engine.bulk.inputs import OWN_FOLDER, InputError
+from engine.bulk.manifest import BusyError, Row, Status
+from engine.checkpoint import CheckpointError
+from engine.types import PhotoError
+
+RESUME = "What was done is in {out}; the same command goes on from there."
+DISK_FULL = "The disk of the output folder is full"
+OF_RUN = (sqlite3.OperationalError, sqlite3.InternalError)
+"""What a photo's stage raises through no fault of the photo: the manifest cannot be written."""
+
+
+class SetupError(InputError):
+    """What has to be put right before anything can begin: the output folder, the devices."""
+
+
+class RunError(RuntimeError):
+    """A run had to end before it was done; the message is one sentence, and one on how to go on."""
+
+
+class Doing(Protocol):
+    """A photo at work, as `plan.Task`."""
+
+    def row(self, status: Status, reason: str, **more: object) -> Row:
+        """What became of it."""
+        ...
+
+
+def row(task: Doing, error: Exception, *, out: Path | None, writing: bool = False) -> Row:
+    """The row of a photo that raised: the run goes on. What is not the photo's own fault is tried again next time.
+
+    writing: its cloaked file was being written. Whatever nobody foresaw is noted in the run's log, with its place.
+    """
+    if isinstance(error, PhotoError):
+        return task.row("failed", str(error))
+    if faults.full(error):
+        reason = f"{DISK_FULL} ({faults.words(error)}): make room, then run the same command again."
+    elif isinstance(error, files.NotAFileError) and writing:
+        reason = f"It could not be written: {faults.words(error)}. Move that away, or choose another --out."
+    elif isinstance(error, OSError) and writing:
+        reason = f"It could not be written ({faults.words(error)}): see to the output folder and its permissions."
+    elif isinstance(error, OSError):
+        reason = f"The file cannot be read ({faults.words(error)}): check that it is there and readable."
+    elif isinstance(error, MemoryError):
+        reason = "There was not enough memory for this photo: use fewer --workers, or make it smaller."
+    else:
+        reason = faults.unexpected(error, None if out is None else out / OWN_FOLDER)
+    return replace(task.row("failed", reason), key="")
+
+
+def ends_run(row: Row) -> str:
+    """Why a photo's row means that no other photo can be written either, "" if it does not."""
+    if row.status != "failed" or not row.reason.startswith(DISK_FULL):
+        return ""
+    return row.reason.partition("): ")[0] + ")"
+
+
+def _expected(error: BaseException) -> bool:
+    return isinstance(error, (InputError, BusyError, CheckpointError, RunError, PhotoError))
+
+
+@contextmanager
+def opening(out: Path) -> Iterator[None]:
+    """Whatever stands in the way of a run into `out` before it begins as SetupError, a full disk as RunError."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        if faults.full(error):
+            raise RunError(f"{DISK_FULL} ({faults.words(error)}): make room in {out}.") from error
+        if isinstance(error, (FileExistsError, NotADirectoryError)) and not isinstance(error, files.NotAFileError):
+            raise SetupError(f"--out {out}: a file lies there, a folder is needed: choose another") from error
+        said = f"nothing can be written there ({faults.words(error)})"
+        raise SetupError(f"--out {out}: {said}: choose another folder, or see to this one") from error
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Devices that are not there as SetupError, memory that is not there as RunError; all else stays as it is."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) and not _expected(error):
+            raise InputError(str(error)) from error
+        if _expected(error) or not (said := faults.of_machine(error)):
+            raise
+        raise (SetupError if faults.no_devices(error) else RunError)(said) from error
+
+
+@contextmanager
+def during(out: Path) -> Iterator[None]:
+    """What ends a run after it began as RunError with one sentence; what was foreseen elsewhere stays as it is."""
+    resume = RESUME.format(out=out)
+    try:
+        yield
+    except Exception as error:
+        if _expected(error):
+            raise
+        if faults.full(error) or (isinstance(error, sqlite3.Error) and faults.no_room(out)):
+            raise RunError(f"{DISK_FULL} ({faults.words(error)}): make room. {resume}") from error
+        if isinstance(error, sqlite3.Error):
+            where = out / OWN_FOLDER
+            raise RunError(f"The manifest in {where} cannot be used ({faults.words(error)}). {resume}") from error
+        if isinstance(error, OSError):
+            raise RunError(f"The run cannot go on ({faults.words(error)}). {resume}") from error
+        if said := faults.of_machine(error):
+            raise RunError(f"{said[0].upper()}{said[1:]}. {resume}") from error
+        raise RunError(f"{faults.unexpected(error, out / OWN_FOLDER)} {resume}") from error

@@ -1,0 +1,135 @@
+"""What exceptions say of this machine, in words for people: its disk, its memory, its devices; and where they arose.
+
+Imports next to nothing: it is needed when nothing else can be imported.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sqlite3
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from engine import files
+
+LOG = "errors.log"
+"""In a run's own folder: where unexpected errors arose."""
+LOG_LIMIT = 10_000_000
+"""Bytes after which a log takes no more: one mistake can repeat itself with every photo."""
+LITTLE = 64 << 10
+"""Bytes of a disk that is full, as far as a database is concerned."""
+LEAST_MEMORY = 1 << 30
+"""Bytes of address space under which numerical libraries end the process while they are loaded."""
+NO_MEMORY = ("can't start new thread", "annot allocate memory", "failed to map segment")
+"""In messages about memory that are no MemoryError."""
+LENGTH = 300
+"""Characters of another program's message that are shown."""
+
+
+def words(error: BaseException) -> str:
+    """An exception's message as one line without its full stop."""
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.strerror}: {os.fsdecode(error.filename)}"
+    else:
+        text = str(error).strip() or type(error).__name__
+    line = " ".join(text.split())
+    return (line if len(line) <= LENGTH else line[:LENGTH] + "...").rstrip(".")
+
+
+def full(error: BaseException) -> bool:
+    """Whether it is a disk without room, or one's share of a disk."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
+    return isinstance(error, OSError) and error.errno in files.FULL
+
+
+def no_room(folder: Path) -> bool:
+    """Whether a folder's disk has no room, for programs that only say that something failed."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < LITTLE
+
+
+def noted(error: BaseException, folder: Path | None = None) -> Path | None:
+    """Write down where an exception arose; returns the file, None if it cannot be written. folder: for a log.
+
+    Without a folder, or if it takes no more files, it is a new file in the system's folder for temporary files.
+    """
+    text = "".join(traceback.format_exception(error))
+    data = f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{text}\n".encode(errors="backslashreplace")
+    if folder is not None and folder.is_dir():
+        log = folder / LOG
+        try:
+            if not log.exists() or log.stat().st_size < LOG_LIMIT:
+                files.append(log, data)
+            return log
+        except OSError:
+            pass
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="cloak-", suffix=".log")
+        with open(descriptor, "wb") as file:
+            file.write(data)
+    except OSError:
+        return None
+    return Path(name)
+
+
+def unexpected(error: BaseException, folder: Path | None = None) -> str:
+    """What is said of an exception that nobody foresaw, which is noted. folder: as for `noted`."""
+    log = noted(error, folder)
+    where = f" with {log}, which says where it arose" if log else ""
+    return (
+        f"Unexpected {type(error).__name__}: {words(error)}. It is a mistake in the program: please report it{where}."
+    )
+
+
+def of_disk(error: BaseException) -> str:
+    """What an exception says of a disk without room, without a full stop; "" if it is another."""
+    return f"a disk is full ({words(error)}): make room" if full(error) else ""
+
+
+def too_little_memory() -> str:
+    """Why nothing can be begun under this process's limit of memory, "" if there is none so low: libraries crash."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or limit >= LEAST_MEMORY:
+        return ""
+    return f"this process may take {limit >> 20} MiB of memory (ulimit -v), and needs 2048: raise that limit"
+
+
+def of_machine(error: BaseException) -> str:
+    """What an exception says of this machine, without a full stop: its memory, its devices; "" if it is another."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(part in text for part in NO_MEMORY):
+        return "this machine, or a limit set for it (ulimit), has not enough memory: use fewer --workers"
+    if of_device(error) and ("RESOURCE_EXHAUSTED" in text or "ut of memory" in text):
+        return f"the device has not enough memory ({words(error)}): use a smaller --batch"
+    if found := no_devices(error):
+        return f"JAX finds no device of the kind that was asked for ({found}): unset or correct JAX_PLATFORMS"
+    if of_device(error):
+        return f"the device failed ({words(error)})"
+    return ""
+
+
+def of_device(error: BaseException) -> bool:
+    """Whether a device, or the program on it, failed: XLA's own exceptions, known without importing JAX."""
+    return any(kind.__name__ in ("JaxRuntimeError", "XlaRuntimeError") for kind in type(error).__mro__)
+
+
+def no_devices(error: BaseException) -> str:
+    """What JAX says of devices that were asked for and are not there, if that is what an exception means, else ""."""
+    if "initialize backend" in str(error):
+        return words(error)
+    jax = sys.modules.get("jax")
+    if jax is None or not isinstance(error, (AssertionError, RuntimeError)) or not os.environ.get("JAX_PLATFORMS"):
+        return ""
+    try:  # JAX cuts its own part out of tracebacks, and some of what it raises says nothing
+        jax.local_devices()
+    except Exception as found:
+        return words(found) if str(found) else f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}"
+    return ""

@@ -1,0 +1,430 @@
+"""What a call has to do: whose a name in the output folder is, what is done already, what cannot be done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from engine.bulk import places
+from engine.bulk.inputs import collect
+from engine.bulk.manifest import INTERRUPTED, Manifest, Row, finished
+from engine.bulk.places import Disk
+from engine.bulk.plan import Options, Plan, announce, plan
+from engine.bulk.records import Records
+from engine.config import Output
+
+JPEG = b"\xff\xd8\xff"
+
+
+@dataclass
+class Album:
+    """A folder with photos and one with what came of them; `call` does what `cloak run` does, with bytes for cloaks."""
+
+    root: Path
+
+    @property
+    def out(self) -> Path:
+        return self.root / "out"
+
+    def photo(self, name: str, content: str = "") -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(JPEG + (content or name).encode())
+        return path
+
+    def plan(self, *names: str, settings: str = "s", format: str = "keep", out: Path | None = None, **more) -> Plan:
+        out = out or self.out
+        items = collect([self.root / name for name in names], out=out, format=format)  # type: ignore[arg-type]
+        return plan(items, out, settings, Options(Output(format), **more))  # type: ignore[arg-type]
+
+    def call(self, *names: str, faces: bool = True, out: Path | None = None, **more) -> Plan:
+        """Plans, and does it; a photo whose name has "bad" in it fails."""
+        out = out or self.out
+        index, count = more.get("shard", (0, 1))
+        with Manifest(out, shard="" if count == 1 else f"{index}-of-{count}") as manifest:
+            found = self.plan(*names, out=out, **more)
+            manifest.put(*found.renewed)
+            manifest.put(*found.passed)
+            for task in found.tasks:
+                if "bad" in task.item.source.name or not task.size:
+                    manifest.put(task.row("failed", "Damaged."))
+                    continue
+                if not faces:
+                    manifest.put(task.row("no_face", "No face was found."))
+                    continue
+                announce(manifest, [task])
+                data = b"cloaked " + task.item.source.read_bytes() + more.get("settings", "s").encode()
+                (out / task.item.target).parent.mkdir(parents=True, exist_ok=True)
+                (out / task.item.target).write_bytes(data)
+                manifest.put(finished(task.row("cloaked", "", faces=[{"dssim": 0.1}]), out, data))
+        return found
+
+    def written(self) -> dict[str, bytes]:
+        files = (path for path in self.out.rglob("*") if path.is_file() and ".cloak" not in path.parts)
+        return {str(path.relative_to(self.out)): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Album:
+    return Album(tmp_path)
+
+
+def said(found: Plan) -> dict[str, str]:
+    return {Path(row.source).name: row.reason for row in (*found.passed, *found.left)}
+
+
+def tasks(found: Plan) -> list[str]:
+    return [task.item.target for task in found.tasks]
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_name_stays_the_photos_whose_cloak_lies_there(album: Album, shards: int) -> None:
+    album.photo("2019/a.jpg"), album.photo("2020/a.jpg"), album.photo("2020/b.jpg")
+    for index in range(shards):
+        album.call("2019", shard=(index, shards))
+    first = album.written()
+    found = album.call("2020")
+    assert tasks(found) == ["b.jpg"]
+    (row,) = found.passed
+    assert row.status == "failed"
+    assert str(album.root / "2019/a.jpg") in row.reason
+    assert "another --out" in row.reason.lower()
+    assert row.source == str(album.root / "2020/a.jpg")
+    assert first.items() < album.written().items()
+    again = album.call("2020")
+    assert (tasks(again), again.passed, len(again.left)) == ([], [], 1), "it is said in every call"
+    back = album.call("2019")
+    assert (tasks(back), back.passed, back.earlier["cloaked"]) == ([], [], 1), "the row of the first was replaced"
+    (album.out / "a.jpg").unlink()
+    assert tasks(album.call("2020")) == ["a.jpg"], "a name that is free again"
+
+
+def test_one_photo_is_known_however_it_is_spelled(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+    album.photo("in/a.jpg")
+    album.call("in")
+    monkeypatch.chdir(album.root)
+    (album.root / "link").symlink_to("in")
+    for spelled in ("in", "in/../in", "link", "in/a.jpg"):
+        found = plan(collect([Path(spelled)], out=Path("out")), Path("out"), "s", Options())
+        assert (tasks(found), found.passed, found.earlier["cloaked"]) == ([], [], 1), spelled
+    album.photo("in/a.jpg", "edited")
+    for spelled in ("in", "link"):
+        assert tasks(plan(collect([Path(spelled)], out=Path("out")), Path("out"), "s", Options())) == ["a.jpg"], spelled
+
+
+def test_a_relative_path_is_not_taken_for_that_of_another_folder(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+    for year in ("2019", "2020"):
+        album.photo(f"{year}/a.jpg")
+        monkeypatch.chdir(album.root / year)
+        found = plan(collect([Path("a.jpg")], out=album.out), album.out, "s", Options())
+        if year == "2019":
+            monkeypatch.chdir(album.root / "2019")
+            album.call("2019")
+        else:
+            assert tasks(found) == []
+            assert [row.status for row in found.passed] == ["failed"]
+
+
+def test_a_renamed_album_is_the_same_and_what_was_edited_in_it_is_not(album: Album) -> None:
+    for name in "ab":
+        album.photo(f"old/{name}.jpg")
+    album.call("old")
+    (album.root / "old").rename(album.root / "new")
+    found = album.call("new")
+    assert (tasks(found), found.earlier["cloaked"]) == ([], 2)
+    assert {row.place for row in found.renewed} == {str(album.root / f"new/{name}.jpg") for name in "ab"}
+    assert all(row.faces for row in found.renewed), "renewed rows lost their faces"
+    album.photo("new/a.jpg", "edited")
+    found = album.call("new")
+    assert (tasks(found), found.renewed) == (["a.jpg"], [])
+    (album.root / "new").rename(album.root / "newer")
+    album.photo("newer/a.jpg", "edited again")
+    assert [row.status for row in album.call("newer").passed] == ["failed"], "for all that is known it is another photo"
+
+
+def test_of_photos_named_one_by_one_each_is_done_or_named(album: Album) -> None:
+    album.photo("x/a.jpg"), album.photo("y/a.jpg"), album.photo("z/a.jpg", "x/a.jpg"), album.photo("y/b.jpg")
+    found = album.call("x/a.jpg", "y/a.jpg", "y/b.jpg", "z/a.jpg", "x/a.jpg")
+    assert sorted(tasks(found)) == ["a.jpg", "b.jpg"]
+    failed, twin = sorted(found.passed, key=lambda row: row.status)
+    assert (failed.status, failed.source) == ("failed", str(album.root / "y/a.jpg"))
+    assert str(album.root / "x/a.jpg") in failed.reason
+    assert (twin.status, twin.source) == ("skipped", str(album.root / "z/a.jpg"))
+
+
+def test_a_new_format_does_not_take_the_name_of_another_photo(album: Album) -> None:
+    album.photo("in/a.jpg"), album.photo("else/a.heic")
+    album.call("in", format="png")
+    found = album.call("else", format="png")
+    assert (tasks(found), [row.status for row in found.passed]) == ([], ["failed"])
+    album.photo("many/a.png"), album.photo("many/a.jpg"), album.photo("many/a.jpg.png")
+    found = album.plan("many", format="png", out=album.root / "other")
+    assert len(found.tasks) == 2
+    assert [row.status for row in found.passed] == ["failed"]
+
+
+@pytest.mark.parametrize(
+    ("disk", "pairs"),
+    [
+        (Disk(), 4),
+        (Disk(case=True), 3),
+        (Disk(forms=True), 3),
+        (Disk(case=True, forms=True), 2),
+    ],
+)
+def test_names_that_are_one_on_the_output_disk(
+    album: Album, monkeypatch: pytest.MonkeyPatch, disk: Disk, pairs: int
+) -> None:
+    monkeypatch.setattr(places, "probe", lambda out, *, write=True: disk)
+    for name in ("A/IMG_1.JPG", "a/img_1.jpg", "caf\u00e9.jpg", "cafe\u0301.jpg"):
+        album.photo(f"in/{name}")
+    found = album.call("in")
+    assert len(found.tasks) == pairs
+    assert len(found.passed) == 4 - pairs
+    assert all("rename one" in row.reason for row in found.passed)
+    again = album.call("in")
+    assert (again.tasks, again.passed) == ([], [])
+    assert len(again.left) == 4 - pairs
+    if disk.case:  # one call after the other
+        album.photo("later/a/IMG_1.jpg")
+        assert [row.status for row in album.call("later").passed] == ["failed"]
+
+
+def test_a_disk_is_asked_what_it_does(tmp_path: Path) -> None:
+    (tmp_path / ".cloak").mkdir()
+    assert places.probe(tmp_path) == places.probe(tmp_path, write=False) == Disk(), "this test's disk minds capitals"
+    assert not list((tmp_path / ".cloak").iterdir())
+    assert places.probe(tmp_path / "not" / "there", write=False) == Disk()
+    assert not (tmp_path / "not").exists()
+    fold = Disk(case=True, forms=True).fold
+    assert fold("STRASSE/\u00c9.JPG") == fold("strasse/e\u0301.jpg")
+    assert fold("stra\u00dfe") != fold("strasse"), "no disk takes these for one"
+
+
+def test_shards_know_what_all_of_them_did(album: Album) -> None:
+    for index in range(12):
+        album.photo(f"in/{index}.jpg")
+    done = [len(album.call("in", shard=(index, 2)).tasks) for index in range(2)]
+    assert sum(done) == 12
+    assert min(done) > 0
+    for shard in ((0, 1), (1, 3)):
+        found = album.call("in", shard=shard)
+        assert (found.tasks, found.passed) == ([], [])
+    other = album.call("in", settings="other")
+    assert (len(other.tasks), other.passed) == (12, [])
+    assert album.call("in", shard=(0, 2), settings="other").tasks == [], "the newest row counts, whoever wrote it"
+
+
+def test_a_false_failure_of_an_earlier_version_is_set_right(album: Album) -> None:
+    album.photo("in/a.jpg")
+    for index in range(2):
+        album.call("in", shard=(index, 2))
+    with Manifest(album.out) as manifest:
+        manifest.put(Row("a.jpg", "in/a.jpg", 1, 1, "0", "", "failed", "A file that is not this tool's lies there."))
+    found = album.call("in")
+    assert found.earlier == Counter(cloaked=1)
+    with Manifest(album.out) as manifest:
+        assert [(row.status, len(row.faces)) for row in manifest.rows()] == [("cloaked", 1)]
+
+
+def test_what_failed_or_has_no_face_is_named_in_every_call(album: Album) -> None:
+    album.photo("in/bad.jpg"), album.photo("in/good.jpg")
+    album.call("in")
+    again = album.call("in")
+    assert said(again) == {"bad.jpg": "Damaged."}
+    album.photo("in/new.jpg")
+    again = album.call("in", faces=False)
+    assert (tasks(again), said(again)) == (["new.jpg"], {"bad.jpg": "Damaged."})
+    assert set(said(album.call("in"))) == {"bad.jpg", "new.jpg"}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_an_output_that_is_no_longer_as_it_was_is_made_again(album: Album, legacy: bool) -> None:
+    album.photo("in/a.jpg")
+    album.call("in")
+    if legacy:
+        with Manifest(album.out) as manifest:
+            manifest.put(*(replace(row, output="", stamp="") for row in manifest.rows()))
+    file = album.out / "a.jpg"
+    good, size = file.read_bytes(), file.stat().st_size
+    file.write_bytes(bytes(size))
+    assert tasks(album.plan("in")) == ["a.jpg"]
+    file.write_bytes(good)
+    assert tasks(album.plan("in")) == [], "touched, and still the same"
+    file.unlink()
+    assert tasks(album.plan("in")) == ["a.jpg"]
+    file.symlink_to("nowhere")
+    assert tasks(album.plan("in")) == ["a.jpg"]
+
+
+def test_a_copied_output_folder_is_looked_at_once(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+    album.photo("in/a.jpg")
+    album.call("in")
+    shutil.copytree(album.out, album.root / "copy")
+    found = album.call("in", out=album.root / "copy")
+    assert (found.tasks, len(found.renewed)) == ([], 1)
+    monkeypatch.setattr(Row, "_reads_as_written", lambda *_: pytest.fail("read again"))
+    found = album.call("in", out=album.root / "copy")
+    assert (found.tasks, found.renewed) == ([], [])
+
+
+def test_what_version_0_1_did_is_taken_over(album: Album) -> None:
+    source = album.photo("in/a.jpg")
+    found = album.plan("in")
+    (album.out / ".cloak").mkdir(parents=True)
+    (album.out / "a.jpg").write_bytes(b"cloaked")
+    (task,) = found.tasks
+    with sqlite3.connect(album.out / ".cloak" / "manifest.sqlite") as database:
+        database.execute(
+            "CREATE TABLE photos (target TEXT PRIMARY KEY, source TEXT, size INTEGER, modified INTEGER, sha256 TEXT,"
+            " key TEXT, status TEXT, reason TEXT, written INTEGER, faces TEXT)"
+        )
+        database.execute(
+            "INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, 'cloaked', '', 7, '[]')",
+            ("a.jpg", "in/a.jpg", task.size, task.modified, task.sha256, task.key),
+        )
+    database.close()
+    assert album.plan("in").earlier == Counter(cloaked=1), "read as it is, by a dry run or a shard"
+    found = album.call("in")
+    assert found.earlier == Counter(cloaked=1)
+    with Manifest(album.out) as manifest:
+        (row,) = manifest.rows()
+        assert (row.source, row.place) == (str(source), str(source))
+    assert album.call("in").earlier == Counter(cloaked=1)
+
+
+@pytest.mark.parametrize("inner", ["in/out", "in/deep/out"])
+def test_an_output_folder_in_the_album_is_passed_over(album: Album, inner: str) -> None:
+    album.photo("in/a.jpg")
+    album.call("in", out=album.root / inner)
+    found = album.call("in", out=album.root / "in" / "second")
+    assert tasks(found) == ["a.jpg"]
+    assert [(row.status, Path(row.source).name) for row in found.passed] == [("skipped", "out")]
+    assert "output folder" in found.passed[0].reason
+
+
+def test_what_a_manifest_knows_as_an_output_is_no_input(album: Album) -> None:
+    original = album.photo("in/2019/a.jpg")
+    album.call("in")
+    album.photo("out/2019/own.jpg")
+    (album.root / "copied").mkdir()
+    shutil.copy(album.out / "2019/a.jpg", album.root / "copied/b.jpg")
+    for named, status in (("out", "skipped"), ("out/2019", "skipped"), ("out/2019/a.jpg", "failed")):
+        found = album.plan(named, out=album.root / "second")
+        (row,) = found.passed
+        assert (row.status, str(original) in row.reason) == (status, True), named
+        assert [task.item.source.name for task in found.tasks] == (["own.jpg"] if status == "skipped" else [])
+    assert said(album.plan("copied"))["b.jpg"] == f"It is the cloaked version of {original}: name the original instead."
+
+
+def test_a_dry_plan_writes_nothing_and_says_what_would_fail(album: Album) -> None:
+    album.photo("2019/a.jpg"), album.photo("2020/a.jpg"), album.photo("2020/b.jpg"), album.photo("2020/c.jpg")
+    album.plan("2019", dry_run=True)
+    assert not album.out.exists()
+    album.call("2019")
+    (album.out / "b.jpg").write_bytes(b"mine")
+    with Manifest(album.out) as manifest:  # a run that goes on: its log is not empty
+        manifest.put(*manifest.rows())
+        before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in album.out.rglob("*")}
+        assert album.plan("2019", dry_run=True).earlier == Counter(cloaked=1)
+        found = album.plan("2020", dry_run=True)
+        assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in album.out.rglob("*")} == before
+    assert tasks(found) == ["c.jpg"]
+    assert set(said(found)) == {"a.jpg", "b.jpg"}
+    folder = album.out / ".cloak"
+    listed = {path.name for path in folder.iterdir()}
+    album.plan("2020", dry_run=True)
+    assert {path.name for path in folder.iterdir()} == listed
+
+
+def test_a_time_that_no_database_holds_is_no_reason_to_fail(album: Album) -> None:
+    for name, year in (("a", 2300), ("b", 9999), ("c", 1600)):
+        seconds = (year - 1970) * 31556952
+        path = album.photo(f"in/{name}.jpg")
+        os.utime(path, (seconds, seconds))
+    assert len(album.call("in").tasks) == 3
+    assert album.call("in").earlier == Counter(cloaked=3)
+
+
+def test_whatever_is_wrong_with_one_photo_is_its_row(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+    album.photo("in/a.jpg"), album.photo("in/b.jpg")
+    (album.root / "in" / ("\u00e9" * 125 + ".jpeg")).write_bytes(JPEG)
+    found = album.plan("in", format="webp")
+    assert len(found.tasks) == 3
+    claim = places.Places.claim
+
+    def wrong(self: places.Places, item, sha256: str) -> places.Place:
+        if item.source.name == "a.jpg":
+            raise RuntimeError("odd")
+        return claim(self, item, sha256)
+
+    monkeypatch.setattr(places.Places, "claim", wrong)
+    found = album.plan("in")
+    assert len(found.tasks) == 2
+    assert "odd" in said(found)["a.jpg"]
+
+
+def test_a_name_that_is_too_long_for_the_output_is_a_row(album: Album) -> None:
+    album.photo(f"in/{'x' * 251}.jpg"), album.photo(f"in/{'x' * 251}.png"), album.photo("in/a.jpg")
+    album.out.mkdir()
+    found = album.plan("in", format="webp")
+    assert tasks(found) == ["a.webp"]
+    assert len(found.passed) == 2
+    assert all("too long" in row.reason for row in found.passed)
+
+
+def test_an_original_is_never_written_over(album: Album) -> None:
+    album.photo("in/sub/a.jpg"), album.photo("in/other/a.jpg")
+    album.call("in")
+    shutil.rmtree(album.out / "sub")
+    (album.out / "sub").symlink_to(album.root / "in" / "other", target_is_directory=True)
+    found = album.call("in", settings="new")
+    assert tasks(found) == ["other/a.jpg"]
+    assert "original" in said(found)["a.jpg"]
+    assert (album.root / "in/other/a.jpg").read_bytes() == JPEG + b"in/other/a.jpg"
+
+
+def test_an_interrupted_photo_is_done_again_over_its_own_file(album: Album) -> None:
+    album.photo("in/a.jpg"), album.photo("else/a.jpg")
+    with Manifest(album.out) as manifest:
+        announce(manifest, album.plan("in").tasks)
+        assert [row.reason for row in manifest.rows()] == [INTERRUPTED]
+    assert tasks(album.plan("else")) == ["a.jpg"], "nothing was written: the name is free"
+    (album.out / "a.jpg").write_bytes(b"cloaked")
+    assert tasks(album.plan("in")) == ["a.jpg"]
+    assert tasks(album.plan("else")) == []
+
+
+def test_a_row_of_no_photo_does_not_replace_that_of_a_photo(album: Album) -> None:
+    album.photo("2019/a"), album.photo("2020/b.jpg")
+    (album.root / "2020" / "a").write_text("text")
+    album.call("2019")
+    album.call("2020")
+    assert album.call("2019").earlier == Counter(cloaked=1)
+
+
+def test_planning_is_linear(album: Album) -> None:
+    def seconds(count: int) -> float:
+        folder = album.root / str(count)
+        folder.mkdir()
+        for index in range(count):
+            (folder / f"{index}.jpg").write_bytes(b"%d" % index)
+        (folder / "0.png").write_bytes(b"one stem twice")
+        begun = time.process_time()
+        assert len(album.plan(str(count), format="webp").tasks) == count + 1
+        return time.process_time() - begun
+
+    seconds(10)
+    few = min(seconds(count) for count in (499, 500, 501))
+    assert seconds(8000) < 16 * 6 * few, "a quadratic one takes 256 times as long"
+
+
+def test_records_of_a_folder_without_any(tmp_path: Path) -> None:
+    assert len(Records(tmp_path / "nowhere")) == 0
