@@ -17,6 +17,13 @@ class PhotoError(Exception):
     """
 
 
+class UnsettledError(PhotoError):
+    """A photo that cannot be read as it was found a moment ago: it changed, went away, or its disk failed.
+
+    It says nothing about the photo, which another call may well read.
+    """
+
+
 class Face(NamedTuple):
     """One detected face, in pixels of the upright photo.
 

@@ -21,9 +21,9 @@ from engine.photo import containers as parts
 from engine.photo import metadata as meta
 from engine.photo.decoding import ADVICE, ANIMATED, MAX_PIXELS, READERS, check_size, make_photo, refusal
 from engine.photo.encoding import LONGEST_SIDE, NO_ALPHA, SHARED, WRITERS
-from engine.types import Photo, PhotoError
+from engine.types import Photo, PhotoError, UnsettledError
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "decode_pixels", "encode", "from_array", "read", "suffix"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "decode_pixels", "encode", "from_array", "load", "read", "suffix"]
 
 MAX_BYTES = 4 * MAX_PIXELS
 
@@ -56,7 +56,7 @@ def read(source: Path | bytes) -> Photo:
     >>> face = photo.read(Path("me.jpg"))  # doctest: +SKIP
     >>> Path("out.jpg").write_bytes(photo.encode(face, face.pixels))  # doctest: +SKIP
     """
-    data = source if isinstance(source, bytes) else _load(source)
+    data = source if isinstance(source, bytes) else load(source)
     kind = _sniff(data)
     try:
         return READERS[kind](data)
@@ -169,7 +169,8 @@ def encode(
         raise PhotoError(f"The photo cannot be written as {target} ({error}): add --format png.") from error
 
 
-def _load(path: Path) -> bytes:
+def load(path: Path) -> bytes:
+    """The bytes of a photo's file. Raises PhotoError for what is no file, UnsettledError if it cannot be read now."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -180,13 +181,13 @@ def _load(path: Path) -> bytes:
             raise PhotoError(f"The file has {status.st_size:,} bytes, more than any photo: the limit is {MAX_BYTES:,}.")
         return path.read_bytes()
     except FileNotFoundError:
-        raise PhotoError("There is no such file: it was moved or deleted, or is a link to nothing.") from None
+        raise UnsettledError("There is no such file: it was moved or deleted, or is a link to nothing.") from None
     except PermissionError:
-        raise PhotoError("This account may not read the file: change its permissions.") from None
+        raise UnsettledError("This account may not read the file: change its permissions.") from None
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
             raise PhotoError("This is a symbolic link that leads back to itself: point it at the photo.") from None
-        raise PhotoError(f"The file cannot be read ({error}): check the disk or the connection to it.") from error
+        raise UnsettledError(f"The file cannot be read ({error}): check the disk or the connection to it.") from error
 
 
 def _sniff(data: bytes) -> str:
