@@ -172,7 +172,7 @@ def run(
         settings = fingerprint(recipe, detection, options.output, only)
     except ValueError as error:
         return _usage(str(error), as_json=json)
-    view = View(quiet=quiet)
+    view = View(quiet=quiet, dry=dry_run)
     try:
         with view:
             summary = run_collection(

@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from engine.bulk import claims
+from engine.bulk import claims, kinds
 from engine.bulk.manifest import Row
 from engine.bulk.summary import Summary
 from engine.config import Recipe
@@ -45,8 +45,9 @@ class View:
     Progress is a bar on a terminal. Elsewhere it is a line now and then, so that a log shows that the work goes on.
     """
 
-    def __init__(self, *, quiet: bool) -> None:
-        """quiet: no progress; what is not protected is named all the same."""
+    def __init__(self, *, quiet: bool, dry: bool = False) -> None:
+        """quiet: no progress; what is not protected is named all the same. dry: name also what would be cloaked."""
+        self._dry = dry and not quiet
         self._console = Console(stderr=True, highlight=False)
         self._shown = 0
         self._faces = 0
@@ -96,6 +97,8 @@ class View:
         task = self._progress.tasks[0]
         rate = f"{self._faces / task.elapsed:.2f} faces/s" if task.elapsed else ""
         self._update(advance=0 if row.status == "skipped" else 1, rate=rate)
+        if self._dry and row.status == "cloaked":
+            print(f"would be cloaked: {readable(row.source)}")
         self._name(row)
 
     def left(self, row: Row) -> None:
@@ -118,6 +121,8 @@ class View:
             word = "NOT PROTECTED"
         elif row.unprotected:
             word = "PROTECTED IN PART"
+        elif row.status == "skipped" and row.reason.startswith(kinds.LOOKS):
+            word = "NOT READ"
         else:
             return
         self._shown += 1
@@ -134,10 +139,11 @@ class View:
         done += f"{counts['failed']} failed, {counts['skipped']} skipped"
         if summary.dry_run:
             print(f"Dry run, nothing was written. Would be: {done}.")
-            return
         if earlier:
             what = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(earlier.items()))
             print(f"As earlier calls left them, nothing to do: {what}.")
+        if summary.dry_run:
+            return
         if summary.worked:
             print(f"{done}, in {summary.seconds['total']:.1f} s.")
         elif not earlier:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -10,8 +12,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny_cloak
@@ -20,7 +27,9 @@ from PIL import Image
 from engine import cli
 from engine import photo as photos
 from engine.bulk import run as runner
-from engine.bulk.manifest import BusyError, Manifest
+from engine.bulk.batching import Lane
+from engine.bulk.cloaker import Cloaker
+from engine.bulk.manifest import BusyError, Manifest, Row
 from engine.checkpoint import root
 from engine.detect import YuNet
 from engine.dssim import dssim_pixels
@@ -298,3 +307,302 @@ def test_the_manifest_can_be_read_with_any_sqlite(
     call(collection / "album", "--out", tmp_path / "out", capsys=capsys)
     with sqlite3.connect(tmp_path / "out" / ".cloak" / "manifest.sqlite") as database:
         assert database.execute("SELECT target, status FROM photos").fetchall() == [("same.png", "cloaked")]
+
+
+def sources(folder: Path, photos: Path, *, linked: bool = False) -> Path:
+    """One photo of a face in a folder; linked: as a symbolic link to another."""
+    folder.mkdir()
+    place = folder.parent / "elsewhere" if linked else folder
+    place.mkdir(exist_ok=True)
+    with Image.open(photos / "astronaut.png") as image:
+        image.convert("RGB").save(place / "a.png")
+    if linked:
+        (folder / "a.png").symlink_to(place / "a.png")
+    return folder
+
+
+def test_a_source_that_is_away_for_one_call_costs_no_good_output(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = sources(tmp_path / "photos", photos, linked=True), tmp_path / "out"
+    call(folder, "--out", out, capsys=capsys)
+    first = contents(out)
+    (tmp_path / "elsewhere").rename(tmp_path / "away")
+    for _ in range(2):
+        code, _, said = call(folder, "--out", out, capsys=capsys)
+        assert code == cli.FAILED
+        assert "a.png" in said
+        assert contents(out) == first
+        status, reason, _ = rows(out)["a.png"]
+        assert status == "failed"
+        assert "earlier call is kept" in reason
+    (tmp_path / "away").rename(tmp_path / "elsewhere")
+    _, summary, _ = call(folder, "--out", out, capsys=capsys)
+    assert contents(out) == first
+    assert summary["unprotected"] == 0
+    assert rows(out)["a.png"][0] == "cloaked"
+
+
+def test_a_failure_under_other_settings_keeps_what_was_made_under_the_old_ones(
+    tmp_path: Path,
+    photos: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+    call(folder, "--out", out, capsys=capsys)
+    first = contents(out)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_write", full)
+        code, _, said = call(folder, "--out", out, "--mode", "high", capsys=capsys)
+    assert code == cli.FAILED
+    assert "full" in said
+    assert contents(out) == first
+    assert "made with earlier settings" in rows(out)["a.png"][1]
+    (folder / "a.png").write_bytes(b"broken")
+    call(folder, "--out", out, "--mode", "high", capsys=capsys)
+    assert contents(out) == first
+    assert "earlier state of this photo" in rows(out)["a.png"][1]
+
+
+ERRORS = [
+    RecursionError("too deep"),
+    OverflowError("too large"),
+    UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates"),
+    MemoryError(),
+    OSError(errno.EIO, "Input/output error"),
+]
+
+
+@pytest.mark.parametrize("stage", ["selected", "jobs", "fit", "describe", "prepare", "_write"])
+def test_whatever_one_photo_raises_is_its_row(
+    collection: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+) -> None:
+    whose = runner if stage in ("prepare", "_write") else Cloaker
+    real = getattr(whose, stage)
+    raised: list[Exception] = []
+
+    def fail(*arguments: object, **named: object) -> object:
+        # The pass that tells who is who selects, too, before any photo is cloaked.
+        if len(raised) < 1 and "look" not in [frame.name for frame in traceback.extract_stack()]:
+            raised.append(ERRORS[len(stage) % len(ERRORS)])
+            raise raised[-1]
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(whose, stage, fail)
+    album = collection / "album"
+    shutil.copy(collection / "grey.png", album / "grey.png")
+    code, summary, _ = call(album, "--out", tmp_path / "out", capsys=capsys)
+    assert raised
+    assert code == cli.FAILED
+    assert summary["counts"] == {"cloaked": 1, "no_face": 0, "skipped": 0, "failed": 1}
+    (reason,) = (reason for status, reason, _ in rows(tmp_path / "out").values() if status == "failed")
+    log = tmp_path / "out" / ".cloak" / "errors.log"
+    if isinstance(raised[0], (MemoryError, OSError)):
+        assert not log.exists()
+    else:
+        assert type(raised[0]).__name__ in reason
+        assert str(log) in reason
+        assert "Traceback" in log.read_text()
+        assert log.stat().st_mode & 0o077 == 0
+    monkeypatch.undo()
+    code, summary, _ = call(album, "--out", tmp_path / "out", capsys=capsys)
+    assert (code, summary["counts"]["cloaked"]) == (cli.OK, 1), "it was not tried again"
+
+
+def test_a_row_that_cannot_be_stored_is_that_photos_failure(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe = Cloaker.describe
+
+    def odd(*arguments: object) -> tuple:
+        return tuple(replace(face, shift={"tiny": np.float32(1)}) for face in describe(*arguments))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Cloaker, "describe", odd)
+    code, summary, _ = call(collection / "album", "--out", tmp_path / "out", capsys=capsys)
+    assert (code, summary["counts"]["failed"]) == (cli.FAILED, 1)
+    assert "TypeError" in rows(tmp_path / "out")["same.png"][1]
+
+
+def test_a_device_without_memory_ends_the_run_with_one_sentence_and_it_resumes(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lane, "advance", exhausted)
+        code, summary, said = call(collection / "album", "--out", tmp_path / "out", capsys=capsys)
+    assert code == cli.FAILED
+    assert "smaller --batch" in summary["error"]
+    assert "goes on from there" in said
+    assert "Traceback" not in said
+    code, _, _ = call(collection / "album", "--out", tmp_path / "out", capsys=capsys)
+    assert code == cli.OK
+
+
+def a_file(out: Path) -> None:
+    out.write_text("not a folder")
+
+
+def below_a_file(out: Path) -> None:
+    out.parent.rmdir()
+    out.parent.write_text("not a folder")
+
+
+def own_folder_a_file(out: Path) -> None:
+    out.mkdir()
+    (out / ".cloak").write_text("")
+
+
+def own_folder_a_link(out: Path) -> None:
+    out.mkdir()
+    (out / ".cloak").symlink_to(out.parent, target_is_directory=True)
+
+
+def damaged(out: Path) -> None:
+    (out / ".cloak").mkdir(parents=True)
+    (out / ".cloak" / "manifest.sqlite").write_bytes(b"no database " * 1000)
+
+
+def damaged_inside(out: Path) -> None:
+    with Manifest(out) as manifest:
+        manifest.put(*(Row(f"{i}.png", "x" * 300, 0, 0, "", "", "failed") for i in range(500)))
+    with open(out / ".cloak" / "manifest.sqlite", "r+b") as file:
+        file.seek(8192)
+        file.write(b"\xff" * 30000)
+
+
+def newer(out: Path) -> None:
+    with Manifest(out):
+        pass
+    with closing(sqlite3.connect(out / ".cloak" / "manifest.sqlite")) as database:
+        database.execute("PRAGMA user_version = 99")
+
+
+def other_columns(out: Path) -> None:
+    (out / ".cloak").mkdir(parents=True)
+    with closing(sqlite3.connect(out / ".cloak" / "manifest.sqlite")) as database:
+        database.execute("CREATE TABLE photos (name TEXT)")
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [a_file, below_a_file, own_folder_a_file, own_folder_a_link, damaged, damaged_inside, newer, other_columns],
+)
+def test_an_out_that_cannot_be_used_is_one_sentence_and_exit_2(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], trouble: Callable[[Path], None]
+) -> None:
+    out = tmp_path / "place" / "out"
+    out.parent.mkdir()
+    trouble(out)
+    code, summary, said = call(collection / "album", "--out", out, capsys=capsys)
+    assert code == cli.USAGE
+    assert str(out.parent) in summary["error"]
+    assert [line for line in said.splitlines() if line.startswith("cloak: ")] == [f"cloak: {summary['error']}"]
+    assert "Traceback" not in said
+
+
+def test_a_disk_without_locks_serves_all_the_same(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    settings = [*SETTINGS, "--json"]
+    assert cli.main(["run", str(collection / "album"), "--out", str(tmp_path / "out"), *settings]) == cli.OK
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["report"], "no report without locks"
+    assert rows(tmp_path / "out")["same.png"][0] == "cloaked"
+    assert not list((tmp_path / "out" / ".cloak").glob("*.held"))
+    with Manifest(tmp_path / "out"), pytest.raises(BusyError, match=f"process {os.getpid()} on"):
+        Manifest(tmp_path / "out")
+
+
+@pytest.mark.parametrize("lies", ["a link to the originals", "a file"])
+def test_what_comes_to_lie_where_a_folder_has_to_be_is_that_photos_row(
+    collection: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    lies: str,
+) -> None:
+    out, before = tmp_path / "out", contents(collection)
+    write = runner._write
+
+    def plant(*arguments: object, **named: object) -> None:
+        if not os.path.lexists(out / "album"):
+            if lies == "a file":
+                (out / "album").write_text("mine")
+            else:
+                (out / "album").symlink_to(collection / "album", target_is_directory=True)
+        write(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runner, "_write", plant)
+    code, summary, _ = call(collection, "--out", out, capsys=capsys)
+    assert code == cli.FAILED
+    assert summary["counts"]["cloaked"] == 2
+    assert contents(collection) == before, "an original was overwritten"
+    assert lies.removesuffix(" to the originals").split()[-1] in rows(out)["album/same.png"][1]
+    assert not list(out.rglob("*.part"))
+
+
+def test_a_copy_has_the_permissions_and_the_time_of_its_photo(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+    shutil.copy(folder / "a.png", folder / "b.png")
+    (folder / "a.png").chmod(0o600)
+    (folder / "b.png").chmod(0o644)
+    os.utime(folder / "a.png", ns=(10**18, 10**18))
+    call(folder, "--out", out, capsys=capsys)
+    assert [(out / name).stat().st_mode & 0o777 for name in ("a.png", "b.png")] == [0o600, 0o644]
+    assert (out / "a.png").stat().st_mtime_ns == 10**18
+    assert (out / ".cloak").stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (out / ".cloak").iterdir())
+
+
+def test_a_photo_of_the_year_2300_and_one_that_is_a_pipe_stop_nobody(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+    os.utime(folder / "a.png", (10413792000, 10413792000))
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "device.jpg").symlink_to("/dev/zero")
+    code, summary, _ = call(folder, "--out", out, capsys=capsys)
+    assert code == cli.FAILED
+    assert summary["counts"] == {"cloaked": 1, "no_face": 0, "skipped": 0, "failed": 2}
+    code, summary, said = call(folder, "--out", out, capsys=capsys)
+    assert (code, summary["earlier"].get("cloaked")) == (cli.FAILED, 1)
+    assert "pipe.jpg" in said
+    assert "device.jpg" in said
+    assert cli.main(["run", str(folder), "--out", str(out), "--only", str(folder / "pipe.jpg"), *SETTINGS]) == cli.USAGE
+
+
+def test_names_cannot_steer_the_terminal_and_progress_is_told_without_one(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sources(tmp_path / "photos", photos)
+    (folder / "\x1b[31mred\nline\u202e.jpg").write_bytes(b"broken")
+    out = tmp_path / "out\x1b[2J"
+    assert cli.main(["run", str(folder), "--out", str(out), *SETTINGS]) == cli.FAILED
+    said = capsys.readouterr()
+    for text in (said.out, said.err):
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+    assert r"\x1b[31mred\nline\u202e.jpg" in said.err
+    assert "0 of 2 photos" in said.err
+    assert "2 of 2 photos" in said.err
+    assert cli.main(["run", str(folder), "--out", str(out), *SETTINGS, "--quiet", "--restart"]) == cli.FAILED
+    quiet = capsys.readouterr().err
+    assert "of 2 photos" not in quiet
+    assert "FAILED" in quiet

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from engine import checkpoint, sharding
-from engine.bulk import people
+from engine import checkpoint, faults, sharding
+from engine.bulk import budget, people
 from engine.bulk.batching import Batcher, FaceCloak, FaceJob
 from engine.bulk.fit import Fitted, fit
 from engine.bulk.pipeline import Stages, stream
@@ -237,9 +237,28 @@ class Cloaker:
         """The faces of all photos, in order. progress: how many photos have been looked at."""
         faces: list[Seen] = []
         remaining, done = iter(sources), 0
+        room = budget.Budget()
+
+        def faced(source: Source) -> Prepared | None:
+            """A photo without its pixels, of which no more is wanted here; None if it fails, whatever the reason."""
+            try:
+                with room.hold(budget.footprint(source)):
+                    one = prepare(source, self.detector)
+                return replace(one, photo=replace(one.photo, pixels=one.photo.pixels[:0].copy(), alpha=None))
+            except Exception:
+                return None  # its turn comes, and then it is said
+
+        def wanted(one: Prepared | None) -> Prepared | None:
+            try:
+                return None if one is None else self.selected(one)
+            except Exception as error:
+                if faults.of_device(error):
+                    raise
+                return None
+
         with ThreadPoolExecutor(self.workers) as pool:
             while some := list(islice(remaining, 4 * self.workers)):  # a few at a time: photos are large
-                found = [self.selected(one) for one in pool.map(self._prepared, some) if isinstance(one, Prepared)]
+                found = [one for one in map(wanted, pool.map(faced, some)) if one is not None]
                 canvases = [cut.canvas for one in found for cut in one.cuts]
                 keys = [(one.sha256, index) for one in found for index in range(len(one.cuts))]
                 embedded = self.batcher.embed(canvases)

@@ -36,7 +36,6 @@ INTERRUPTED = "Interrupted before it was done."
 SCHEMA = 1
 """The form of the tables, as SQLite's user_version; those of version 0.1 say 0 and lack the columns of LATER."""
 LATER = ("output", "stamp", "place")
-"""The last columns."""
 
 
 @dataclass(frozen=True)
@@ -147,32 +146,30 @@ class Manifest:
             except sqlite3.Error as error:
                 if faults.full(error) or faults.no_room(folder):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
-                raise ManifestError(fault(self.path, error)) from error
+                raise ManifestError(_fault(self.path, error)) from error
             self._open = stack.pop_all()
 
     def _prepare(self, locks: bool) -> None:
-        """Make the tables of an empty database, refuse one that this program did not make or cannot write."""
+        """Make the tables of an empty database, bring those of an earlier version up to date, refuse others."""
         run = self._database.execute
         with suppress(sqlite3.OperationalError):  # some shares have no shared memory, which WAL needs
             run(f"PRAGMA journal_mode={'WAL' if locks else 'DELETE'}")
         (version,) = run("PRAGMA user_version").fetchone()
         columns = columns_of(self._database, "photos")
-        expected = [one.name for one in fields(Row)]
-        if version > SCHEMA or columns not in ([], expected[: -len(LATER)], expected):
+        if version > SCHEMA or (columns and set(NAMES) - set(LATER) - set(columns)):
             raise ManifestError(
                 f"{self.path} was written by another version of this program: use that one, or choose another --out"
             )
         if (found := run("PRAGMA quick_check(1)").fetchone()) != ("ok",):
             raise sqlite3.DatabaseError(f"it is damaged: {found}")
-        run("BEGIN IMMEDIATE")  # also to see whether it can be written
         with self._database:
+            run("BEGIN IMMEDIATE")  # also to see whether it can be written
             for table in ("photos", "kept"):
                 run(
                     f"CREATE TABLE IF NOT EXISTS {table} (target TEXT PRIMARY KEY, source TEXT, size INTEGER,"
                     " modified INTEGER, sha256 TEXT, key TEXT, status TEXT, reason TEXT, written INTEGER, faces TEXT)"
                 )
-                # What an earlier version did is taken over, and not done again.
-                for column in sorted({*LATER} - {*columns_of(self._database, table)}, key=LATER.index):
+                for column in sorted(set(LATER) - set(columns_of(self._database, table))):
                     run(f"ALTER TABLE {table} ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
             run(f"PRAGMA user_version = {SCHEMA}")
 
@@ -186,7 +183,7 @@ class Manifest:
 
     def get(self, target: str) -> Row | None:
         """The row of one output, or None."""
-        found = self._database.execute(f"SELECT {NAMES} FROM photos WHERE target = ?", (stored(target),)).fetchone()
+        found = self._database.execute(f"SELECT {COLUMNS} FROM photos WHERE target = ?", (stored(target),)).fetchone()
         return None if found is None else _row(found)
 
     def put(self, *rows: Row, kept: Row | None = None) -> None:
@@ -204,11 +201,11 @@ class Manifest:
     def _insert(self, table: str, rows: Iterable[Row]) -> None:
         marks = ", ".join("?" * len(fields(Row)))
         values = ([stored(value) for value in asdict(row).values()] for row in rows)
-        self._database.executemany(f"INSERT OR REPLACE INTO {table} ({NAMES}) VALUES ({marks})", values)
+        self._database.executemany(f"INSERT OR REPLACE INTO {table} ({COLUMNS}) VALUES ({marks})", values)
 
     def rows(self) -> Iterator[Row]:
         """All rows, by target."""
-        for found in self._database.execute(f"SELECT {NAMES} FROM photos ORDER BY target").fetchall():
+        for found in self._database.execute(f"SELECT {COLUMNS} FROM photos ORDER BY target").fetchall():
             yield _row(found)
 
 
@@ -222,7 +219,7 @@ class Survey:
     def __init__(self, out: Path) -> None:
         """Opens what is there, which may be nothing. Raises sqlite3.Error for a manifest that cannot be read."""
         paths = sorted((out / OWN_FOLDER).glob("manifest*.sqlite"), key=last_written)
-        self._databases = [connected(path, locks=has_locks(path.with_suffix(".lock"))) for path in paths]
+        self._databases = [connected(path) for path in paths]
         self._chosen: dict[str | bytes, int] = {}
         for index, database in enumerate(self._databases):
             database.execute("BEGIN")  # one snapshot for all that follows
@@ -258,8 +255,12 @@ def last_written(path: Path) -> int:
     return max(one.stat().st_mtime_ns for one in (path, log) if one.exists())
 
 
-def connected(path: Path, *, locks: bool) -> sqlite3.Connection:
-    """An open manifest, which must be there. locks: False on a file system without any, where SQLite must not try."""
+def connected(path: Path, *, locks: bool | None = None) -> sqlite3.Connection:
+    """A manifest that is there. locks: whether its file system has any, else SQLite must not try; None: find out.
+
+    Raises sqlite3.Error.
+    """
+    locks = _has_locks(path.parent) if locks is None else locks
     address = f"file:{quote(os.fsencode(path.resolve()))}?mode=rw{'' if locks else '&vfs=unix-none'}"
     database = sqlite3.connect(address, uri=True, isolation_level=None, timeout=WAIT)
     if not locks:
@@ -267,16 +268,16 @@ def connected(path: Path, *, locks: bool) -> sqlite3.Connection:
     return database
 
 
-def has_locks(path: Path) -> bool:
-    """Whether the file system of a lock has any."""
+def _has_locks(folder: Path) -> bool:
     try:
-        with files.locked(path, shared=True) as locks:
+        # A file of its own: who looks must not keep a run from its lock.
+        with files.locked(folder / "probe.lock", shared=True) as locks:
             return locks
     except (files.HeldError, OSError):
         return True  # held, so there are some; or nothing can be created here, and SQLite says it best
 
 
-def fault(path: Path, error: sqlite3.Error) -> str:
+def _fault(path: Path, error: sqlite3.Error) -> str:
     """Why a manifest cannot be used, and what to do."""
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -305,7 +306,8 @@ def stored(value: object) -> object:
     return value
 
 
-NAMES = ", ".join(one.name for one in fields(Row))
+NAMES = tuple(one.name for one in fields(Row))
+COLUMNS = ", ".join(NAMES)
 """The columns, in the order of a Row."""
 
 

@@ -7,13 +7,14 @@ photo's that comes first. So no photo replaces another's, no file of the user's,
 from __future__ import annotations
 
 import os
+import sqlite3
 import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.bulk.inputs import OWN_FOLDER, Item
+from engine.bulk.inputs import OWN_FOLDER, InputError, Item
 from engine.bulk.manifest import Row
 from engine.bulk.records import Known, Records
 
@@ -111,12 +112,12 @@ class Places:
         target = item.target if known is None or known.holder is None else known.holder.target
         return Place(target, known, self._blocked(target, known))
 
-    def of_another(self, item: Item) -> bool:
-        """Whether a file with the name of this one, which is not even read, is another photo's cloaked version."""
+    def holder(self, item: Item) -> Row | None:
+        """The row of another photo whose cloaked version has the name of this one, which is not even read."""
         known = self._records.known(item.target)
-        return (
-            known is not None and known.holder is not None and not is_of(known.holder, os.path.abspath(item.source), "")
-        )
+        if known is None or known.holder is None or is_of(known.holder, os.path.abspath(item.source), ""):
+            return None
+        return known.holder
 
     def _blocked(self, target: str, known: Known | None) -> str:
         """Why a name that nobody else claims cannot be written, "" if it can."""
@@ -157,7 +158,12 @@ class Places:
             if folder == self._out:
                 found = (*found, (folder, self._records))
             elif os.path.isdir(os.path.join(folder, OWN_FOLDER)):
-                found = (*found, (folder, Records(Path(folder), untouched=True)))
+                try:
+                    found = (*found, (folder, Records(Path(folder), untouched=True)))
+                except (OSError, sqlite3.Error) as error:
+                    raise InputError(
+                        f"{folder} is an output folder whose manifest cannot be read ({error}): leave it out"
+                    ) from error
             self._homes[folder] = found
         return self._homes[folder]
 

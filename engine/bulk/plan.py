@@ -17,6 +17,7 @@ from engine import photo as photos
 from engine.bulk import places, trouble
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.inputs import InputError, Item
+from engine.bulk.kinds import LOOKS
 from engine.bulk.manifest import INTERRUPTED, Manifest, Row, Status, stamped
 from engine.bulk.prepare import digest, prepare
 from engine.bulk.records import Known, Records, owns
@@ -166,7 +167,7 @@ class _Planner:
 
     def _pass_by(self, item: Item) -> None:
         row = Task(item, 0, 0, "", "").row("skipped" if item.skip else "failed", item.skip or item.fault)
-        if self._places.of_another(item):
+        if self._places.holder(item) is not None:
             row = replace(row, target=places.aside(item))
         else:
             self._hold(self._records.known(item.target))
@@ -185,7 +186,7 @@ class _Planner:
 
     def _earlier(self, row: Row) -> None:
         self.plan.earlier[row.status] += 1
-        if row.status in ("failed", "no_face") or row.unprotected:
+        if row.status in ("failed", "no_face") or row.unprotected or row.reason.startswith(LOOKS):
             self.plan.left.append(row)
 
     def _decide(self, item: Item) -> None:

@@ -15,18 +15,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from engine.bulk.inputs import OWN_FOLDER
-from engine.bulk.manifest import (
-    INTERRUPTED,
-    ManifestError,
-    Row,
-    columns_of,
-    connected,
-    fault,
-    has_locks,
-    last_written,
-    read_row,
-    stored,
-)
+from engine.bulk.manifest import INTERRUPTED, Row, columns_of, connected, last_written, read_row, stored
 
 
 class _Entry(NamedTuple):
@@ -58,7 +47,7 @@ class Records:
     """
 
     def __init__(self, out: Path, *, fold: Callable[[str], str] = lambda name: name, untouched: bool = False) -> None:
-        """Reads what is there, which may be nothing. Raises ManifestError and OSError for what cannot be read.
+        """Reads what is there, which may be nothing. Raises sqlite3.Error and OSError for what cannot be read.
 
         fold: gives all names of one file of the output's disk the same form (`places.Disk`). untouched: leave not
         even a trace of reading in the folder.
@@ -68,18 +57,12 @@ class Records:
         self._outputs: dict[str, Row] = {}
         paths = sorted((out / OWN_FOLDER).glob("manifest*.sqlite"), key=last_written, reverse=True)
         for path in paths:
-            try:
-                self._read(path, untouched)
-            except sqlite3.Error as error:
-                raise ManifestError(fault(path, error)) from error
-
-    def _read(self, path: Path, untouched: bool) -> None:
-        with _reading(path, untouched=untouched) as database:
-            for table in ("photos", "kept"):
-                for row in _rows(database, table):
-                    self._entries[self.fold(row.target)].append(_Entry(row, path, table))
-                    if row.output:
-                        self._outputs.setdefault(row.output, row)
+            with _reading(path, untouched=untouched) as database:
+                for table in ("photos", "kept"):
+                    for row in _rows(database, table):
+                        self._entries[fold(row.target)].append(_Entry(row, path, table))
+                        if row.output:
+                            self._outputs.setdefault(row.output, row)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -134,23 +117,23 @@ def present(path: Path) -> bool:
 @contextmanager
 def _reading(path: Path, *, untouched: bool) -> Iterator[sqlite3.Connection]:
     if not untouched:
-        with closing(connected(path, locks=has_locks(path.with_suffix(".lock")))) as database:
+        with closing(connected(path)) as database:
             yield database
         return
     log = path.with_name(path.name + "-wal")
     if not (log.exists() and log.stat().st_size):
-        with closing(_opened(path, "immutable=1")) as database:
+        with closing(_untouched(path)) as database:
             yield database
         return
     with tempfile.TemporaryDirectory() as folder:  # SQLite writes beside what it reads if there is a log
         for one in (path, log):
             shutil.copyfile(one, Path(folder) / one.name)
-        with closing(_opened(Path(folder) / path.name, "mode=rw")) as database:
+        with closing(connected(Path(folder) / path.name)) as database:
             yield database
 
 
-def _opened(path: Path, mode: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(os.fsencode(path.resolve()))}?{mode}", uri=True, isolation_level=None)
+def _untouched(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(os.fsencode(path.resolve()))}?immutable=1", uri=True, isolation_level=None)
 
 
 def _rows(database: sqlite3.Connection, table: str, *, target: str | None = None) -> Iterator[Row]:

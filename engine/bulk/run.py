@@ -113,19 +113,21 @@ def run(
     # All of them, also those done and those of other shards: batch size and people must not depend on what is left.
     sources = [item.source for item in items if not (item.skip or item.fault)]
     if options.dry_run:
-        todo = plan(items, out, settings, options)
+        with trouble.opening(out):
+            todo = plan(items, out, settings, options)
         for row in todo.left:
             left(row)
         for row in todo.passed:
             report(row)
         started(len(todo.tasks))
-        rows = [*todo.passed]
+        found: list[Row] = []
         if todo.tasks:
             with trouble.starting():
                 one = cloaker(len(sources))
-            rows += dry(one, todo.tasks, options, report)
+            found = dry(one, todo.tasks, options, report)
         seconds = time.perf_counter() - begun
-        return summarise(rows, todo.earlier, Clock(), seconds, dry_run=True, remaining=todo.left)
+        rows = [*todo.passed, *found]
+        return summarise(rows, todo.earlier, Clock(), seconds, remaining=todo.left, dry_run=True)
     index, count = options.shard
     with trouble.during(out), ExitStack() as stack:
         compiled = stack.enter_context(compiles.record())
@@ -133,15 +135,15 @@ def run(
             manifest = stack.enter_context(Manifest(out, shard="" if count == 1 else f"{index}-of-{count}"))
             album = stack.enter_context(Album(out, shard=options.shard)) if options.album else None
             clean(out, shard=options.shard)
-        todo = plan(items, out, settings, options)
+            todo = plan(items, out, settings, options)
         tasks = todo.tasks
         manifest.put(*todo.renewed)
+        for row in todo.left:
+            left(row)
         record = partial(_record, manifest, todo.holders, out)
         rows = [record(row) for row in todo.passed]
         for row in rows:
             report(row)
-        for row in todo.left:
-            left(row)
         clock = Clock()
         started(len(tasks))
         if tasks:
@@ -154,8 +156,8 @@ def run(
             with clock.time("group"):
                 targets = work.targets(sources, progress=lambda done: grouping(done, len(sources)))
             begin = partial(announce, manifest)
-            for _, row in work.cloak(tasks, targets, begin=begin, album=album, clock=clock, progress=progress):
-                rows.append(record(row))
+            for task, row in work.cloak(tasks, targets, begin=begin, album=album, clock=clock, progress=progress):
+                rows.append(record(row, key=task.key))
                 report(rows[-1])
                 if why := trouble.ends_run(rows[-1]):
                     raise trouble.RunError(f"{why}: make room. {trouble.RESUME.format(out=out)}")
@@ -164,13 +166,14 @@ def run(
     return _published(summary, out, options, publishing)
 
 
-def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row) -> Row:
+def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row, *, key: str = "") -> Row:
     """Put a row in the manifest; a file of an earlier call stays, unless it shows another photo. Returns the row.
 
-    Raises sqlite3.Error if no row can be written; one that alone cannot is of a photo that failed.
+    holders: as in `plan.Plan`. key: what the row's would be if the photo had been cloaked. Raises sqlite3.Error if no
+    row can be written; one that alone cannot is of a photo that failed.
     """
     try:
-        row, kept = _kept(manifest, holders.get(row.target), out, row)
+        row, kept = _kept(manifest, holders.get(row.target), out, row, key)
         manifest.put(row, kept=kept)
     except Exception as error:
         if isinstance(error, sqlite3.Error) and not isinstance(error, UNFIT):
@@ -194,7 +197,7 @@ class _Again:
         return replace(self.old, status=status, reason=reason, **{"faces": [], "written": 0, **more})  # type: ignore[arg-type]
 
 
-def _kept(manifest: Manifest, good: Row | None, out: Path, row: Row) -> tuple[Row, Row | None]:
+def _kept(manifest: Manifest, good: Row | None, out: Path, row: Row, key: str) -> tuple[Row, Row | None]:
     """The row of a photo that is not cloaked now, with what it says of a file of an earlier call; and that file's row.
 
     good: the row of a whole file of an earlier call, whichever manifest has it. Such a file is removed if the photo was
@@ -208,10 +211,10 @@ def _kept(manifest: Manifest, good: Row | None, out: Path, row: Row) -> tuple[Ro
     if row.sha256 != good.sha256:
         of = "it was made from an earlier state of this photo"
     else:
-        of = "it was made with earlier settings" if row.key and row.key != good.key else "it is of this very photo"
+        of = "it was made with earlier settings" if key != good.key else "it is of this very photo"
     reason = f"{row.reason} The cloaked file of an earlier call is kept: {of}."
     old = manifest.get(row.target)
-    return replace(row, reason=reason, written=good.written), old if old and old.status == "cloaked" else None
+    return replace(row, reason=reason), old if old is not None and old.status == "cloaked" else None
 
 
 def _published(summary: Summary, out: Path, options: Options, progress: Callable[[int, int], None]) -> Summary:
