@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ WRITER = """
 import fcntl, os, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
 try:
+    folder.stat()
     (folder / "sub").mkdir()
     with open(folder / "part", "wb") as file:
         file.write(b"12345678")
@@ -64,7 +66,7 @@ def disturbed(
         (Kinds.LOCK, "flock"),
         (Kinds.MOVE, "rename"),
         (Kinds.ATTRIBUTE, "chmod"),
-        (Kinds.LOOK, "open"),
+        (Kinds.LOOK, "stat"),
         (Kinds.REMOVE, "unlink"),
     ],
 )
@@ -73,7 +75,7 @@ def test_the_first_call_of_a_kind_fails(kinds: Kinds, call: str, library: Path, 
     code, found = disturbed(fault, library, tmp_path / "watched")
     assert code == errno.EIO
     assert found.done == 1
-    assert found.what.startswith(f"{call} {tmp_path}/watched/")
+    assert re.match(rf"{call}(at|64)* {tmp_path}/watched", found.what)
 
 
 def test_nothing_happens_elsewhere_and_every_kind_is_counted(library: Path, tmp_path: Path) -> None:
