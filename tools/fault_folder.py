@@ -53,6 +53,7 @@ def troubles(folder: Path) -> Path:
     (folder / "text.jpg").write_text("not a picture")
     (folder / "._biden.jpg").write_bytes(b"\0\5\x16\7")
     (folder / "folder.png").mkdir()
+    os.mkfifo(folder / "pipe.jpg")
     (folder / "loop.jpg").symlink_to("loop.jpg")
     (folder / "nowhere.jpg").symlink_to("gone.jpg")
     (folder / "album" / "back").symlink_to("..")

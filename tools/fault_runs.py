@@ -69,7 +69,7 @@ class Forked:
     def _warm(self) -> None:
         """Import and compile what a call does, once and not in every child."""
         photos = fault_folder.good(self._scratch / "warm" / "photos")
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             self._main(["run", str(photos), "--out", str(photos.parent / "out"), "--json"])
         gc.freeze()  # or its marks would be written to, and copied, in every child
 

@@ -23,9 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import fault_shim
+from fault_look import PROPERTIES
 from fault_runs import Command, Forked
 from fault_shim import Kinds
-from fault_trials import PROPERTIES, SCENARIOS, Ground, Result, Trial, faults
+from fault_trials import SCENARIOS, Ground, Result, Trial, faults
 
 HERE = Path(__file__).resolve()
 REAL_OPTIONS = ("--steps", "1", "--no-report", "--extractors", "mobileface")
