@@ -45,6 +45,7 @@ app = App(
     version=__version__,
     help="Cloak photos against face recognition: changes too small to see that mislead models trained on them.",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
     help_epilogue=CODES,
 )
 

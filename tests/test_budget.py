@@ -1,0 +1,44 @@
+"""How many bytes photos may take at once."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+
+from PIL import Image
+
+from engine.bulk import budget
+
+
+def test_a_footprint_is_told_from_the_header_and_never_waits(tmp_path: Path) -> None:
+    Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
+    assert budget.footprint(tmp_path / "a.png") == 300 * 200 * budget.BYTES_PER_PIXEL
+    (tmp_path / "b.png").write_bytes(b"broken")
+    os.mkfifo(tmp_path / "c.png")
+    for name in ("b.png", "c.png", "gone.png"):
+        assert budget.footprint(tmp_path / name) == budget.UNKNOWN
+
+
+def test_a_budget_holds_and_lets_one_in_whatever_it_takes() -> None:
+    room, lock = budget.Budget(100), Lock()
+    taken, most = 0, 0
+
+    def work(cost: int) -> None:
+        nonlocal taken, most
+        with room.hold(cost):
+            with lock:
+                taken += cost
+                most = max(most, taken)
+                assert taken <= 100 or taken == cost
+            with lock:
+                taken -= cost
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [40, 30, 500, 20, 70, 60] * 20))
+    assert most == 500
+
+
+def test_what_may_be_taken_is_a_share_of_what_there_is() -> None:
+    assert budget.LEAST <= budget.allowed() <= max(budget.available(), budget.LEAST)
