@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from engine.bulk.inputs import InputError, collect
+from engine.bulk.kinds import LOOKS
 
 
 def touch(root: Path, *names: str) -> None:
@@ -77,3 +79,34 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         collect([tmp_path / "x"], out=tmp_path / "x")
     with pytest.raises(InputError, match="overwritten by its own cloaked version"):
         collect([tmp_path / "x/a.jpg"], out=tmp_path / "x")
+
+
+def test_a_photo_is_known_by_its_content_and_what_looks_like_one_is_said(tmp_path: Path) -> None:
+    jpeg = b"\xff\xd8\xff\xe0"
+    files = {"bare": jpeg, "a.jpg_original": jpeg, "x.dng": b"II*\0", "x.jxl": b"\xff\x0a", "Thumbs.db": b"\xd0\xcf",
+             "x.mov": b"\0\0\0\x14ftypqt  ", "layers": b"8BPS"}  # fmt: skip
+    (tmp_path / "in").mkdir()
+    for name, data in files.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    os.mkfifo(tmp_path / "in" / "pipe")
+    (tmp_path / "in" / "2019").symlink_to("away")
+    items = {item.target: item for item in collect([tmp_path / "in"], out=tmp_path / "out")}
+    assert sorted(name for name, item in items.items() if not (item.skip or item.fault)) == ["a.jpg_original", "bare"]
+    assert [name for name, item in sorted(items.items()) if item.skip.startswith(LOOKS)] == ["layers", "x.dng", "x.jxl"]
+    assert "to nothing" in items["2019"].fault
+    assert "named pipe" in items["pipe"].skip
+
+
+def test_a_folder_that_cannot_be_listed_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "in", "a.jpg", "shut/b.jpg")
+    listed = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    items = {item.target: item.fault for item in collect([tmp_path / "in"], out=tmp_path / "out")}
+    assert items.pop("shut").startswith("This folder cannot be read (Permission denied)")
+    assert items == {"a.jpg": ""}
