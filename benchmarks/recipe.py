@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS)
     arguments = parser.parse_args()
     sharding.configure()
-    detector = YuNet(checkpoint.root() / "yunet.onnx")
+    detector = YuNet(checkpoint.detector())
     users = People.load(HERE / "lfw-people.json", arguments.faces).users[:FACES]
     photos = [subset(prepare(user.scraped[0], detector), [0]) for user in users]
     canvases = np.stack([photo.cuts[0].canvas for photo in photos])

@@ -1,12 +1,23 @@
-"""How far cloaks made on some networks carry to others: recipe by recipe, judged by networks that took no part.
+"""How far cloaks carry to networks that took no part: recipe by recipe, recogniser by recogniser.
 
-Every recipe cloaks the scraped photos of the first users of lfw-people.json as `cloak run` would (JPEG as they came),
-and every recogniser is trained on the files by two heads. A recogniser one of whose networks, or whose ancestor, took
-part is marked "in" and kept out of the mean. Cloaks and embeddings stay in --out, so recipes can be added one by one;
-the last line is one JSON object with a row for every recipe that was asked for.
+Every recipe cloaks the scraped photos of some users of lfw-people.json as `cloak run` would (JPEG as they came). Every
+recogniser then looks at the files. A recipe is NETWORKS[/FIELD=VALUE...]; what is not named is as in the default.
+
+Measured for each recogniser, on the files:
+- shift: mean distance between the embeddings of a cloaked photo and of its original. This has a slope where protection
+  is 0 or 100 %, so it is what a recipe is tuned on.
+- A: mean cosine between the shifts of two photos of one person. B: the same between photos of two people. A linear
+  head and a mean are misled only if A is high; cloaks that share one direction (B) can be recognised.
+- protection by linear head, 1-NN and nearest centroid, in galleries of so many other people, with its floor and its
+  95 % interval; and the share of test photos whose person is not among the gallery's 10 and 50 best guesses.
+
+A recogniser of which a network, a relation or an ancestor took part is marked "in" and kept out of the means. With
+--leave-one-out each recogniser is judged by the recipe without those networks, so that all of them are held out.
 
     python benchmarks/transfer.py FACES --out DIR --users 10 web-incept mobilefacenet-192,faceres/jitter=0.2
-    python benchmarks/transfer.py FACES --out DIR --recipes FILE.txt --save FILE.json
+    python benchmarks/transfer.py FACES --out DIR --leave-one-out --galleries 100,1000,all --save FILE.json a:2,b/turn=2
+
+Cloaks and embeddings stay in --out, so recipes can be added one by one; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,71 +26,185 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine.config import Output, Recipe
+from engine.evaluate.dataset import photos_of
 from engine.evaluate.evaluation import study_of
-from engine.evaluate.presets.common import MAIN_HEADS, each_tracker, where
-from engine.evaluate.protocol import measure, name
-from engine.evaluate.study import CloakSet, Study
+from engine.evaluate.protocol import part, part_of, rate
+from engine.evaluate.recognisers import Recogniser
+from engine.evaluate.study import Cloaks, CloakSet, Study
+from engine.evaluate.trackers import HEADS
 
 HERE = Path(__file__).resolve().parent
-NUMBERS = {"rho": float, "jitter": float, "smoothing": float, "steps": int, "seed": int}
+NUMBERS = {"rho": float, "jitter": float, "smoothing": float, "cap": float, "steps": int, "seed": int, "turn": int}
+GUESSES = (10, 50)
+PHOTOS = 2
+"""Photos of each further person in the galleries beyond lfw-people.json, if there are as many."""
+Rows = np.ndarray
 
 
 def parsed(text: str) -> Recipe:
-    """NETWORKS[/FIELD=VALUE...], what is not named as in the default recipe."""
+    """NETWORKS[/FIELD=VALUE...], what is not named as in the default recipe; no NETWORKS: the default's."""
     networks, *settings = text.split("/")
-    changes: dict[str, Any] = {"extractors": tuple(networks.split(","))}
+    changes: dict[str, Any] = {"extractors": tuple(networks.split(","))} if networks else {}
     for setting in settings:
         field, _, value = setting.partition("=")
         changes[field] = NUMBERS.get(field, str)(value)
     return replace(Recipe(), **changes)
 
 
-def floors(study: Study) -> dict[str, Any]:
-    """What every tracker calls the clean tests after it has seen clean photos."""
-    trackers = each_tracker(study.recognisers, MAIN_HEADS)
-    return {tracker.name: name(tracker, study.people.users, study.people.others) for _, tracker in trackers}
+def without(recipe: Recipe, recogniser: Recogniser) -> Recipe | None:
+    """The recipe without the networks that are the recogniser's or related to it; None if nothing is left."""
+    kept = tuple(
+        text
+        for text, name in zip(recipe.extractors, recipe.names, strict=True)
+        if part_of(recogniser.extractors, [name]) == "held-out"
+    )
+    if not kept:
+        return None
+    turn = None if recipe.turn is None else min(recipe.turn, len(kept))
+    return replace(recipe, extractors=kept, turn=turn)
 
 
-def judged(study: Study, wanted: CloakSet, clean: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row for each tracker: protection, floor, and `shift`, the mean distance between a file's and its original's
-    embedding.
-    """
-    cloaks = study.cloaks(wanted)
-    files = {photo: file for photo, file in cloaks.files.items() if file is not None}
-    for recogniser in study.recognisers:
-        pairs = zip(recogniser.embed(list(files)), recogniser.embed(list(files.values())), strict=True)
-        shifts = [float(np.linalg.norm(a - b)) for a, b in pairs if a is not None and b is not None]
-        for columns, tracker in each_tracker([recogniser], MAIN_HEADS):
-            found = measure(
-                tracker,
-                wanted.people,
-                study.people.others,
-                cloaked=cloaks.files,
-                made_with=cloaks.made_with,
-                floor=clean[tracker.name],
-            )
-            yield {**columns, **found.row(), **cloaks.quality(), "shift": float(np.mean(shifts))}
+class Seen:
+    """What one recogniser sees of the people: embeddings of length one, of the photos in which it finds a face."""
+
+    def __init__(self, study: Study, further: dict[str, list[Path]], recogniser: Recogniser) -> None:
+        """further: people beyond the study's, for the large galleries."""
+        self.study, self.further, self.recogniser = study, further, recogniser
+
+    def embed(self, photos: Sequence[Path]) -> list[Rows | None]:
+        """One a photo, None without a face."""
+        found = self.recogniser.embed(list(photos))
+        return [None if row is None else row / max(float(np.linalg.norm(row)), 1e-9) for row in found]
+
+    @cached_property
+    def tests(self) -> list[Rows]:
+        """Of each user, those of the clean test photos."""
+        return [stacked(self.embed(one.tests)) for one in self.study.people.users]
+
+    @cached_property
+    def gallery(self) -> list[Rows]:
+        """Of each other person, the nearest first: those of lfw-people.json, then the further ones."""
+        people = [one.scraped for one in self.study.people.others] + list(self.further.values())
+        flat = self.embed([photo for photos in people for photo in photos])
+        ends = np.cumsum([len(photos) for photos in people])
+        each = [stacked(flat[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        return [rows for rows in each if len(rows)]
+
+    def scraped(self, cloaks: Cloaks | None) -> list[list[tuple[Rows, Rows]]]:
+        """Of each user, pairs (clean, published) of the scraped photos; published is clean without cloaks."""
+        pairs = []
+        for one in self.study.people.users:
+            files = [photo if cloaks is None else cloaks.files[photo] for photo in one.scraped]
+            clean, shown = self.embed(one.scraped), iter(self.embed([file for file in files if file is not None]))
+            published = [None if file is None else next(shown) for file in files]
+            pairs.append([(a, b) for a, b in zip(clean, published, strict=True) if a is not None and b is not None])
+        return pairs
 
 
-def told(rows: list[dict[str, Any]]) -> str:
-    """Protection of each recogniser, linear head / 1-NN in percent, and the mean over those held out."""
-    parts = []
-    for recogniser in dict.fromkeys(row["recogniser"] for row in rows):
-        own = where(rows, recogniser=recogniser)
-        mark = "*" if own[0]["part"] == "in" else ""
-        rates = "/".join(f"{100 * row['protection']:.0f}" for row in own)
-        parts.append(f"{recogniser}{mark} {rates} ({own[0]['shift']:.2f})")
-    held = where(rows, part="held-out")
-    means = [np.mean([row["protection"] for row in where(held, head=head)]) for head in MAIN_HEADS] if held else []
-    return "  ".join(parts) + "  | held out " + "/".join(f"{100 * mean:.1f}" for mean in means)
+def stacked(rows: Sequence[Rows | None]) -> Rows:
+    there = [row for row in rows if row is not None]
+    return np.stack(there) if there else np.empty((0, 1), np.float32)
+
+
+def agreement(shifts: Sequence[Rows]) -> tuple[float, float]:
+    """A and B of the module's docstring. shifts: of each user (n, d)."""
+    unit = [own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-9) for own in shifts]
+    same = [float((own @ own.T)[np.triu_indices(len(own), 1)].mean()) for own in unit if len(own) > 1]
+    means = np.stack([own.mean(axis=0) for own in unit if len(own)])
+    across = (means @ means.T)[np.triu_indices(len(means), 1)]
+    return float(np.mean(same)), float(across.mean())
+
+
+def judged(seen: Seen, cloaks: Cloaks | None, galleries: Sequence[int | None]) -> dict[str, Any]:
+    """A row of the recogniser for the cloaks, or for none (the floor). galleries: sizes, None for everybody."""
+    pairs = seen.scraped(cloaks)
+    users = len(pairs)
+    row: dict[str, Any] = {}
+    if cloaks is not None:
+        shifts = [np.stack([b - a for a, b in own]) for own in pairs if own]
+        a, b = agreement(shifts)
+        row |= {"shift": float(np.linalg.norm(np.concatenate(shifts), axis=1).mean()), "A": a, "B": b}
+    own = [stacked([b for _, b in one]) for one in pairs]
+    truth = np.concatenate([np.full(len(rows), user) for user, rows in enumerate(seen.tests)])
+    tests = np.concatenate(seen.tests)
+    row["galleries"] = []
+    for size in galleries:
+        others = seen.gallery[:size]
+        learnt = np.concatenate([*own, *others])
+        labels = np.concatenate([np.full(len(rows), label) for label, rows in enumerate([*own, *others])])
+        entry: dict[str, Any] = {"people": users + len(others)}
+        for head, learn in HEADS.items():
+            missed = learn(learnt, labels)(tests) != truth
+            entry[head] = [missed[truth == user].astype(float) for user in range(users)]
+        for kind, ranks in (
+            ("1-NN", nearest(tests, learnt, labels)),
+            ("nearest centroid", central(tests, own, others)),
+        ):
+            place = (ranks < ranks[np.arange(len(truth)), truth][:, None]).sum(axis=1)
+            for guesses in GUESSES:
+                missed = place >= guesses
+                entry[f"{kind}, out of {guesses}"] = [missed[truth == user].astype(float) for user in range(users)]
+        row["galleries"].append(entry)
+    return row
+
+
+def nearest(tests: Rows, learnt: Rows, labels: Rows) -> Rows:
+    """Distance of each test to each person's nearest photo."""
+    squared = 2 - 2 * tests @ learnt.T
+    starts = np.flatnonzero(np.diff(labels, prepend=-1))
+    return np.minimum.reduceat(squared, starts, axis=1)
+
+
+def central(tests: Rows, own: Sequence[Rows], others: Sequence[Rows]) -> Rows:
+    """Distance of each test to each person's mean embedding."""
+    means = np.stack([rows.mean(axis=0) for rows in (*own, *others)])
+    return (means**2).sum(axis=1) - 2 * tests @ means.T
+
+
+def with_floor(row: dict[str, Any], floor: dict[str, Any]) -> dict[str, Any]:
+    """The row with a rate, an interval and the floor's rate in place of what was missed."""
+
+    def entry(found: dict[str, Any], clean: dict[str, Any]) -> dict[str, Any]:
+        result: dict[str, Any] = {"people": found["people"]}
+        for key, missed in found.items():
+            if key != "people":
+                share, base = rate(missed), rate(clean[key])
+                result[key] = {"rate": share.value, "low": share.low, "high": share.high, "floor": base.value}
+        return result
+
+    pairs = zip(row["galleries"], floor["galleries"], strict=True)
+    return {**row, "galleries": [entry(found, clean) for found, clean in pairs]}
+
+
+def told(rows: Sequence[dict[str, Any]]) -> str:
+    """Of each recogniser shift, A, B and protection in the first gallery; then the means over those held out."""
+    lines = []
+    for row in rows:
+        rates = " / ".join(f"{100 * row['galleries'][0][head]['rate']:.0f}" for head in HEADS)
+        mark = "*" if row["part"] == "in" else " "
+        far = "; ".join(
+            f"of {one['people']} people {100 * one['linear head']['rate']:.0f} / {100 * one['1-NN']['rate']:.0f} / "
+            f"{100 * one['nearest centroid']['rate']:.0f}, out of 50 {100 * one['1-NN, out of 50']['rate']:.0f} / "
+            f"{100 * one['nearest centroid, out of 50']['rate']:.0f}"
+            for one in row["galleries"][1:]
+        )
+        numbers = f"shift {row['shift']:.3f}  A {row['A']:.2f}  B {row['B']:.2f}"
+        lines.append(f"  {row['recogniser']:<20}{mark} {numbers}  {rates}  {far}".rstrip())
+    held = [row for row in rows if row["part"] == "held-out"]
+    if held:
+        shift = np.mean([row["shift"] for row in held])
+        means = [np.mean([row["galleries"][0][head]["rate"] for row in held]) for head in HEADS]
+        lines.append(f"  held out, mean: shift {shift:.3f}, " + " / ".join(f"{100 * one:.1f}" for one in means))
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -90,13 +215,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--users", type=int, default=10)
     parser.add_argument("--skip", type=int, default=0, help="users left out at the beginning")
+    parser.add_argument("--photos", type=int, help="scraped photos of each user; default: all")
     parser.add_argument("--recognisers", help="with commas; default: all of the registry and dlib")
+    parser.add_argument("--galleries", default="100", help="sizes with commas, `all` for all of FACES [default: 100]")
+    parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--save", type=Path)
     arguments = parser.parse_intermixed_args()
     texts = list(arguments.recipe)
     if arguments.recipes:
         lines = (line.partition("#")[0].strip() for line in arguments.recipes.read_text().splitlines())
         texts += [line for line in lines if line]
+    galleries = [None if size == "all" else int(size) for size in arguments.galleries.split(",")]
     study = study_of(
         arguments.faces,
         arguments.out,
@@ -108,19 +237,42 @@ def main() -> None:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     first, last = arguments.skip, arguments.skip + arguments.users
-    study = replace(study, people=replace(study.people, users=study.people.users[first:last]))
-    clean = floors(study)
-    results = {}
+    known = {one.name for one in (*study.people.users, *study.people.others)}
+    users = [replace(one, scraped=one.scraped[: arguments.photos]) for one in study.people.users[first:last]]
+    study = replace(study, people=replace(study.people, users=tuple(users)))
+    further = {}
+    if None in galleries or max(size or 0 for size in galleries) > len(study.people.others):
+        further = {name: own[:PHOTOS] for name, own in photos_of(arguments.faces).items() if name not in known}
+    seen = {one.name: Seen(study, further, one) for one in study.recognisers}
+    clean = {name: judged(one, None, galleries) for name, one in seen.items()}
+    results: dict[str, list[dict[str, Any]]] = {}
     for text in texts:
         begun = time.perf_counter()
-        results[text] = list(judged(study, CloakSet(parsed(text), study.people.users, study.output), clean))
-        row = results[text][0]
-        print(f"{text}: DSSIM {row['dssim_mean']:.4f}, most {row['dssim_max']:.4f}; {told(results[text])}", flush=True)
+        recipe = parsed(text)
+        results[text] = []
+        for recogniser in study.recognisers:
+            used = without(recipe, recogniser) if arguments.leave_one_out else recipe
+            if used is None:
+                continue
+            cloaks = study.cloaks(CloakSet(used, study.people.users, study.output))
+            row = with_floor(judged(seen[recogniser.name], cloaks, galleries), clean[recogniser.name])
+            about = {"recogniser": recogniser.name, "part": part(recogniser, used.names), "made_on": used.extractors}
+            results[text].append({**about, **cloaks.quality(), **row})
+        worst = max(row["dssim_max"] for row in results[text])
+        mean = np.mean([row["dssim_mean"] for row in results[text]])
+        print(f"{text}: DSSIM {mean:.4f}, most {worst:.4f}\n{told(results[text])}", flush=True)
         print(f"    {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
-    document = json.dumps({"users": arguments.users, "skip": arguments.skip, "recipes": results})
+    document = {
+        "command": " ".join(["python benchmarks/transfer.py FACES --out DIR", *sys.argv[2:]]),
+        "users": len(users),
+        "skip": arguments.skip,
+        "photos": sum(len(one.scraped) for one in users),
+        "leave_one_out": arguments.leave_one_out,
+        "recipes": results,
+    }
     if arguments.save:
-        arguments.save.write_text(document + "\n")
-    print(document)
+        arguments.save.write_text(json.dumps(document, indent=1) + "\n")
+    print(json.dumps(document))
 
 
 if __name__ == "__main__":

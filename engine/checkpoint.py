@@ -36,6 +36,32 @@ def manifest() -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing; the checkpoints folder belongs beside the package") from None
 
 
+def detector() -> Path:
+    """The file of the face detector. Its SHA-256 is checked once, and again if the file has changed since.
+
+    Raises CheckpointError if it is not there or not the one of the manifest.
+    """
+    table = manifest()["detectors"]["yunet"]
+    path = root() / table["path"]
+    try:
+        status = path.stat()
+    except OSError:
+        raise CheckpointError(f"face detector weights not found: {path}; reinstall the package") from None
+    _detector(path, table["sha256"], status.st_size, status.st_mtime_ns)
+    return path
+
+
+@functools.lru_cache(maxsize=4)
+def _detector(path: Path, sha256: str, size: int, modified: int) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise CheckpointError(
+            f"the face detector {path} is not the one expected: SHA-256 is {found}, expected {sha256}; reinstall the "
+            "package or rebuild it with tools/convert_weights.py yunet.onnx"
+        )
+
+
 def megabytes(path: Path | str) -> float:
     """Size on disk of a checkpoint, by its path, which may be relative to the folder."""
     return sum(file.stat().st_size for file in (root() / path).rglob("*") if file.is_file()) / 1e6
@@ -84,8 +110,8 @@ def restore(path: Path | str, abstract_tree: Any, *, sha256: str | None = None) 
     """The arrays of a checkpoint in the structure of `abstract_tree`, cast to its dtypes, and their content hash.
 
     `abstract_tree` has anything with `shape` and `dtype` as leaves. Raises CheckpointError where nothing is at
-    `path`, where the hash of what is on disk is not `sha256` (if given), and for weights that do not fit:
-    everything missing, extra or mis-shaped in one message.
+    `path`, where the hash of what is on disk is not `sha256` (if given), for weights that are not finite in
+    the dtype that is asked for, and for weights that do not fit: all missing, extra or mis-shaped ones in one message.
     """
     path = Path(path).resolve()
     if not path.is_dir():
@@ -109,8 +135,21 @@ def restore(path: Path | str, abstract_tree: Any, *, sha256: str | None = None) 
             f"the weights in {path} are not the ones expected: content SHA-256 is {found}, expected {sha256}; "
             "restore the folder or rebuild it with tools/convert_weights.py"
         )
-    leaves = [arrays[name].astype(leaf.dtype) for name, leaf in wanted.items()]
+    leaves = [_finite(path, name, arrays[name], leaf.dtype) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(abstract_tree), leaves), found
+
+
+def _finite(path: Path, name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
+    """The array as `dtype`. One weight that is not a finite number makes every embedding NaN, and no cloak of any."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found right here
+        cast = array.astype(dtype)
+    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(cast).all():
+        count = int((~np.isfinite(cast)).sum())
+        raise CheckpointError(
+            f"{count} of the weights {name} in {path} {'is' if count == 1 else 'are'} not finite in {np.dtype(dtype)}: "
+            "restore the folder or convert the network again"
+        )
+    return cast
 
 
 def _checkpointer() -> Any:

@@ -171,7 +171,7 @@ def run(
         detection = Detection(min_score, min_size)
         options = Options(Output(format, quality), restart, dry_run, _shard(shard), album=report)
         settings = fingerprint(recipe, detection, options.output, only)
-    except ValueError as error:
+    except (ValueError, CheckpointError) as error:
         return _usage(str(error), as_json=json)
     view = View(quiet=quiet, dry=dry_run)
     try:
@@ -216,11 +216,12 @@ def exit_code(summary: Summary) -> int:
 def verify(original: Path, cloaked: Path, /, *, json: Json = False) -> int:
     """Measure what a cloak changed: DSSIM at native size, largest change of a pixel, embedding shift by extractor."""
     from engine.bulk.verify import verify as compare
+    from engine.checkpoint import CheckpointError
     from engine.types import PhotoError
 
     try:
         report = compare(original, cloaked)
-    except PhotoError as error:
+    except (PhotoError, CheckpointError, ValueError) as error:
         return _usage(str(error), as_json=json)
     if json:
         _print_json(asdict(report))
@@ -249,9 +250,12 @@ def models(
         known = [registry.about(one) for one in extractors.available()] if name is None else extractors.card(name)
     except (checkpoint.CheckpointError, ValueError) as error:
         return _usage(str(error), as_json=json)
+    unusable = registry.damaged().values() if name is None else ()
+    for said in unusable:
+        print(f"cloak: {said}", file=sys.stderr)
     if json:
         _print_json(known)
-        return OK
+        return USAGE if unusable else OK
     if isinstance(known, dict):
         _print_card(known)
         return OK
@@ -261,7 +265,7 @@ def models(
         if metric := row.get("metric"):
             print(f"    LFW pairs AUC {metric['lfw_pairs_auc']} ({metric['lfw_pairs_command']})")
         print(f"    licence {row['licence']}; from {row['source']}")
-    return OK
+    return USAGE if unusable else OK
 
 
 def _robust(row: dict[str, Any]) -> str:
@@ -271,6 +275,8 @@ def _robust(row: dict[str, Any]) -> str:
 def _print_card(card: dict[str, Any]) -> None:
     given, metric = card["input"], card.get("metric", {})
     lo, hi = given["window"]
+    down = given.get("down", 0)
+    where = f"{lo:g} to {hi:g}" + (f" across, {lo + down:g} to {hi + down:g} down" if down else " on both axes")
     order = "BGR" if given["bgr"] else "RGB"
     note = f" ({card['licence_note']})" if "licence_note" in card else ""
     lines = [
@@ -278,7 +284,7 @@ def _print_card(card: dict[str, Any]) -> None:
         ("licence", card["licence"] + note),
         ("source", card["source"]),
         ("", f"SHA-256 {card['source_sha256']}" if "source_sha256" in card else ""),
-        ("input", f"{given['size']} x {given['size']} {order}, canvas pixels {lo:g} to {hi:g} on both axes"),
+        ("input", f"{given['size']} x {given['size']} {order}, canvas pixels {where}"),
         ("scaling", f"(0 to 255 - {list(given['mean'])}) / {given['scale']:g}, mean in the order {order}"),
         ("embedding", f"{card['dim']}-D"),
         ("size", f"{card['parameters']:,} parameters, {card['megabytes']:.1f} MB on disk"),

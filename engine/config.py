@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
+
+CLOAKS: int = 1
+"""Version of what the engine computes, raised with every change to the pixels of cloaks or to what a network sees of a
+face. Results of another version are made again. tests/test_dependencies.py fails if cloaks change and this does not."""
 
 CANVAS: int = 176
 """Side of the canvas in pixels: ArcFace's 112-pixel template with 32 pixels of context on every side."""
@@ -38,6 +43,10 @@ STEPS: dict[str, dict[str, int]] = {
 the paper's from its section 5.1, the released tool's from its `protection.py`."""
 
 
+HEAVIEST: float = 1e6
+"""Largest weight of an extractor, and one over the smallest: float32 holds every sum and ratio of these."""
+
+
 def _choice(name: str, value: str, kind: object) -> None:
     if value not in get_args(kind):
         raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {value!r}")
@@ -63,8 +72,8 @@ class Detection:
 
 @dataclass(frozen=True)
 class Member:
-    """One extractor of an ensemble. name: in the registry. weight: of its distance in the objective, positive; only
-    the ratios count. precision: of its products and activations; pixels, distances and the cloak stay float32.
+    """One extractor of an ensemble. name: in the registry. weight: of its distance in the objective, 1e-6 to
+    1e6; only the ratios count. precision: of its products and activations; pixels, distances and cloak stay float32.
     """
 
     name: str
@@ -88,10 +97,10 @@ class Member:
                 member = replace(member, weight=float(rest.pop()))
         except ValueError:
             rest = [text]
-        if rest or not name or not 0 < member.weight < float("inf"):
+        if rest or not name or not 1 / HEAVIEST <= member.weight <= HEAVIEST:
             raise ValueError(
-                "an extractor is NAME, NAME:WEIGHT, NAME:PRECISION or NAME:WEIGHT:PRECISION, its weight a positive "
-                f"number, its precision one of {', '.join(get_args(Precision))}; got {text!r}"
+                "an extractor is NAME, NAME:WEIGHT, NAME:PRECISION or NAME:WEIGHT:PRECISION, its weight a number from "
+                f"{1 / HEAVIEST:g} to {HEAVIEST:g}, its precision one of {', '.join(get_args(Precision))}; got {text!r}"
             )
         return member
 
@@ -106,8 +115,9 @@ class Recipe:
     random change of scale and offset of every extractor's crop at every step, as a share of the crop's side. smoothing:
     sigma, in canvas pixels, of the Gaussian that the gradient passes through. seed: of every random choice. enough: a
     shift, the extractors' weighted mean, at which a face is left as it is, looked at every 10 steps; None: no shift is.
-    cap: largest change of a pixel at rho .007, 1 for none, and colour: whether the channels may change apart: of the
-    default solver alone; those of others have no cap, and always colour.
+    cap: largest change of a pixel at rho .007, 1 for none. colour: whether the channels may change apart. turn: how
+    many of the extractors a step uses, in turn, so that many cost what few do; None: all of them in every step. These
+    three are of the default solver alone: others have no cap, always colour, and every extractor in every step.
     """
 
     rho: float = RHO["mid"]
@@ -121,6 +131,7 @@ class Recipe:
     enough: float | None = None
     cap: float = 16 / 255
     colour: bool = False
+    turn: int | None = None
 
     def __post_init__(self) -> None:
         _choice("objective", self.objective, Objective)
@@ -141,9 +152,14 @@ class Recipe:
             raise ValueError(f"enough is a shift of embeddings and must be in (0, 2); got {self.enough}")
         if not 0 < self.cap <= 1:
             raise ValueError(f"cap is the largest change of a pixel and must be in (0, 1]; got {self.cap}")
+        if self.turn is not None and not 1 <= self.turn <= len(self.extractors):
+            raise ValueError(
+                f"turn is how many of the {len(self.extractors)} extractors a step uses and must be 1 to "
+                f"{len(self.extractors)}; got {self.turn}"
+            )
         own = type(self)
-        if self.solver != own.solver and (self.cap, self.colour) != (own.cap, own.colour):
-            raise ValueError(f"cap and colour are choices of the solver {own.solver!r}, not of {self.solver!r}")
+        if self.solver != own.solver and (self.cap, self.colour, self.turn) != (own.cap, own.colour, own.turn):
+            raise ValueError(f"cap, colour and turn are choices of the solver {own.solver!r}, not of {self.solver!r}")
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -159,6 +175,19 @@ class Recipe:
     def weights(self) -> tuple[float, ...]:
         """Their weights, as given."""
         return tuple(member.weight for member in self.members)
+
+    @property
+    def turns(self) -> tuple[tuple[int, ...], ...]:
+        """Which extractors each step uses, by index, as often as it takes until the first step's come again.
+
+        Example:
+            >>> Recipe(extractors=("a", "b", "c", "d"), turn=2).turns
+            ((0, 1), (2, 3))
+        """
+        count = len(self.extractors)
+        taken = count if self.turn is None else self.turn
+        starts = range(0, math.lcm(count, taken), taken)
+        return tuple(tuple(sorted((start + place) % count for place in range(taken))) for start in starts)
 
     @classmethod
     def of(cls, mode: Mode, **changes: object) -> Recipe:

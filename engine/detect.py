@@ -32,6 +32,11 @@ BETTER = 0.02
 """How much higher another quarter turn must score to be tried."""
 
 
+LARGEST_SCAN, TILE, OVERLAPPING = 4_000_000, 1536, 256
+"""Pixels from which a scan is made in tiles, their side, and how far they overlap. The network takes 90 bytes a pixel;
+faces larger than the overlap are found in a coarser scan."""
+
+
 class Detector(Protocol):
     """Finds the faces of one upright RGB photo."""
 
@@ -44,18 +49,37 @@ class YuNet:
     """The detector that ships with the engine. One instance serves any number of threads."""
 
     def __init__(self, weights: Path, settings: Detection | None = None) -> None:
-        """weights: the ONNX file. Raises FileNotFoundError when there is none."""
+        """weights: the ONNX file, read once; `checkpoint.detector()` is the shipped one, checked.
+
+        Raises FileNotFoundError if there is none, ValueError if OpenCV cannot read it.
+        """
         if not weights.is_file():
             raise FileNotFoundError(f"face detector weights not found: {weights}; reinstall the package")
         self.weights = weights
         self.settings = settings or Detection()
         self._local = threading.local()  # OpenCV's detector keeps its input size: one for each thread
+        self._model = np.fromfile(weights, np.uint8)
+        try:
+            self._detector()
+        except cv2.error as error:
+            said = str(error).strip().partition("\n")[0]
+            raise ValueError(f"{weights} is no YuNet that OpenCV can read ({said}); reinstall the package") from error
+
+    def _detector(self) -> cv2.FaceDetectorYN:
+        """This thread's."""
+        found = getattr(self._local, "detector", None)
+        if found is None:
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of the CPU target on every load
+            settings = (32, 32), self.settings.min_score, 0.3, 5000
+            found = cv2.FaceDetectorYN.create("onnx", self._model, np.empty(0, np.uint8), *settings)
+            self._local.detector = found
+        return found
 
     def detect(self, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
         """Faces in pixels of the photo, largest first, at least `min_size` and `min_score`.
 
         Example:
-            >>> YuNet(checkpoint.root() / "yunet.onnx").detect(photo.pixels)[0].score
+            >>> YuNet(checkpoint.detector()).detect(photo.pixels)[0].score
             0.94
         """
         faces = self._scan(pixels)
@@ -108,16 +132,37 @@ class YuNet:
         # A face that the border cuts, or that fills the photo, is found only with room round it.
         room = max(8, min(pixels.shape[:2]) // 8)
         framed = cv2.copyMakeBorder(pixels[..., ::-1], room, room, room, room, cv2.BORDER_CONSTANT)
-        detector = getattr(self._local, "detector", None)
-        if detector is None:
-            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of the CPU target on every load
-            detector = cv2.FaceDetectorYN.create(str(self.weights), "", (32, 32), self.settings.min_score, 0.3, 5000)
-            self._local.detector = detector
-        detector.setInputSize((framed.shape[1], framed.shape[0]))
-        rows = detector.detect(framed)[1]
-        if rows is None:
-            return np.empty((0, 15), np.float32)
-        return rows.astype(np.float32) - np.array([room, room, 0, 0] + [room] * 10 + [0], np.float32)
+        detector = self._detector()
+        found = [np.empty((0, 15), np.float32)]
+        for top, left, bottom, right in _tiles(framed.shape[:2]):
+            detector.setInputSize((right - left, bottom - top))
+            rows = detector.detect(np.ascontiguousarray(framed[top:bottom, left:right]))[1]
+            if rows is not None:
+                rows = rows.astype(np.float32) + np.array([left, top, 0, 0] + [left, top] * 5 + [0], np.float32)
+                found.append(rows[_whole(rows[:, :4], (top, left, bottom, right), framed.shape[:2])])
+        return np.concatenate(found) - np.array([room, room, 0, 0] + [room] * 10 + [0], np.float32)
+
+
+def _tiles(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """(top, left, bottom, right) of what the network looks at by itself: the whole picture if that is not too large."""
+    height, width = size
+    if height * width <= LARGEST_SCAN:
+        return [(0, 0, height, width)]
+    tops, lefts = (range(0, max(1, side - OVERLAPPING), TILE - OVERLAPPING) for side in size)
+    return [(top, left, min(top + TILE, height), min(left + TILE, width)) for top in tops for left in lefts]
+
+
+def _whole(boxes: Float32[np.ndarray, "n 4"], tile: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
+    """Which faces are not cut by an edge of their tile inside the picture: those the next tile has as a whole."""
+    (top, left, bottom, right), (x, y, width, height) = tile, boxes.T
+    if (bottom - top, right - left) != size:  # of a larger face the tile may hold no more than a part
+        width = np.where(np.maximum(width, height) <= OVERLAPPING, width, np.inf)
+    return (
+        ((x > left + 2) | (left == 0))
+        & ((y > top + 2) | (top == 0))
+        & ((x + width < right - 2) | ((right == size[1]) & np.isfinite(width)))
+        & ((y + height < bottom - 2) | (bottom == size[0]))
+    )
 
 
 def _merge(rows: Float32[np.ndarray, "n 15"]) -> Float32[np.ndarray, "k 15"]:

@@ -4,15 +4,20 @@ JAX's persistent cache saves XLA's work, but a program has to be traced and lowe
 longer than cloaking a photo. A program kept here is found by what it was made from: the engine's source, JAX, its
 settings and flags, the processor, and the shapes and static parts of the arguments. Nothing of that sees code of other
 packages or code changed at run time: only who knows that there is none asks to `keep`. Kept are programs of one CPU.
+
+A program is code, so nothing is loaded that somebody else could have written. The folder and its files are the user's
+alone (`engine.private`), and every file begins with a MAC under a key that lies beside it, checked before anything else
+of the file is looked at. What fails is deleted and made again; a program that cannot be kept is used all the same.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import pickle
 import platform
-import tempfile
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +31,15 @@ import jax
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
+from engine import private
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 LOAD = "/engine/programs/load_duration"
 """The monitoring event of a program that was loaded, with its seconds and `fun_name`."""
+KEY = ".key"
+"""What the name of the file beside the folder ends in that has the key of the MACs, 32 bytes."""
 MOST = 48
 """Programs kept, those used last: a collection needs about eight, of at most some megabytes."""
 
@@ -73,8 +82,11 @@ class Kept(Generic[P, R]):
         with _making:
             program = self._programs.get(key)
             if program is None:
-                path = _folder / f"{self._name}-{_hash(f'{key} {self._donated}')}.program"
-                program = _load(path, device) or _make(path, self.jitted, arguments)
+                text = f"{key} {self._donated}"
+                if " at 0x" in text:  # something that only its place in this process's memory tells from others
+                    return self.jitted(*arguments)
+                path = _folder / f"{self._name}-{_hash(text)}.program"
+                program = _load(path, dynamic, device) or _make(path, self.jitted, arguments)
                 self._programs[key] = program
         return program(*dynamic)
 
@@ -95,13 +107,23 @@ def _hash(text: str) -> str:
     return hashlib.sha256(f"{_surroundings()}\n{text}".encode()).hexdigest()[:32]
 
 
-def _load(path: Path, device: jax.Device) -> Callable[..., Any] | None:
+def _load(path: Path, dynamic: tuple, device: jax.Device) -> Callable[..., Any] | None:
     begun = time.perf_counter()
+    key = _key(path.parent) if path.parent.is_dir() else None
+    data = None if key is None else private.read(path)
+    if key is None or data is None:
+        return None
+    mac, kept = data[:32], data[32:]
     try:
-        payload, trees = pickle.loads(path.read_bytes())
-        program = serialize_executable.deserialize_and_load(payload, *trees, execution_devices=[device])
+        if not hmac.compare_digest(mac, _mac(key, path, kept)):
+            raise ValueError("not what was written")
+        payload, out_tree = pickle.loads(kept)
+        in_tree = jax.tree.structure((dynamic, {}))
+        program = serialize_executable.deserialize_and_load(payload, in_tree, out_tree, execution_devices=[device])
         os.utime(path)
-    except Exception:  # none, or damaged, of which its reader raises anything: it is made (again)
+    except Exception:  # damaged, or not for this machine, of which its reader raises anything: it is made again
+        with suppress(OSError):
+            path.unlink()
         return None
     name = path.name.partition("-")[0].rpartition(".")[2]
     jax.monitoring.record_event_duration_secs(LOAD, time.perf_counter() - begun, fun_name=name)
@@ -111,15 +133,48 @@ def _load(path: Path, device: jax.Device) -> Callable[..., Any] | None:
 def _make(path: Path, jitted: Any, arguments: tuple) -> Callable[..., Any]:
     with _uncached():  # XLA:CPU cannot write again what it has read
         program = jitted.lower(*arguments).compile()
-    payload, *trees = serialize_executable.serialize(program)
-    with suppress(OSError):  # a folder that cannot be written to only costs time, the next time
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-            file.write(pickle.dumps((payload, trees)))
-        os.replace(file.name, path)
-        for old in sorted(path.parent.glob("*.program"), key=lambda one: -one.stat().st_mtime)[MOST:]:
-            old.unlink(missing_ok=True)
+    key = _key(path.parent)
+    if key is None:
+        return program
+    try:
+        # Not the arguments' tree, which has networks in it and so any function: who loads it has arguments like these.
+        payload, _, out_tree = serialize_executable.serialize(program)
+        kept = pickle.dumps((payload, out_tree))
+    except Exception:  # not everything can be serialised, and nobody is told which: it only costs time, the next time
+        return program
+    with suppress(OSError):  # nor does a folder that is full
+        private.write(path, _mac(key, path, kept) + kept)
+        _remove(path.parent)
     return program
+
+
+def _remove(folder: Path) -> None:
+    """All but the MOST programs that were used last, and what a killed process left half-written an hour ago."""
+    for old in sorted(folder.glob("*.program"), key=lambda one: -one.stat().st_mtime)[MOST:]:
+        old.unlink(missing_ok=True)
+    for left in folder.glob(".*.part"):
+        if left.stat().st_mtime < time.time() - 3600:
+            left.unlink(missing_ok=True)
+
+
+def _key(folder: Path) -> bytes | None:
+    """The folder's key, made if there is none; None if the folder is not the user's alone: nothing is kept there."""
+    if not private.folder(folder):
+        return None
+    place = folder.with_name(folder.name + KEY)
+    key = private.read(place)
+    if key is None or len(key) != 32:
+        key = secrets.token_bytes(32)
+        try:
+            private.write(place, key)
+        except OSError:
+            return None
+    return key
+
+
+def _mac(key: bytes, path: Path, kept: bytes) -> bytes:
+    # The name too: a program must not stand for another one.
+    return hmac.digest(key, path.name.encode() + b"\0" + kept, "sha256")
 
 
 @contextmanager

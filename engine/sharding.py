@@ -12,7 +12,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from engine import programs
+from engine import private, programs
+from engine.types import DeviceError
 
 CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 """Makes matrix products about 1.5 times faster on the CPU (DESIGN.md, fact 2)."""
@@ -33,8 +34,9 @@ def configure(*, cache: Path | None = None, keep: bool = False) -> None:
 
     cache: its folder; by default `fawkes-engine` in the user's cache directory. What the caller's environment says
     (XLA_FLAGS naming the same flag, JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE, MALLOC_ARENA_MAX or
-    GLIBC_TUNABLES) stands. keep: whole programs too (`engine.programs`); only for a process that runs no network and
-    no change that is not the engine's own.
+    GLIBC_TUNABLES) stands. But a folder that is not the user's alone (`private.folder`) is not used, whoever named it:
+    what is cached there is run. keep: whole programs too (`engine.programs`); only for a process that runs no network
+    and no change that is not the engine's own.
     """
     _keep_memory()
     flags = os.environ.get("XLA_FLAGS", "")
@@ -45,8 +47,12 @@ def configure(*, cache: Path | None = None, keep: bool = False) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache or home / "fawkes-engine"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    folder = jax.config.values["jax_compilation_cache_dir"]
-    if keep and folder is not None and jax.config.values["jax_enable_compilation_cache"]:
+    folder = str(jax.config.values["jax_compilation_cache_dir"])
+    if "://" in folder:  # JAX's own kinds of store, which have permissions of their own
+        return
+    if not private.folder(Path(folder)):
+        jax.config.update("jax_enable_compilation_cache", False)
+    if keep and jax.config.values["jax_enable_compilation_cache"]:
         programs.keep(Path(folder) / "programs")
 
 
@@ -66,12 +72,25 @@ def _keep_memory() -> None:
         library.mallopt(parameter, value)
 
 
+def devices_here() -> list[jax.Device]:
+    """The devices of this process. Raises DeviceError if those that are asked for cannot be had."""
+    try:
+        return jax.local_devices()
+    except (RuntimeError, AssertionError, ValueError) as error:  # whatever a platform's plugin raises
+        asked = jax.config.values["jax_platforms"] or "default"
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DeviceError(
+            f"JAX cannot use the platform {asked!r} here ({said}): set JAX_PLATFORMS=cpu to compute on the CPU, or "
+            "install the driver and the jaxlib of that device"
+        ) from error
+
+
 def faces_mesh(devices: int | None = None) -> Mesh:
     """A mesh of the first `devices` local devices (all by default) with the one axis "face".
 
-    Raises ValueError when there are not that many.
+    Raises ValueError when there are not that many, DeviceError when there are none.
     """
-    local = jax.local_devices()
+    local = devices_here()
     count = len(local) if devices is None else devices
     if not 1 <= count <= len(local):
         raise ValueError(

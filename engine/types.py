@@ -24,6 +24,10 @@ class UnsettledError(PhotoError):
     """
 
 
+class DeviceError(ValueError):
+    """A platform of JAX's that was asked for and is not there. The message names it and says what to do."""
+
+
 class Face(NamedTuple):
     """One detected face, in pixels of the upright photo.
 
@@ -45,6 +49,8 @@ class Photo:
     grey: the file holds one channel of luminance; a cloak for it must be achromatic.
     alpha: uint8 (h, w) or None. format: Pillow's name of the container ("JPEG"). encoding: what the writer
     needs to write the same kind of file again (EXIF, ICC profile, quantisation tables, ...).
+    notes: what of the file was left out on reading it, one sentence or none; `engine.photo.notes` adds what the format
+    of the output cannot hold.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -52,6 +58,7 @@ class Photo:
     grey: bool = False
     alpha: UInt8[np.ndarray, "h w"] | None = None
     encoding: dict[str, object] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:

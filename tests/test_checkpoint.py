@@ -81,6 +81,15 @@ def test_other_weights_than_expected_are_refused(tmp_path):
         checkpoint.restore(tmp_path / "weights", shapes(tree()), sha256="0" * 64)
 
 
+@pytest.mark.parametrize(("value", "dtype"), [(np.nan, "f4"), (-np.inf, "f4"), (1e39, "f8"), (np.nan, "f2")])
+def test_weights_that_are_not_finite_are_refused(value, dtype, tmp_path):
+    arrays = tree()
+    arrays["stem"]["bias"] = np.array([1, 2, value, 4], dtype)
+    checkpoint.save(tmp_path / "weights", arrays, dtype=np.float32, exact={"stem/bias"})
+    with pytest.raises(checkpoint.CheckpointError, match=r"1 of the weights stem/bias in .* is not finite in float32"):
+        checkpoint.restore(tmp_path / "weights", shapes(tree()))
+
+
 def test_an_absent_checkpoint_says_how_to_get_it(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="convert_weights"):
         checkpoint.restore(tmp_path / "nothing", {})
@@ -106,6 +115,21 @@ def test_manifest_tells_source_licence_metric_and_command_of_every_checkpoint():
         for name, table in manifest[kind].items():
             assert {"path", "sha256", "source", "source_sha256", "licence", "metric", "command"} <= set(table), name
             assert (checkpoint.root() / table["path"]).exists(), name
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeroed", "gone"])
+def test_another_detector_than_the_manifests_is_refused(damage, tmp_path, monkeypatch):
+    data = checkpoint.detector().read_bytes()
+    changed = {"cut": data[:1000], "zeroed": data[:50_000] + bytes(1000) + data[51_000:], "gone": None}[damage]
+    monkeypatch.setattr(checkpoint, "root", lambda: tmp_path)
+    (tmp_path / "yunet.onnx").write_bytes(data)
+    assert checkpoint.detector() == tmp_path / "yunet.onnx"
+    if changed is None:
+        (tmp_path / "yunet.onnx").unlink()
+    else:
+        (tmp_path / "yunet.onnx").write_bytes(changed)
+    with pytest.raises(checkpoint.CheckpointError, match=r"face detector .*yunet\.onnx.*reinstall"):
+        checkpoint.detector()
 
 
 def test_manifest_hash_of_the_detector_is_the_file():

@@ -50,7 +50,7 @@ def test_models_lists_every_checkpoint_with_its_licence(capsys: pytest.CaptureFi
     shipped = checkpoint.manifest()["extractors"]  # other tests register networks of their own
     rows = [row for row in json.loads(capsys.readouterr().out) if row["name"] in shipped]
     plain, robust = ({row["name"] for row in rows if row["robust"] is kind} for kind in (False, True))
-    assert plain >= {"web-incept", "mobilefacenet-192", "faceres", "mobileface", "sface"}
+    assert plain >= {"web-incept", "mobilefacenet-192", "faceres", "mobileface", "sface", "dlib-resnet"}
     assert robust == {"web-incept-robust", "mobilefacenet-192-robust"}
     for row in rows:
         assert row["licence"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,6 +15,8 @@ import tiny_cloak
 from PIL import Image
 
 from engine import Cloaker, Recipe
+from engine.bulk.batching import FaceCloak
+from engine.bulk.cloaker import WeakerWarning
 from engine.bulk.prepare import prepare
 from engine.checkpoint import CheckpointError
 from engine.dssim import dssim_pixels
@@ -91,7 +94,8 @@ def test_streams_are_lazy_and_bounded(cloaker: Cloaker, astronaut: np.ndarray) -
             taken += 1
             yield astronaut
 
-    results = cloaker.stream(endless())
+    with pytest.warns(WeakerWarning, match="away"):
+        results = cloaker.stream(endless())
     assert [next(results).status for _ in range(6)] == ["cloaked"] * 6
     assert taken <= 6 + 4 * cloaker.workers + 2 * cloaker.batcher.size
     results.close()  # type: ignore[attr-defined]
@@ -167,7 +171,9 @@ def test_objective_person_gives_each_person_the_mean_of_their_faces(photos: Path
         np.testing.assert_allclose(means[key][0], mean / np.linalg.norm(mean), atol=1e-5)
     np.testing.assert_allclose(means[third][0], own[third], atol=1e-5)
     assert cloaker.targets(sources[:1]) == {}  # type: ignore[arg-type]
-    assert next(cloaker.stream(sources[2:])).status == "cloaked"
+    with pytest.warns(WeakerWarning, match="away"):
+        results = cloaker.stream(sources[2:])
+    assert next(results).status == "cloaked"
 
 
 def _digest(array: np.ndarray) -> str:
@@ -197,3 +203,66 @@ def test_a_goal_moves_every_face_there_and_must_fit(astronaut: np.ndarray, cloak
         Cloaker(recipe=RECIPE, goal=(goal,))
     with pytest.raises(ValueError, match="an embedding for each extractor"):
         Cloaker(recipe=recipe, goal=(goal, goal))
+    for wrong in (np.nan, np.inf, 0, 1e-30, 2):
+        with pytest.raises(ValueError, match="length 1"):
+            Cloaker(recipe=recipe, goal=(np.full_like(goal, wrong),))
+
+
+def test_a_stream_warns_only_if_its_cloaks_are_weaker_than_asked_for(cloaker: Cloaker, astronaut: np.ndarray) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        away = Cloaker(recipe=replace(RECIPE, objective="away"), batch=2)
+        assert next(away.stream([astronaut])).status == "cloaked"
+        assert cloaker.cloak(astronaut)[0].status == "cloaked"
+
+
+# --- what is called cloaked is cloaked ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [{"dense": np.nan}, {"dense": 0.0}, {"first": 1e30, "dense": 1e30}])
+@pytest.mark.parametrize("companion", [False, True])
+def test_a_network_that_computes_nothing_fails_the_photo(
+    weights: dict[str, float], companion: bool, cloaker: Cloaker, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever makes its embeddings so, and whatever network moves beside it: NaN, none, or beyond float32."""
+    broken = tiny.extractor(3)
+    params = {name: leaf * weights.get(name, 1.0) for name, leaf in broken.params.items()}
+    given = {"broken": replace(broken, params=params, name="broken"), "tiny": tiny.extractor()}
+    monkeypatch.setattr("engine.bulk.cloaker.load", lambda name, precision: given[name])
+    names = ("tiny", "broken") if companion else ("broken",)
+    (result,) = Cloaker(recipe=replace(RECIPE, extractors=names, objective="away"), batch=1).cloak(astronaut)
+    assert (result.status, result.image, result.faces) == ("failed", None, ())
+    assert "No cloak was found" in result.reason
+
+
+CLOAK = FaceCloak(np.full((4, 4, 3), 3 / 255, np.float32), 0.005, (1.2, 0.8), 40)
+FAULTS = {
+    "nothing": (CLOAK, None),
+    "no shift": (CLOAK._replace(shift=(0.0, 0.8)), "a moved by 0,"),
+    "rounding": (CLOAK._replace(shift=(1.2, 1e-6)), "b moved by 1e-06,"),
+    "nan": (CLOAK._replace(shift=(1.2, np.nan)), "b moved by nan,"),
+    "infinite": (CLOAK._replace(shift=(np.inf, 1.2)), "a moved by inf,"),
+    "negative": (CLOAK._replace(shift=(-1.0, 1.2)), "a moved by -1,"),
+    "no change": (CLOAK._replace(delta=CLOAK.delta * 0), "no pixel"),
+    "less than a grey level": (CLOAK._replace(delta=CLOAK.delta / 7), "no pixel"),
+    "nan change": (CLOAK._replace(delta=CLOAK.delta * np.float32(np.nan)), "no pixel"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_is_wrong_with_a_cloak(name: str) -> None:
+    cloak, said = FAULTS[name]
+    fault = cloak.fault(("a", "b"))
+    assert fault is None if said is None else said in (fault or "")
+    assert "no pixel" in (cloak.fault(("a", "b"), scale=0.1) or "") or said
+
+
+@pytest.mark.parametrize("solver", ["projected", "paper", "fawkes1"])
+def test_one_step_of_any_solver_changes_the_photo(solver: str, cloaker: Cloaker, astronaut: np.ndarray) -> None:
+    del cloaker
+    recipe = Recipe.of("mid", solver=solver, steps=1, extractors=("tiny",), objective="away")
+    (result,) = Cloaker(recipe=recipe, batch=1).cloak(astronaut)
+    assert result.status == "cloaked"
+    assert result.image is not None
+    assert (result.image != astronaut).sum() > 1000
+    assert result.faces[0].shift["tiny"] > 1e-3

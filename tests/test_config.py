@@ -98,6 +98,12 @@ def test_recipe_of_checks_what_it_is_given(mode: str, changes: dict, error: type
         Recipe.of(mode, **changes)
 
 
+@pytest.mark.parametrize("weight", ["1e39", "1e-46", "1e7", "1e-7", "nan", "inf", "-1", "0", "1e400"])
+def test_a_weight_that_float32_cannot_add_up_is_refused(weight: str) -> None:
+    with pytest.raises(ValueError, match="from 1e-06 to 1e\\+06"):
+        Recipe(extractors=("a", f"b:{weight}"))
+
+
 @pytest.mark.parametrize(
     ("text", "member"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import sys
 import textwrap
@@ -322,6 +323,87 @@ def test_a_damaged_card_says_so(home: Path, capsys) -> None:
         converted.cards()
     assert cli.main(["models"]) == cli.USAGE
     assert "damaged" in capsys.readouterr().err
+
+
+GOOD = {
+    "network": '"mobilefacenet"',
+    "path": '"weights"',
+    "sha256": '"0"',
+    "dim": "192",
+    "robust": "false",
+    "description": '"mine"',
+    "licence": '"unknown"',
+    "source": '"mine.pt"',
+    "input": "{size = 112, window = [32.0, 144.0], mean = [127.5, 127.5, 127.5], scale = 128.0, bgr = false}",
+}
+DAMAGE = {
+    "no TOML": "path = ",
+    "not UTF-8": b"\xff\xfe",
+    "nested": "a = " + "[" * 100_000,
+    "large": "#" * (1 << 21),
+    "path": {"path": "3"},
+    "no path": {"path": None},
+    "network": {"network": "[1]"},
+    "dim": {"dim": "0"},
+    "true dim": {"dim": "true"},
+    "huge dim": {"dim": "1000000000"},
+    "hash": {"sha256": "1"},
+    "robust": {"robust": '"no"'},
+    "input": {"input": "3"},
+    "size": {"input": '{size = "a"}'},
+    "window": {"input": GOOD["input"].replace("144.0", "nan")},
+    "mean": {"input": GOOD["input"].replace("127.5, 127.5, 127.5", "127.5")},
+    "scale": {"input": GOOD["input"].replace("128.0", "inf")},
+    "options": {"options": "[]"},
+    "training": {"training": "{cosine = 1.0}"},
+    "parents": {"trained_from": "[1]"},
+}
+
+
+def damage(home: Path, name: str, text: str | bytes | dict[str, str | None]) -> None:
+    folder = home / "extractors" / name
+    folder.mkdir(parents=True)
+    if isinstance(text, dict):
+        text = "".join(f"{key} = {value}\n" for key, value in (GOOD | text).items() if value is not None)
+    (folder / "card.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_card_concerns_only_who_asks_for_it(name: str, home: Path, capsys) -> None:
+    damage(home, "bad", DAMAGE[name])
+    assert "bad" not in extractors.available()
+    assert registry.find("web-incept").dim == 512
+    for ask in (extractors.load, extractors.card, registry.about):
+        with pytest.raises(checkpoint.CheckpointError, match=r"bad/card\.toml is damaged .*convert"):
+            ask("bad")
+    assert cli.main(["models", "bad"]) == cli.USAGE
+    assert cli.main(["models"]) == cli.USAGE
+    told = capsys.readouterr()
+    assert "bad/card.toml is damaged" in told.err
+    assert "web-incept: " in told.out, "the others are listed"
+
+
+def test_a_card_that_is_a_pipe_is_damaged(home: Path) -> None:
+    (home / "extractors" / "bad").mkdir(parents=True)
+    os.mkfifo(home / "extractors" / "bad" / "card.toml")
+    assert [*registry.damaged()] == ["bad"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"network": '"registry"'}, "no network named"),
+        ({"network": '"../x"'}, "no network named"),
+        ({"network": '"nosuch"'}, "no network named"),
+        ({"options": "{nosuch = 1}"}, "cannot be built"),
+        ({"dim": "191"}, "cannot be built"),
+        ({}, "no checkpoint at"),
+    ],
+)
+def test_a_card_that_describes_nothing_is_one_sentence(change: dict[str, str], said: str, home: Path) -> None:
+    damage(home, "odd", change)
+    with pytest.raises(checkpoint.CheckpointError, match=said):
+        extractors.load("odd")
 
 
 # --- extractors of other packages ---------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ FACES = {  # (x, y) of the nose and the width of the face, read off the photos b
 
 
 def yunet(**settings: float) -> YuNet:
-    return YuNet(checkpoint.root() / "yunet.onnx", Detection(**settings))
+    return YuNet(checkpoint.detector(), Detection(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +170,13 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
         YuNet(tmp_path / "gone.onnx")
 
 
+@pytest.mark.parametrize("size", [0, 1000, 60_000])
+def test_weights_that_are_cut_off_are_refused(size: int, tmp_path: Path) -> None:
+    (tmp_path / "short.onnx").write_bytes(checkpoint.detector().read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"short\.onnx is no YuNet .*reinstall"):
+        YuNet(tmp_path / "short.onnx")
+
+
 @pytest.mark.slow
 def test_lfw_faces_are_found(detector: YuNet, faces_folder: Path) -> None:
     """Of 300 photos of LFW, whose person is in the middle, each has a face whose box covers the middle."""
@@ -189,7 +196,7 @@ def test_lfw_faces_are_found(detector: YuNet, faces_folder: Path) -> None:
 @pytest.mark.parametrize("longest", [639, 641, 1279, 1281, 1283, 1401, 2001, 3003])
 @pytest.mark.parametrize("min_size", [16, 24, 25, 37])
 def test_the_scans_of_any_size_come_to_an_end(longest: int, min_size: int) -> None:
-    detector = YuNet(checkpoint.root() / "yunet.onnx", Detection(min_size=min_size))
+    detector = YuNet(checkpoint.detector(), Detection(min_size=min_size))
     scans = 0
     for _ in detector._rows(np.zeros((16, longest, 3), np.uint8)):
         scans += 1

@@ -68,6 +68,32 @@ def test_other_settings_and_restart_do_it_again(study: fake_study.FakeStudy) -> 
     assert len(log) == 3
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 3}', "[" * 100_000])
+def test_findings_that_are_damaged_are_found_again(text: str, study: fake_study.FakeStudy) -> None:
+    log: list[str] = []
+    one = preset("one", log)
+    evaluate(study, [one])
+    page = (study.out / "report.html").read_bytes()
+    (study.out / "findings" / "one.json").write_text(text)
+    evaluate(study, [one])
+    assert len(log) == 2
+    assert (study.out / "report.html").read_bytes() == page
+
+
+def test_a_figure_that_was_tampered_with_does_not_reach_the_page(study: fake_study.FakeStudy) -> None:
+    log: list[str] = []
+    one = preset("one", log)
+    evaluate(study, [one])
+    place = study.out / "findings" / "one.json"
+    kept = json.loads(place.read_text())
+    kept["findings"]["figure"] = kept["findings"]["figure"].replace("</svg>", "<script>alert(1)</script></svg>")
+    place.write_text(json.dumps(kept))
+    evaluate(study, [one])
+    assert len(log) == 2
+    assert b"alert(1)" not in (study.out / "report.html").read_bytes()
+    assert oct(place.stat().st_mode & 0o777) == "0o600"
+
+
 def test_price_counts_a_photo_once(study: fake_study.FakeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "gflops", lambda name: 1.0)
     monkeypatch.setattr(cost, "peak", lambda: 100.0)

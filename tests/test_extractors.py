@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from engine.extractors import InputSpec, layers, registry, weight_map
 
 HERE = Path(__file__).resolve().parent
 LFW = HERE.parent.parent / "shared" / "faces" / "lfw"
-SHIPPED = ("faceres", "mobileface", "mobilefacenet-192", "sface", "web-incept")
+SHIPPED = ("dlib-resnet", "faceres", "mobileface", "mobilefacenet-192", "mobilefacenet-512", "sface", "web-incept")
 SPEC = InputSpec(size=16, window=(32.0, 144.0), mean=(127.5, 127.5, 127.5), scale=128.0)
 
 
@@ -202,7 +203,7 @@ def test_a_name_is_registered_once(tiny):
             extractors.register(taken, registry.find("tiny"))
 
 
-@pytest.mark.parametrize("change", [{"size": 0}, {"window": (144.0, 32.0)}, {"scale": 0.0}])
+@pytest.mark.parametrize("change", [{"size": 0}, {"window": (144.0, 32.0)}, {"scale": 0.0}, {"down": float("nan")}])
 def test_input_spec_refuses_nonsense(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         InputSpec(**{"size": 16, "window": (0.0, 1.0), "mean": (0.0, 0.0, 0.0), "scale": 1.0} | change)
@@ -226,6 +227,15 @@ def test_input_is_scaled_as_the_spec_says(tiny, monkeypatch):
     spec = InputSpec(size=4, window=(8.0, 168.0), mean=(1.0, 2.0, 3.0), scale=2.0, bgr=True)
     extractors.embed(extractors.Extractor(tiny.params, "x", spec, tiny.graphdef, 3, ""), flat)
     np.testing.assert_allclose(seen[0][0, 0], (pixel[::-1] * 255 - [1, 2, 3]) / 2, rtol=1e-5)
+
+
+def test_a_crop_that_lies_lower_is_seen_lower(tiny):
+    canvas = jax.random.uniform(jax.random.key(2), (CANVAS, CANVAS, 3))
+    lower = dataclasses.replace(tiny, spec=dataclasses.replace(SPEC, down=16.0))
+    assert lower.spec.window_yx == ((48.0, 160.0), (32.0, 144.0))
+    moved = jnp.roll(canvas, -16, axis=0)
+    np.testing.assert_allclose(extractors.embed(lower, canvas), extractors.embed(tiny, moved), atol=1e-5)
+    assert np.abs(extractors.embed(lower, canvas) - extractors.embed(tiny, canvas)).max() > 1e-3
 
 
 def test_extractors_are_arguments_of_a_compiled_function(tiny):
@@ -284,13 +294,34 @@ def shipped(name: str) -> extractors.Extractor:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_parity_with_the_source_network(name):
-    """References by OpenCV's dnn, LiteRT, onnxruntime and TF.js: tools/golden_embeddings.py."""
+    """References by OpenCV's dnn, LiteRT, onnxruntime, TF.js and dlib: tools/golden_embeddings.py."""
     with np.load(HERE / "goldens" / "embeddings.npz") as golden:
         canvases, expected = golden["canvases"].astype(np.float32) / 255, golden[name]
     with jax.default_matmul_precision("highest"):
         ours = np.asarray(extractors.embed_batch(shipped(name), canvases))
     assert (ours * expected).sum(1).min() > 0.9999
     assert np.abs(ours - expected).max() < 1e-3
+
+
+def test_dlibs_own_chips_have_dlibs_descriptors():
+    """The network alone, on the chips that face_recognition gives it: tools/golden_dlib_chips.py."""
+    with np.load(HERE / "goldens" / "dlib_chips.npz") as golden:
+        chips, expected = golden["chips"].astype(np.float32) / 255, golden["descriptors"]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    with jax.default_matmul_precision("highest"):
+        ours = np.stack([extractors.embed_crop(shipped("dlib-resnet"), chip) for chip in chips])
+    assert (ours * expected).sum(1).min() > 0.999999
+    assert np.abs(ours - expected).max() < 5e-4  # float16 on disk
+
+
+def test_the_canvas_shows_dlib_what_its_own_alignment_does():
+    """Embeddings through our landmarks and window are the descriptors of dlib's own landmarks and chips, nearly."""
+    with np.load(HERE / "goldens" / "dlib_chips.npz") as golden:
+        expected = golden["descriptors"] / np.linalg.norm(golden["descriptors"], axis=1, keepdims=True)
+    with np.load(HERE / "goldens" / "embeddings.npz") as golden:
+        canvases = golden["canvases"][: len(expected)].astype(np.float32) / 255
+    ours = np.asarray(extractors.embed_batch(shipped("dlib-resnet"), canvases))
+    assert (ours * expected).sum(1).min() > 0.97
 
 
 @pytest.mark.slow
@@ -315,6 +346,7 @@ def lfw() -> tuple[np.ndarray, np.ndarray]:
         ("web-incept", 0.995),
         ("mobilefacenet-192", 0.998),
         ("sface", 0.998),
+        ("dlib-resnet", 0.998),
         ("faceres", 0.995),
         ("mobileface", 0.955),
         ("web-incept-robust", 0.98),
@@ -332,7 +364,7 @@ def test_lfw_pairs(name, least):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["web-incept", "mobilefacenet-192", "faceres"])
+@pytest.mark.parametrize("name", ["web-incept", "mobilefacenet-192", "faceres", "dlib-resnet"])
 def test_the_tuned_form_has_the_same_embeddings_and_gradients(name: str) -> None:
     """Within 1e-5 of an embedding's length and 1e-4 of a gradient's: sums of floats in another order."""
     plain = extractors.load(name)

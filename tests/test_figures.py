@@ -48,6 +48,46 @@ def test_the_same_figure_is_the_same_text_and_stands_alone() -> None:
     assert "href" not in "".join(root.attrib)
 
 
+SVG = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "",
+        "words",
+        "<b>bold</b>",
+        "<svg><g/></svg>",
+        f"<svg {SVG}><script>alert(1)</script></svg>",
+        f"<svg {SVG}><g onclick='alert(1)'/></svg>",
+        f"<svg {SVG} ONLOAD='alert(1)'/>",
+        f"<svg {SVG}><a xlink:href='https://there'><text>here</text></a></svg>",
+        f"<svg {SVG}><use xlink:href='https://there#x'/></svg>",
+        f"<svg {SVG}><image href='https://there/x.png'/></svg>",
+        f"<svg {SVG}><image href='data:image/svg+xml;base64,PHN2Zz4='/></svg>",
+        f"<svg {SVG}><g style='fill: url(https://there)'/></svg>",
+        f"<svg {SVG}><g style='fill: url( \"https://there\")'/></svg>",
+        f"<svg {SVG}><foreignObject><p xmlns='http://www.w3.org/1999/xhtml'>x</p></foreignObject></svg>",
+        f"<svg {SVG}><style>*{{display: none}}</style></svg>",
+        f"<svg {SVG}><animate attributeName='href' values='javascript:alert(1)'/></svg>",
+        f"<!DOCTYPE svg [<!ENTITY x 'y'>]><svg {SVG}>&x;</svg>",
+        f"<svg {SVG}></svg><script>alert(1)</script>",
+    ],
+)
+def test_what_does_more_than_draw_is_refused(markup: str) -> None:
+    with pytest.raises(ValueError, match="figure"):
+        figures.checked(markup)
+
+
+def test_a_figure_of_the_house_is_only_drawn() -> None:
+    figure = figures.new()
+    axes = figure.subplots()
+    axes.plot([0, 1], label="<b>")
+    axes.imshow(np.zeros((2, 2)))
+    axes.legend()
+    assert figures.checked(figures.svg(figure)) == figures.svg(figure)
+
+
 def test_it_takes_the_width_there_is_and_its_words_are_words() -> None:
     page = Page(figures.svg(drawn("Protection <b> & more")))
     (root,) = page.all("svg")

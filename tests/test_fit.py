@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from engine import photo as photos
 from engine.bulk.fit import Fitted, fit
@@ -198,3 +200,66 @@ def test_grey_photo_stays_grey_with_a_coloured_change() -> None:
     result = fitted(subject, deltas, rho=0.01)
     assert np.ptp(result.pixels, axis=2).max() == 0
     assert photos.read(result.data).grey
+
+
+def noisy_jpeg(quality: int, **options: object) -> Prepared:
+    """A photo whose noise its own JPEG, of half as much colour, cannot hold twice."""
+    pixels = tiny.texture_pixels(1, *SIZE, contrast=0.1).astype(np.int16)
+    pixels += np.random.default_rng(5).normal(0, 14, pixels.shape).astype(np.int16)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
+        buffer, "JPEG", quality=quality, subsampling=2, **options
+    )
+    return prepare(buffer.getvalue(), Found(ONE))
+
+
+def test_a_noisy_photo_is_written_at_a_higher_quality_and_says_so() -> None:
+    subject = noisy_jpeg(97)
+    deltas = noises(subject, 0.02)
+    encode = photos.Encoder(subject.photo)
+    bare = photos.decode_pixels(encode(subject.photo.pixels))
+    top, left, bottom, right = subject.regions[0]
+    loss = dssim_pixels(subject.photo.pixels[top:bottom, left:right], bare[top:bottom, left:right])
+    result = fit(subject, deltas, rho=0.9 * loss, encode=encode, decode=photos.decode_pixels)
+    assert_within(result, subject, ONE, 0.9 * loss)
+    assert result.data[:2] == b"\xff\xd8"
+    assert result.scale[0] > 0.1
+    assert "higher quality" in result.notes[-1]
+    asked = photos.Encoder(subject.photo, quality=40)
+    with pytest.raises(PhotoError, match="--quality"):  # unless the quality was asked for
+        fit(subject, deltas, rho=0.2 * loss, encode=asked, decode=photos.decode_pixels)
+
+
+@pytest.mark.parametrize("format", ["keep", "png"])
+@pytest.mark.parametrize("scene", ["one", "overlapping", "border", "large"])
+def test_an_encoder_gives_what_its_function_gives_at_less_cost(scene: str, format: str) -> None:
+    """The same budget is spent as without knowing the codec, and the whole photo is encoded once or twice."""
+    buffer = io.BytesIO()
+    Image.fromarray(tiny.texture_pixels(1, *SIZE, contrast=0.1)).save(buffer, "JPEG", quality=92, subsampling=0)
+    subject = prepare(buffer.getvalue(), Found(SCENES[scene]))
+    deltas = noises(subject, 0.1)
+    decoded = []
+
+    def decode(data: bytes) -> np.ndarray:
+        decoded.append(len(data))
+        return photos.decode_pixels(data)
+
+    encoder = photos.Encoder(subject.photo, format)
+    result = fit(subject, deltas, rho=0.01, encode=encoder, decode=decode)
+    plain = fit(subject, deltas, rho=0.01, encode=lambda pixels: encoder(pixels), decode=photos.decode_pixels)
+    assert_within(result, subject, SCENES[scene], 0.01)
+    assert result.notes == ()
+    assert len(decoded) <= 2
+    np.testing.assert_allclose(result.scale, plain.scale, rtol=0.15)
+
+
+@pytest.mark.parametrize("format", ["keep", "webp"])
+def test_a_part_is_seen_as_it_will_be_in_the_whole(format: str) -> None:
+    subject = noisy_jpeg(90, progressive=True)
+    encoder = photos.Encoder(subject.photo, format)
+    pixels = subject.photo.pixels
+    whole = photos.decode_pixels(encoder(pixels))
+    part = encoder.part(pixels[64:208, 96:256])
+    difference = np.abs(part.astype(int) - whole[64:208, 96:256])[16:-16, 16:-16]
+    assert difference.max() <= (0 if format == "keep" else 40)
+    assert difference.mean() < 2

@@ -22,6 +22,7 @@ import tiny
 from engine import photo
 from engine.evaluate import installed
 from engine.evaluate.installed import Dlib, HumanNode, OpenCVSFace
+from engine.evaluate.protocol import part_of
 
 GOLDENS = Path(__file__).parent / "goldens" / "face_recognition.npz"
 
@@ -71,8 +72,10 @@ def test_dlib_takes_the_central_face_and_has_none_where_its_detector_finds_none(
     assert np.linalg.norm(left - np.load(GOLDENS)["obama"][0]) > 0.6  # the package's threshold for another person
 
 
-def test_dlib_never_counts_as_a_network_of_the_engine():
-    assert (Dlib.name, Dlib.extractors) == ("dlib", ())
+def test_dlib_counts_as_the_engines_network_of_the_same_weights():
+    assert (Dlib.name, Dlib.extractors) == ("dlib", ("dlib-resnet",))
+    assert part_of(Dlib.extractors, ("dlib-resnet",)) == "in"
+    assert part_of(Dlib.extractors, ("sface", "web-incept")) == "held-out"
     assert Dlib().version.startswith("dlib 20")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,6 +123,116 @@ def test_a_damaged_one_is_made_again(folder: Path) -> None:
         np.testing.assert_array_equal(fresh()(2, tree, ones(5))[0], np.full(5, 3))
         assert path.stat().st_size > len(whole) // 2
     assert len(kept_in(folder)) == 1
+
+
+class Bomb:
+    """What a pickle may do."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.mark,)
+
+
+def plant(folder: Path, tmp_path: Path, how: str) -> None:
+    """Somebody else's file in place of the one program that is there."""
+    (path,) = folder.iterdir()
+    bomb = pickle.dumps(Bomb(tmp_path / "ran"))
+    key = (folder.parent / "programs.key").read_bytes()
+    planted = {
+        "pickle": bomb,
+        "digest": hashlib.sha256(bomb).digest() + bomb,
+        "other key": hmac.digest(bytes(32), path.name.encode() + b"\0" + bomb, "sha256") + bomb,
+        "other name": programs._mac(key, path.with_name("other.program"), bomb) + bomb,
+        "old mac": path.read_bytes()[:32] + bomb,
+    }[how]
+    path.write_bytes(planted)
+
+
+@pytest.mark.parametrize("how", ["pickle", "digest", "other key", "other name", "old mac"])
+def test_a_planted_program_is_not_run(how: str, folder: Path, tmp_path: Path) -> None:
+    tree = {"scale": jax.device_put(np.float32(3))}
+    fresh()(2, tree, ones(5))
+    plant(folder, tmp_path, how)
+    np.testing.assert_array_equal(fresh()(2, tree, ones(5))[0], np.full(5, 3))
+    assert not (tmp_path / "ran").exists()
+    with compiles.record() as record:
+        fresh()(2, tree, ones(5))
+    assert record.by_program["scaled"].loaded == 1, "it was made again and kept"
+
+
+def test_a_flipped_bit_anywhere_is_seen(folder: Path) -> None:
+    tree = {"scale": jax.device_put(np.float32(3))}
+    fresh()(2, tree, ones(5))
+    (path,) = folder.iterdir()
+    whole = path.read_bytes()
+    for place in np.random.default_rng(0).integers(0, len(whole) * 8, 8).tolist():
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with compiles.record() as record:
+            np.testing.assert_array_equal(fresh()(2, tree, ones(5))[0], np.full(5, 3))
+        assert record.by_program["scaled"].loaded == 0
+
+
+@pytest.mark.parametrize("kind", ["written by others", "a link", "of a group", "file for others"])
+def test_a_folder_that_others_can_write_is_not_used(kind: str, folder: Path, tmp_path: Path) -> None:
+    tree = {"scale": jax.device_put(np.float32(3))}
+    fresh()(2, tree, ones(5))
+    (path,) = folder.iterdir()
+    if kind == "a link":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif kind == "file for others":
+        path.chmod(0o646)
+    else:
+        folder.chmod({"written by others": 0o777, "of a group": 0o770}[kind])
+    before = path.stat()
+    with compiles.record() as record:
+        np.testing.assert_array_equal(fresh()(2, tree, ones(5))[0], np.full(5, 3))
+    assert record.by_program["scaled"].loaded == 0
+    if kind != "file for others":
+        assert path.stat() == before
+
+
+def test_what_is_kept_is_the_users_alone(folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        fresh()(2, {"scale": ones()}, ones(5))
+    finally:
+        os.umask(before)
+    files = [*folder.iterdir(), folder.parent / "programs.key"]
+    assert [oct(file.stat().st_mode & 0o777) for file in files] == ["0o600"] * 2
+    assert oct(folder.stat().st_mode & 0o777) == "0o700"
+
+
+def test_a_key_that_others_can_read_is_replaced(folder: Path) -> None:
+    tree = {"scale": ones()}
+    fresh()(2, tree, ones(5))
+    key = folder.parent / "programs.key"
+    before = key.read_bytes()
+    key.chmod(0o644)
+    with compiles.record() as record:
+        fresh()(2, tree, ones(5))
+    assert record.by_program["scaled"].loaded == 0
+    assert key.read_bytes() != before
+
+
+def test_a_program_that_cannot_be_kept_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(program: object) -> None:
+        raise pickle.PicklingError("not this one")
+
+    monkeypatch.setattr(programs.serialize_executable, "serialize", refuse)
+    np.testing.assert_array_equal(fresh()(2, {"scale": ones()}, ones(5))[0], np.ones(5))
+    assert kept_in(folder) == set()
+
+
+def test_what_only_its_place_in_memory_tells_apart_is_not_kept(folder: Path) -> None:
+    for power in (1, 3):
+        one = programs.kept(static=0)(lambda function, x: function(x))
+        np.testing.assert_array_equal(one(lambda x, power=power: x**power, 2 * ones(2)), [2**power] * 2)
+    assert not folder.exists()
 
 
 def test_a_folder_that_cannot_be_made_costs_nothing_but_time(tmp_path: Path) -> None:

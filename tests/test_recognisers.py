@@ -137,7 +137,7 @@ def test_the_same_pixels_are_looked_at_once(monkeypatch):
 
 def test_the_detector_that_remembers_finds_the_same_faces(photos):
     pixels = photo.read(photos / "obama.jpg").pixels
-    plain = YuNet(checkpoint.root() / "yunet.onnx").detect(pixels)
+    plain = YuNet(checkpoint.detector()).detect(pixels)
     detector = DetectedOnce()
     for found in (detector.detect(pixels), detector.detect(pixels)):
         assert [one.box.tolist() for one in found] == [one.box.tolist() for one in plain]

@@ -177,3 +177,12 @@ def test_what_a_killed_process_left_behind_does_no_harm(tmp_path: Path) -> None:
 def _not_a_photo(folder: Path) -> Path:
     (folder / "new.jpg").write_bytes(b"new")
     return folder / "new.jpg"
+
+
+def test_a_window_that_lies_lower_is_jittered_round_where_it_lies() -> None:
+    draw = np.random.default_rng(0)
+    rows = ((48.0, 160.0), (32.0, 144.0))
+    windows = np.stack([data.jittered(rows, Augmentation(flip=0, scale=0.1, shift=0.05), draw) for _ in range(400)])
+    np.testing.assert_allclose(windows.mean(axis=(0, 2)), [104.0, 88.0], atol=1)
+    still = data.jittered(rows, Augmentation(flip=0, scale=0, shift=0), draw)
+    np.testing.assert_array_equal(still, np.array(rows, np.float32))

@@ -109,7 +109,7 @@ def compiled_text(program: str) -> str:
         "embed": lambda: solver.embed.lower(whole.extractors, batch.canvas),
         "begin": lambda: solver.begin.lower(RECIPE, batch, clean, fresh),
         "enter": lambda: solver.enter.lower(slots, slots, fresh),
-        "step": lambda: solver._step.lower(RECIPE, whole.extractors, slots),
+        "step": lambda: solver._step.lower(solver.Move(RECIPE, RECIPE.turns[0]), whole.extractors, slots),
         "steps": lambda: solver._steps.lower(RECIPE, whole.extractors, slots, jnp.int32(3)),
         "settle": lambda: solver._settle.lower(RECIPE, slots, clean),
         "result": lambda: solver.result.lower(RECIPE, slots),
@@ -215,3 +215,49 @@ def test_configure_sets_the_flag_and_the_cache_unless_the_user_has(given: str, t
 )
 def test_accelerators_get_more_slots_each(platform: str, devices: int, slots: int) -> None:
     assert sharding.slots(platform, devices) == slots
+
+
+CACHED = """
+import sys, pathlib
+from engine import programs, sharding
+sharding.configure(cache=pathlib.Path(sys.argv[1]), keep=True)
+import jax
+print(jax.config.jax_enable_compilation_cache, programs._folder is not None)
+"""
+
+
+@pytest.mark.parametrize(("mode", "named"), [(0o777, False), (0o777, True), (0o775, True), (0o755, False), (0, False)])
+def test_a_cache_that_others_can_write_is_not_used(mode: int, named: bool, tmp_path: Path) -> None:
+    """Compiled programs are run, whoever put them there. A mode of 0 is a folder that is not there yet."""
+    cache = tmp_path / "cache"
+    if mode:
+        cache.mkdir()
+        cache.chmod(mode)
+    done = subprocess.run(
+        [sys.executable, "-c", CACHED, str(tmp_path / "other" if named else cache)],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"} | ({"JAX_COMPILATION_CACHE_DIR": str(cache)} if named else {}),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    used = not mode & 0o022
+    assert done.stdout.split() == [str(used)] * 2
+    assert oct(cache.stat().st_mode & 0o777) == oct(0o700 if used else mode)
+
+
+@pytest.mark.parametrize("asked", ["cuda", "nosuch", "tpu"])
+def test_a_platform_that_is_not_there_is_one_sentence(asked: str, tmp_path: Path, photos: Path) -> None:
+    command = ["run", str(photos / "obama.jpg"), "--out", str(tmp_path / "out"), "--no-report"]
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.cli", *command],
+        env={**os.environ, "JAX_PLATFORMS": asked, "XDG_CACHE_HOME": str(tmp_path / "home")},
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert f"JAX cannot use the platform '{asked}' here" in done.stderr
+    assert "JAX_PLATFORMS=cpu" in done.stderr
+    assert "Traceback" not in done.stderr

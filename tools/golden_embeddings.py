@@ -1,6 +1,7 @@
 """Embeddings of the sample portraits by runtimes that are not ours, and how far ours are from them.
 
     python tools/golden_embeddings.py --cache DIR                  writes tests/goldens/embeddings.npz
+    python tools/golden_embeddings.py --cache DIR --only NAME ...  the same of these extractors, the rest as it is
     python tools/golden_embeddings.py --cache DIR --check PHOTOS   measures parity on up to 50 photos of a folder
 
 The references (tools/references.py) run the very files that tools/convert_weights.py takes the weights from, which
@@ -38,19 +39,27 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def canvases(photos: Iterable[Path]) -> np.ndarray:
     """The canvas of the largest face of each photo that has one, uint8."""
-    detector = YuNet(checkpoint.root() / "yunet.onnx")
+    detector = YuNet(checkpoint.detector())
     pixels = [np.asarray(Image.open(photo).convert("RGB")) for photo in photos]
     cuts = [faces.cut(one, face) for one in pixels for face in detector.detect(one)[:1]]
     return np.stack([np.rint(cut.canvas * 255).astype(np.uint8) for cut in cuts])
 
 
-def references(images: np.ndarray, *, cache: Path) -> dict[str, np.ndarray]:
+def references(images: np.ndarray, names: Iterable[str], *, cache: Path) -> dict[str, np.ndarray]:
     """Embeddings by the other runtimes, by extractor."""
     result = {}
-    for name in MAKERS:
+    for name in names:
         raw = reference(name, cache=cache).embed(prepared(images, registry.find(name).spec))
         result[name] = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
     return result
+
+
+def _kept(file: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The embeddings that a file has. Raises ValueError if they are of other canvases."""
+    with np.load(file) as golden:
+        if not np.array_equal(golden["canvases"], images):
+            raise ValueError(f"{file} has other canvases: run without --only")
+        return {name: golden[name] for name in golden.files if name != "canvases"}
 
 
 def parity(images: np.ndarray, expected: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
@@ -74,6 +83,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, help="where the source files are kept; a temporary folder by default")
     parser.add_argument("--check", type=Path, metavar="PHOTOS", help="measure on a folder of photos, write nothing")
     parser.add_argument("--out", type=Path, default=ROOT / "tests" / "goldens" / "embeddings.npz")
+    parser.add_argument("--only", nargs="*", default=list(MAKERS), choices=MAKERS, help="the others' rows are kept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         cache = options.cache or Path(temporary)
@@ -81,12 +91,13 @@ def main() -> int:
         if options.check:
             found = sorted(options.check.rglob("*.jpg"))
             images = canvases(itertools.islice(found, 0, None, max(1, len(found) // 50)))[:50]
-            expected = references(images, cache=cache)
+            expected = references(images, options.only, cache=cache)
         else:
             upright = canvases(sorted((ROOT / "tests" / "photos").glob("*.[jp][pn]g")))
             images = np.concatenate([upright, upright[:, :, ::-1]])
-            expected = references(images, cache=cache)
-            np.savez_compressed(options.out, canvases=images, **expected)
+            expected = references(images, options.only, cache=cache)
+            kept = _kept(options.out, images) if set(options.only) != set(MAKERS) else {}
+            np.savez_compressed(options.out, canvases=images, **(kept | expected))
     print(json.dumps(parity(images, expected), indent=2))
     return 0
 

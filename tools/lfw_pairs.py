@@ -24,7 +24,7 @@ def canvases(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Canvases (480, c, c, 3) uint8 and people (480,) of LFW in `folder`, laid out as person/photo."""
     generator = np.random.default_rng(0)
     people = [person for person in sorted(folder.iterdir()) if len(list(person.glob("*.jpg"))) >= PHOTOS]
-    detector = YuNet(checkpoint.root() / "yunet.onnx")
+    detector = YuNet(checkpoint.detector())
     found, labels = [], []
     for label, person in enumerate(generator.choice(np.array(people, object), PEOPLE, replace=False)):
         for photo in generator.choice(np.array(sorted(person.glob("*.jpg")), object), PHOTOS, replace=False):

@@ -394,11 +394,21 @@ def shipped(name: str) -> Callable[[Path], Reference]:
         spec = registry.find(name).spec
         with np.load(ROOT / "tests" / "goldens" / "embeddings.npz") as golden:
             canvases, expected = golden["canvases"].astype(np.float32) / 255, golden[name]
-        window = jnp.array([spec.window, spec.window])
+        window = jnp.array(spec.window_yx)
         crops = np.stack([extractors.crop(canvas, size=spec.size, window_yx=window) for canvas in canvases])
         return Reference(file, lambda _: expected, crops)
 
     return make
+
+
+def dlib_resnet(folder: Path) -> Reference:
+    """dlib's face network on chips of its own: it takes whole grey levels, to which crops of ours would be rounded."""
+    import convert_weights
+
+    file = convert_weights.fetch(convert_weights.SOURCES["dlib-resnet"], cache=folder)
+    with np.load(ROOT / "tests" / "goldens" / "dlib_chips.npz") as golden:
+        chips, descriptors = golden["chips"].astype(np.float32) / 255, golden["descriptors"]
+    return Reference(file, lambda _: descriptors, chips)
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
@@ -438,6 +448,9 @@ def proofs() -> dict[str, list[Proof]]:
         about = checkpoint.manifest()["extractors"][name]
         runtime = about["metric"]["parity_reference"]
         table[layout] = [Proof("", f"{about['source']}, trained weights; tests/goldens, by {runtime}", shipped(name))]
+    dlib = checkpoint.manifest()["extractors"]["dlib-resnet"]
+    runtime = f"tests/goldens, by {dlib['metric']['parity_reference'].split(' on ')[0]}"
+    table["resnet29/dlib"] = [Proof("", f"{dlib['source']}, trained weights; {runtime}", dlib_resnet)]
     imagenet = (np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32))
     table["densenet121/torchvision"] = [
         Proof(

@@ -3,8 +3,9 @@
     run = reference("sface", cache=DIR)      # fetches the file (tools/convert_weights.py), loads the runtime
     run.embed(images)                        # (n, s, s, 3) as `prepared` gives them, to (n, d), not normalised
 
-OpenCV's dnn runs web-incept, LiteRT mobilefacenet-192, onnxruntime sface, and TF.js (WebAssembly backend, under Node)
-faceres and mobileface. A runtime that is not here raises Missing with what to install.
+OpenCV's dnn runs web-incept, LiteRT mobilefacenet-192, onnxruntime sface and mobilefacenet-512, dlib dlib-resnet, and
+TF.js under Node (WebAssembly backend) faceres and mobileface. A runtime that is not here raises Missing with what to
+install.
 """
 
 from __future__ import annotations
@@ -53,11 +54,13 @@ class Reference:
 
 def prepared(canvases: np.ndarray, spec: InputSpec) -> np.ndarray:
     """Inputs of a network (n, s, s, 3), float32, out of uint8 canvases: cropped and resampled by Pillow."""
-    lo, hi = spec.window
+    (top, bottom), (left, right) = spec.window_yx
 
     def resampled(channel: np.ndarray) -> np.ndarray:
         image = Image.fromarray(channel.astype(np.float32))
-        return np.asarray(image.resize((spec.size, spec.size), Image.Resampling.BILINEAR, box=(lo, lo, hi, hi)))
+        return np.asarray(
+            image.resize((spec.size, spec.size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+        )
 
     pixels = np.stack([np.stack([resampled(canvas[..., n]) for n in range(3)], -1) for canvas in canvases])
     return ((pixels[..., :: -1 if spec.bgr else 1] - np.float32(spec.mean)) / np.float32(spec.scale)).astype(np.float32)
@@ -121,21 +124,38 @@ def litert(file: Path, _: InputSpec) -> Reference:
     return timed(f"LiteRT {version('ai-edge-litert')}", embed)
 
 
-def onnxruntime(file: Path, spec: InputSpec) -> Reference:
-    """OpenCV Zoo's SFace, of one image at a time. It names its weights as inputs too, and scales its input itself."""
-    onnx = optional("onnx", "onnx")
-    runtime = optional("onnxruntime", "onnxruntime")
-    model = onnx.load(str(file))
-    for one in list(model.graph.input):
-        if one.name != "data":
-            model.graph.input.remove(one)
-    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+def onnxruntime(given: str, *, scales_itself: bool) -> Callable[[Path, InputSpec], Reference]:
+    """An ONNX file, of one image at a time. given: its input's name; other inputs are weights that it names so."""
+
+    def made(file: Path, spec: InputSpec) -> Reference:
+        onnx = optional("onnx", "onnx")
+        runtime = optional("onnxruntime", "onnxruntime")
+        model = onnx.load(str(file))
+        for one in list(model.graph.input):
+            if one.name != given:
+                model.graph.input.remove(one)
+        session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+        def embed(images: np.ndarray) -> np.ndarray:
+            pixels = images * np.float32(spec.scale) + np.float32(spec.mean) if scales_itself else images
+            pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+            rows = [session.run(None, {given: pixels[n : n + 1]})[0].reshape(1, -1) for n in range(len(pixels))]
+            return np.concatenate(rows)
+
+        return timed(f"onnxruntime {runtime.__version__}", embed)
+
+    return made
+
+
+def dlib(file: Path, spec: InputSpec) -> Reference:
+    """dlib's face network, which takes whole grey levels: pixels are rounded. It scales its input itself."""
+    network = optional("dlib", "dlib-bin").face_recognition_model_v1(str(file))
 
     def embed(images: np.ndarray) -> np.ndarray:
-        pixels = (images * np.float32(spec.scale) + np.float32(spec.mean)).transpose(0, 3, 1, 2)
-        return np.concatenate([session.run(None, {"data": pixels[n : n + 1]})[0] for n in range(len(pixels))])
+        pixels = np.rint(images * np.float32(spec.scale) + np.float32(spec.mean)).clip(0, 255).astype(np.uint8)
+        return np.array(network.compute_face_descriptor(list(pixels)), np.float32)
 
-    return timed(f"onnxruntime {runtime.__version__}", embed)
+    return timed(f"dlib {version('dlib-bin')}", embed)
 
 
 def tfjs(output: str, *, scales_itself: bool) -> Callable[[Path, InputSpec], Reference]:
@@ -172,7 +192,9 @@ MAKERS: dict[str, Callable[[Path, InputSpec], Reference]] = {
     "mobilefacenet-192": litert,
     "faceres": tfjs("global_pooling/Mean", scales_itself=False),
     "mobileface": tfjs("batchnorm0/add_1", scales_itself=True),
-    "sface": onnxruntime,
+    "sface": onnxruntime("data", scales_itself=True),
+    "mobilefacenet-512": onnxruntime("input", scales_itself=False),
+    "dlib-resnet": dlib,
 }
 
 

@@ -51,6 +51,8 @@ def rows_of(spec: InputSpec) -> np.ndarray | None:
 def network_of(extractor: Extractor, *, kind: str, share: float) -> problem_file.Network:
     """An extractor as the file has it. kind: the module of engine.extractors that defines it."""
     spec = extractor.spec
+    if spec.down:
+        raise ValueError(f"{extractor.name} sees another window down than across; the rivals' crops have one")
     weights = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(extractor.params).items()}
     return problem_file.Network(
         extractor.name, kind, spec.size, spec.window, rows_of(spec), spec.mean, spec.scale, spec.bgr, share, weights
@@ -141,7 +143,7 @@ def reference_of(recipe: Recipe, networks: tuple[Extractor, ...], batch: solver.
 
 def cuts(paths: Sequence[Path]) -> list[tuple[faces.Cut, bool]]:
     """The first face of every photo in which there is one, and whether the photo is grey."""
-    detector = YuNet(checkpoint.root() / "yunet.onnx")
+    detector = YuNet(checkpoint.detector())
     found = []
     for path in paths:
         picture = photo.read(path)

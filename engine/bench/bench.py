@@ -40,6 +40,7 @@ def settings(
 ) -> tuple[Settings, tuple[str, ...]]:
     """Settings and sections of a command line. given: fields of Settings. Raises ValueError for what makes no sense."""
     sharding.configure()
+    sharding.devices_here()
     made = Settings(batches=_numbers("--batches", batches), devices=_numbers("--devices", devices), **given)
     wrong = [name for name in only or () if name not in SECTIONS]
     if wrong or only == ():

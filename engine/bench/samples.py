@@ -63,7 +63,7 @@ def _texture(seed: int) -> Cut:
 def of_photos(paths: Sequence[Path]) -> Samples:
     """The faces of all photos under the paths. Raises InputError where there is none, or a path does not exist."""
     photos = tuple(item.source for item in collect(paths, out=Path(".bench")) if not (item.skip or item.fault))
-    detector = YuNet(checkpoint.root() / "yunet.onnx", Detection())
+    detector = YuNet(checkpoint.detector(), Detection())
 
     def prepared(photo: Path) -> Prepared | None:
         try:

@@ -28,6 +28,10 @@ from engine.faces import Cut
 T = TypeVar("T")
 
 
+LEAST_SHIFT = 1e-5
+"""Distance that an embedding has to move: rounding alone gives some 1e-6 (`objective.distances`), a cloak .1 to 2."""
+
+
 class FaceJob(NamedTuple):
     """One face on its way to the device. target: for each extractor (d,), as of `solver.Batch`."""
 
@@ -45,6 +49,22 @@ class FaceCloak(NamedTuple):
     dssim: float
     shift: tuple[float, ...]
     steps: int
+
+    def fault(self, names: Sequence[str], *, scale: float = 1.0) -> str | None:
+        """Why this protects nothing, as a sentence for the owner of the photo; None if every network is misled.
+
+        names: of the extractors. scale: of the delta, as of `fit.Fitted`.
+        """
+        for name, shift in zip(names, self.shift, strict=True):
+            if not LEAST_SHIFT < shift < np.inf:  # NaN is neither
+                return (
+                    f"No cloak was found: the embedding by {name} moved by {shift:.2g}, which protects nothing; check "
+                    "that network, or choose other --extractors."
+                )
+        # Written so that NaN does not pass. Half a grey level rounds to no change of any pixel.
+        if not 0.5 < float(np.abs(self.delta).max()) * scale * 255 < np.inf:
+            return "No cloak was found: no pixel of the face would change; allow more --steps or a larger --rho."
+        return None
 
 
 @dataclass

@@ -5,36 +5,25 @@ from __future__ import annotations
 import os
 import resource
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from PIL import Image
-
-from engine import files
+from engine import photo as photos
 
 SHARE = 4
 """The budget is one of so many parts of the memory that is available."""
 LEAST = 64 << 20
 """Bytes of the smallest budget; one photo at a time is let in whatever it takes."""
-BYTES_PER_PIXEL = 12
-"""While a photo is read, cloaked and written: the pixels, those of the cloaked version, and a coder's working copy."""
 UNKNOWN = 4 << 20
-"""Bytes of a photo whose header cannot be read: it fails soon."""
+"""Bytes of a photo that is not a file, and is in memory already."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def footprint(source: object) -> int:
     """About how many bytes a photo takes while it is worked on, told from its header. Never raises."""
-    if not isinstance(source, Path):
-        return UNKNOWN
-    with suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with files.opened(source) as file, Image.open(file) as image:
-            return BYTES_PER_PIXEL * image.width * image.height
-    return UNKNOWN
+    return photos.footprint(source) if isinstance(source, Path) else UNKNOWN
 
 
 def available() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ from engine.types import PhotoError
 Target = tuple[Float32[np.ndarray, "d"], ...]
 Targets = dict[tuple[str, int], Target]
 """By photo hash and index of the face."""
+LENGTH = 0.01
+"""How much the length of a goal's embeddings may differ from one."""
 Bank = tuple[Float32[np.ndarray, "k d"], ...]
 
 
@@ -72,6 +75,10 @@ class Cloaked:
     faces: tuple[CloakedFace, ...]
 
 
+class WeakerWarning(UserWarning):
+    """A call whose cloaks protect less than those of another call with the same settings."""
+
+
 class Cloaker:
     """Cloaks faces. Holds the extractors and the compiled solver; make one and keep it. Usable from several threads.
 
@@ -109,7 +116,7 @@ class Cloaker:
                 raise ValueError(f"{name} must be at least 1; got {value}")
         self.recipe = recipe or Recipe.of(mode)
         self.detection = detection or Detection()
-        self.detector = detector or YuNet(checkpoint.root() / "yunet.onnx", self.detection)
+        self.detector = detector or YuNet(checkpoint.detector(), self.detection)
         self.workers = workers or min(os.cpu_count() or 1, 8)
         mesh = sharding.faces_mesh(devices)
         size = batch or sharding.slots(mesh.devices.flat[0].platform, mesh.size)
@@ -135,11 +142,19 @@ class Cloaker:
     def stream(self, images: Iterable[str | Source]) -> Iterator[Cloaked]:
         """The results as they come, in order, for input of any length; memory stays flat.
 
-        Under objective "person" every face stands for its person: which others are theirs is not known yet. Raises
-        ValueError under objective "target", which has to see all photos of a person first.
+        A stream cannot group faces into people, so objective "person" acts as "away", which is weaker: a WeakerWarning
+        says so, unless the recipe asks for "away". Raises ValueError under objective "target", which has to see all
+        photos of a person first.
         """
         if self._bank:
             raise ValueError('objective "target" groups photos by person before it starts: use .cloak(images)')
+        if self._grouped and self.recipe.objective == "person":
+            warnings.warn(
+                'a stream does not see all photos of a person, so objective "person" acts as "away", which protects '
+                'less: use .cloak(images), or ask for objective="away"',
+                WeakerWarning,
+                stacklevel=2,
+            )
         return self._results((_source(image) for image in images), {})
 
     def _results(self, sources: Iterable[Source], targets: Targets) -> Iterator[Cloaked]:
@@ -205,9 +220,15 @@ class Cloaker:
         encode: Callable[[UInt8[np.ndarray, "h w 3"]], bytes],
         decode: Callable[[bytes], UInt8[np.ndarray, "h w 3"]],
     ) -> Fitted:
-        """`fit.fit` with the recipe's budget."""
-        deltas = [cloak.delta for cloak in cloaks]
-        return fit(prepared, deltas, rho=self.recipe.rho, encode=encode, decode=decode)
+        """`fit.fit` with the recipe's budget. Raises PhotoError also if a cloak protects nothing, for whatever reason.
+
+        Every file and every image of the API passes through here, so that none is called cloaked that is not.
+        """
+        names = self.recipe.names
+        _refuse(cloak.fault(names) for cloak in cloaks)
+        fitted = fit(prepared, [cloak.delta for cloak in cloaks], rho=self.recipe.rho, encode=encode, decode=decode)
+        _refuse(cloak.fault(names, scale=scale) for cloak, scale in zip(cloaks, fitted.scale, strict=True))
+        return fitted
 
     def describe(self, prepared: Prepared, cloaks: Sequence[FaceCloak], fitted: Fitted) -> tuple[CloakedFace, ...]:
         """What is reported of the faces of one photo."""
@@ -315,12 +336,22 @@ def aims(recipe: Recipe, faces: Sequence[Seen], bank: Bank) -> Targets:
     far = jax.device_put(bank)
     for person in np.unique(persons):
         members = [faces[i] for i in np.flatnonzero(persons == person).tolist()]
-        goal = people.mean_embedding([face.own for face in members])
+        # A face on which a network fails is failed by itself (`FaceCloak.fault`), not with all others of its person.
+        sound = [face.own for face in members if all(np.isfinite(one).all() for one in face.own)]
+        if not sound:
+            continue
+        goal = people.mean_embedding(sound)
         if recipe.objective == "target":
             chosen = int(farthest(jax.device_put(goal), far, seed=recipe.seed))
             goal = tuple(np.asarray(rows[chosen], np.float32) for rows in bank)
         result.update({(face.sha256, face.index): goal for face in members})
     return result
+
+
+def _refuse(faults: Iterable[str | None]) -> None:
+    for fault in faults:
+        if fault is not None:
+            raise PhotoError(fault)
 
 
 def _check(goal: Target, recipe: Recipe, dims: Sequence[int]) -> None:
@@ -329,6 +360,9 @@ def _check(goal: Target, recipe: Recipe, dims: Sequence[int]) -> None:
     given = [np.shape(one) for one in goal]
     if given != [(dim,) for dim in dims]:
         raise ValueError(f"a goal must have an embedding for each extractor, of {dims} numbers; got shapes {given}")
+    lengths = [float(np.linalg.norm(np.asarray(one, np.float64))) for one in goal]
+    if not all(abs(length - 1) <= LENGTH for length in lengths):  # NaN is refused too
+        raise ValueError(f"a goal's embeddings must be of length 1, as the extractors give them; got lengths {lengths}")
 
 
 def _source(image: str | Source) -> Source:

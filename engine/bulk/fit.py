@@ -2,34 +2,53 @@
 
 A cloak is only ever scaled down. On a large face the same change costs less DSSIM than on the canvas, but scaling it up
 to spend what is left makes it visible and moves embeddings no further than the canvas allows.
+
+What a scale costs is found on the face's part of the photo alone, encoded as the whole will be. The whole photo is then
+encoded once, mostly, and what counts is measured on that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from engine.bulk.prepare import Prepared
+from engine.config import CANVAS
 from engine.dssim import dssim_pixels
 from engine.faces import composite
+from engine.photo import Encoder
 from engine.types import PhotoError
+
+Box = tuple[int, int, int, int]
+"""(top, left, bottom, right) in pixels."""
+Seen = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]]
 
 TRIALS = 12
 AIM = 0.99
 """Share of the amplitude that would just fit which a rescaled cloak gets, since that is an estimate."""
+TOO_COARSE, FINE = 0.5, 0.25
+"""Shares of the budget. A codec whose own loss is more than the first is made finer until it is under the second."""
+GRID = 16
+"""Pixels of the largest blocks that codecs cut a photo into."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A cloaked photo. data: the encoded file, pixels: what a viewer sees of it. dssim, scale: for each face."""
+    """A cloaked photo. data: the encoded file, pixels: what a viewer sees of it. dssim, scale: for each face.
+
+    notes: what is to be known about the file, one sentence each; empty unless `fit` got an `Encoder`.
+    """
 
     data: bytes
     pixels: UInt8[np.ndarray, "h w 3"]
     dssim: tuple[float, ...]
     scale: tuple[float, ...]
+    notes: tuple[str, ...] = ()
 
 
 def fit(
@@ -42,38 +61,120 @@ def fit(
 ) -> Fitted:
     """The photo with its cloaks, each face region within rho in the pixels that come back from the encoded bytes.
 
-    Raises PhotoError where no scale fits, because the format alone costs more than the budget.
+    encode: an `Encoder` takes fewer encodings of the whole photo than another function, and may be made finer. Raises
+    PhotoError where no scale fits, because the format alone costs more than the budget.
     """
-    original = prepared.photo.pixels
-    matrices = [one.matrix for one in prepared.cuts]
+    photo, regions = prepared.photo, prepared.regions
+    parts = [_part(prepared, region) for region in regions]
 
-    def cloaked(scale: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-        scaled = [delta * np.float32(s) for delta, s in zip(deltas, scale, strict=True)]
-        pixels = composite(original, matrices, scaled)
-        return np.repeat(_grey(pixels), 3, axis=2) if prepared.photo.grey else pixels
-
-    def measure(pixels: UInt8[np.ndarray, "h w 3"]) -> np.ndarray:
-        boxes = [np.s_[top:bottom, left:right] for top, left, bottom, right in prepared.regions]
-        return np.array([dssim_pixels(original[box], pixels[box]) for box in boxes])
+    def predicted(scale: np.ndarray, seen: Seen) -> np.ndarray:
+        return np.array([part.cost(deltas, scale, seen, grey=photo.grey) for part in parts])
 
     scale = np.ones(len(deltas))
-    for _ in range(3):  # without the codec, which is the slow part
-        cost = measure(cloaked(scale))
+    seen: Seen = lambda pixels: pixels  # noqa: E731  # without the codec, if all that is known of it is a function
+    rounds = 3
+    if isinstance(encode, Encoder) and not encode.exact:
+        encode = _fine(encode, lambda encoder: predicted(np.zeros(len(deltas)), encoder.part), rho)
+        seen, rounds = encode.part, TRIALS
+    for trial in range(rounds):
+        cost = predicted(scale, seen)
         if (cost <= rho).all():
             break
-        scale = scale * _together(_factor(cost, rho, AIM), prepared.regions)
+        scale = scale * _together(_factor(cost, rho, AIM - 0.05 * max(0, trial - 2)), regions)
     for trial in range(TRIALS):
-        data = encode(cloaked(scale))
+        data = encode(_cloaked(photo.pixels, [cut.matrix for cut in prepared.cuts], deltas, scale, grey=photo.grey))
         pixels = decode(data)
-        cost = measure(pixels)
+        cost = np.array([dssim_pixels(photo.pixels[box], pixels[box]) for box in map(_slices, regions)])
         if (cost <= rho).all():
-            return Fitted(data, pixels, tuple(cost.tolist()), tuple(scale.tolist()))
+            notes = encode.notes if isinstance(encode, Encoder) else ()
+            return Fitted(data, pixels, tuple(cost.tolist()), tuple(scale.tolist()), notes)
+        del pixels
         # The codec's own loss does not shrink with the cloak: later trials give more ground.
-        scale = scale * _together(_factor(cost, rho, AIM - 0.05 * trial), prepared.regions)
+        scale = scale * _together(_factor(cost, rho, AIM - 0.05 * trial), regions)
     raise PhotoError(
         f"Encoding alone changes the face by more than the budget of {rho:g}: "
         "choose --format png or a higher --quality."
     )
+
+
+class _Part(NamedTuple):
+    """The surroundings of one face region, with the faces whose canvas reaches into them.
+
+    pixels: of the original, inner: the region in them. matrices: from their pixels to the canvases of `faces`.
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    inner: Box
+    faces: list[int]
+    matrices: list[np.ndarray]
+
+    def cost(self, deltas: Sequence[np.ndarray], scale: np.ndarray, seen: Seen, *, grey: bool) -> float:
+        """DSSIM of the region with the cloaks at this scale. seen: what becomes of pixels that are written and read."""
+        own, amount = [deltas[face] for face in self.faces], scale[self.faces]
+        pixels = _cloaked(self.pixels, self.matrices, own, amount, grey=grey) if amount.any() else self.pixels
+        pixels = seen(pixels)
+        box = _slices(self.inner)
+        return dssim_pixels(self.pixels[box], pixels[box])
+
+
+def _part(prepared: Prepared, region: Box) -> _Part:
+    height, width = prepared.photo.size
+    top, left = (max(0, edge // GRID - 1) * GRID for edge in region[:2])
+    bottom, right = (
+        min(limit, (-(-edge // GRID) + 1) * GRID) for edge, limit in zip(region[2:], (height, width), strict=True)
+    )
+    shift = np.array([[1, 0, left], [0, 1, top], [0, 0, 1]], np.float64)
+    faces, matrices = [], []
+    for face, cut in enumerate(prepared.cuts):
+        corners = np.array([[0, 0, 1], [CANVAS, 0, 1], [0, CANVAS, 1], [CANVAS, CANVAS, 1]]) @ _inverse(cut.matrix).T
+        (low_x, low_y), (high_x, high_y) = corners.min(0), corners.max(0)
+        if low_x < right and high_x > left and low_y < bottom and high_y > top:
+            faces.append(face)
+            matrices.append(cut.matrix @ shift)
+    inner = region[0] - top, region[1] - left, region[2] - top, region[3] - left
+    return _Part(prepared.photo.pixels[top:bottom, left:right], inner, faces, matrices)
+
+
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    return cv2.invertAffineTransform(np.asarray(matrix, np.float64))
+
+
+def _slices(box: Box) -> tuple[slice, slice]:
+    top, left, bottom, right = box
+    return np.s_[top:bottom, left:right]
+
+
+def _cloaked(
+    pixels: UInt8[np.ndarray, "h w 3"],
+    matrices: Sequence[np.ndarray],
+    deltas: Sequence[Float32[np.ndarray, "c c 3"]],
+    scale: np.ndarray,
+    *,
+    grey: bool,
+) -> UInt8[np.ndarray, "h w 3"]:
+    scaled = [delta * np.float32(s) for delta, s in zip(deltas, scale, strict=True)]
+    result = composite(pixels, matrices, scaled)
+    for top in range(
+        0, len(result) if grey else 0, 256
+    ):  # in strips: a float copy of the whole takes four times its size
+        # The deltas of a grey photo are achromatic up to float rounding, so at most one level is decided here.
+        strip = result[top : top + 256]
+        strip[:] = np.rint(strip.mean(axis=2, keepdims=True, dtype=np.float32))
+    return result
+
+
+def _fine(encoder: Encoder, loss: Callable[[Encoder], np.ndarray], rho: float) -> Encoder:
+    """The encoder, made finer if encoding alone would spend most of the budget. loss: what it costs each face."""
+    best, least = encoder, loss(encoder).max()
+    if least <= TOO_COARSE * rho:
+        return encoder
+    candidate = encoder.raised()
+    while least > FINE * rho and candidate is not None:
+        cost = loss(candidate).max()
+        if cost < least:
+            best, least = candidate, cost
+        candidate = candidate.raised()
+    return best
 
 
 def _factor(cost: np.ndarray, rho: float, aim: float) -> np.ndarray:
@@ -81,12 +182,7 @@ def _factor(cost: np.ndarray, rho: float, aim: float) -> np.ndarray:
     return np.where(cost > rho, np.sqrt(rho / np.maximum(cost, 1e-9)) * aim, 1.0)
 
 
-def _grey(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 1"]:
-    # The deltas of a grey photo are achromatic up to float rounding, so at most one level is decided here.
-    return np.rint(pixels.mean(axis=2, keepdims=True, dtype=np.float32)).astype(np.uint8)
-
-
-def _together(factor: np.ndarray, regions: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
+def _together(factor: np.ndarray, regions: Sequence[Box]) -> np.ndarray:
     """Faces that overlap spend one budget: each takes the smallest factor among those it overlaps."""
     result = factor.copy()
     for i, (top, left, bottom, right) in enumerate(regions):

@@ -12,17 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from engine import __version__, files
+from engine import files
 from engine import photo as photos
 from engine.bulk import places, trouble
 from engine.bulk.cloaker import Cloaker
+from engine.bulk.dependencies import dependencies
 from engine.bulk.inputs import InputError, Item
 from engine.bulk.kinds import LOOKS
 from engine.bulk.manifest import INTERRUPTED, Manifest, Row, Status, stamped
 from engine.bulk.prepare import digest, prepare
 from engine.bulk.records import Known, Records, owns
 from engine.config import Detection, Output, Recipe
-from engine.extractors import registry
 from engine.types import PhotoError
 
 
@@ -77,18 +77,18 @@ class Task:
 
 
 def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Path | None) -> str:
-    """One line naming everything besides the photo on which a result depends, weights included.
+    """One line naming everything besides the photo on which a result depends, all weights included.
 
-    Raises ValueError for an unknown extractor or a reference photo that cannot be read.
+    Raises ValueError for an unknown extractor or a reference photo that cannot be read, and CheckpointError for weights
+    that cannot be used.
     """
     try:
         reference = None if only is None else digest(only)
     except PhotoError as error:
         raise ValueError(f"the reference photo {only}: {error}") from None
     parts = {
-        "version": __version__,
+        **dependencies(recipe),
         "recipe": asdict(recipe),
-        "weights": {name: registry.find(name).sha256 for name in recipe.names},
         "detection": asdict(detection),
         "output": asdict(output),
         "only": reference,

@@ -14,8 +14,8 @@ from engine import photo as photos
 from engine.detect import Detector
 from engine.dssim import WINDOW
 from engine.faces import Cut, cut, region_box
-from engine.files import opened
-from engine.types import Face, Photo, UnsettledError
+from engine.files import NotAFileError, opened
+from engine.types import Face, Photo, PhotoError, UnsettledError
 
 Source = Path | bytes | np.ndarray | Image.Image
 
@@ -44,6 +44,8 @@ def digest(source: Source) -> str:
         try:
             with opened(source) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
+        except NotAFileError as error:
+            raise PhotoError(f"This is no photo, because {error.strerror}: name a file.") from None
         except OSError as error:
             raise UnsettledError(
                 f"The file cannot be read ({error.strerror}): check that it is there and readable."

@@ -302,11 +302,11 @@ def _stages(
             fitted = cloaker.fit(
                 photo,
                 cloaks,
-                encode=lambda pixels: photos.encode(photo.photo, pixels, format=output.format, quality=output.quality),
+                encode=photos.Encoder(photo.photo, output.format, output.quality),
                 decode=photos.decode_pixels,
             )
             faces = [asdict(face) for face in cloaker.describe(photo, cloaks, fitted)]
-            row = task.row("cloaked", " ".join(photo.unusable), faces=faces)
+            row = task.row("cloaked", " ".join((*photo.unusable, *fitted.notes)), faces=faces)
         except Exception as error:
             return failed(task, error)
         try:

@@ -42,7 +42,7 @@ class Report:
 def verify(original: Path, cloaked: Path) -> Report:
     """Compare a photo with its cloaked version. Raises PhotoError if one cannot be read or their sizes differ."""
     sharding.configure()
-    before: Prepared = prepare(original, YuNet(checkpoint.root() / "yunet.onnx", Detection()))
+    before: Prepared = prepare(original, YuNet(checkpoint.detector(), Detection()))
     after = read(cloaked).pixels
     pixels = before.photo.pixels
     if after.shape != pixels.shape:

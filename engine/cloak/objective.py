@@ -53,28 +53,44 @@ def distances(these: tuple[Float[Array, "d"], ...], those: tuple[Float[Array, "d
     return jnp.sqrt(squared + 1e-12)
 
 
-def gain(recipe: Recipe, face: Problem, found: tuple[Float[Array, "d"], ...]) -> Float[Array, ""]:
-    """What the solver maximises: the extractors' weighted mean distance from face.target, or minus that to it."""
-    weights = jnp.array(recipe.weights) / sum(recipe.weights)  # no product of matrices: GPUs round theirs to TF32
-    distance = (weights * distances(found, face.target)).sum()
+def gain(
+    recipe: Recipe, face: Problem, found: tuple[Float[Array, "d"], ...], *, members: tuple[int, ...] | None = None
+) -> Float[Array, ""]:
+    """What the solver maximises: the extractors' weighted mean distance from face.target, or minus that to it.
+
+    found: embeddings of the cloaked face by the extractors `members`, indices into the ensemble; None: by all.
+    """
+    chosen = range(len(recipe.extractors)) if members is None else members
+    given = [recipe.weights[index] for index in chosen]
+    weights = jnp.array(given) / sum(given)  # no product of matrices: GPUs round theirs to TF32
+    distance = (weights * distances(found, tuple(face.target[index] for index in chosen))).sum()
     return -distance if recipe.objective == "target" else distance
 
 
 def jittered(
-    extractors: Extractors, canvas: Float[Array, "c c 3"], *, amount: float, key: PRNGKeyArray
+    extractors: Extractors,
+    canvas: Float[Array, "c c 3"],
+    *,
+    amount: float,
+    key: PRNGKeyArray,
+    members: tuple[int, ...],
 ) -> tuple[Float[Array, "d"], ...]:
     """Embeddings of crops at random scale, offset and mirroring: what holds for all of them transfers further.
 
-    amount: range of scale and offset, as a share of the crop's side; 0 is the extractors' own crops.
+    amount: range of scale and offset, as a share of the crop's side; 0 is the extractors' own crops. members: indices
+    of those that are asked.
     """
     if amount == 0:
-        return embeddings(extractors, canvas)
+        return embeddings(tuple(extractors[index] for index in members), canvas)
     found = []
-    for index, extractor in enumerate(extractors):
+    for index in members:
+        extractor = extractors[index]
         scale_key, shift_key, flip_key = jax.random.split(jax.random.fold_in(key, index), 3)
-        low, high = extractor.spec.window
-        half = (high - low) / 2 * (1 + amount * jax.random.uniform(scale_key, minval=-1.0))
-        middle = (low + high) / 2 + (high - low) * amount * jax.random.uniform(shift_key, (2,), minval=-1.0)
+        rows = extractor.spec.window_yx
+        side = rows[1][1] - rows[1][0]
+        half = side / 2 * (1 + amount * jax.random.uniform(scale_key, minval=-1.0))
+        middle = jnp.array([(low + high) / 2 for low, high in rows])
+        middle = middle + side * amount * jax.random.uniform(shift_key, (2,), minval=-1.0)
         y = jnp.stack([middle[0] - half, middle[0] + half])
         x = jnp.stack([middle[1] - half, middle[1] + half])
         x = jnp.where(jax.random.bernoulli(flip_key), x[::-1], x)

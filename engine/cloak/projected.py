@@ -37,13 +37,13 @@ def init(recipe: Recipe, face: Problem) -> State:
     return start(face, delta, jnp.zeros(shape))
 
 
-def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) -> State:
-    """One step and its projection."""
+def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State, *, members: tuple[int, ...]) -> State:
+    """One step and its projection. members: indices of the extractors that it uses, one of `recipe.turns`."""
 
     def ascent(delta: jax.Array) -> jax.Array:
         canvas, key = face.original.image + delta, step_key(face.key, state.step)
-        found = jittered(extractors, canvas, amount=recipe.jitter, key=key)
-        return gain(recipe, face, found)
+        found = jittered(extractors, canvas, amount=recipe.jitter, key=key, members=members)
+        return gain(recipe, face, found, members=members)
 
     gradient = jax.grad(ascent)(state.variable) * face.mask
     if not recipe.colour:
@@ -51,7 +51,9 @@ def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State) ->
     gradient = projection.smooth(gradient, sigma=recipe.smoothing) * projection.room(face)
     size = jnp.sqrt((gradient**2).mean()) + 1e-20
     kept = max(0.0, 1 - REACH / recipe.steps)
-    momentum = kept * state.memory + (1 - kept) * gradient / size
+    # Every step's gradient has the same length: what a step's extractors weigh beside the others is its push.
+    share = sum(recipe.weights[index] for index in members) / len(members) * len(recipe.weights) / sum(recipe.weights)
+    momentum = kept * state.memory + (1 - kept) * share * gradient / size
     left = 0.5 * (1 + jnp.cos(jnp.pi * state.step.astype(jnp.float32) / recipe.steps))
     # DSSIM is quadratic in the change: the cloak's amplitude, and so step and cap, go with the root of the budget.
     amplitude = (recipe.rho / 0.007) ** 0.5

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +27,31 @@ CHUNK = 10
 """Steps between two looks at the iterates: between them nothing goes to the host."""
 
 
+class Step(Protocol):
+    """One step of one face. members: indices of the extractors that it uses, one of `recipe.turns`."""
+
+    def __call__(  # noqa: D102
+        self, recipe: Recipe, extractors: Extractors, face: Problem, state: State, *, members: tuple[int, ...]
+    ) -> State: ...
+
+
 class Solver(NamedTuple):
-    """init(recipe, face), step(recipe, extractors, face, state), settle(recipe, face, state, embeddings) or None."""
+    """init(recipe, face), step as `Step`, settle(recipe, face, state, embeddings) or None."""
 
     init: Callable[[Recipe, Problem], State]
-    step: Callable[[Recipe, Extractors, Problem, State], State]
+    step: Step
     settle: Callable[[Recipe, Problem, State, tuple[Array, ...]], State] | None
+
+
+def _of_all(step: Callable[[Recipe, Extractors, Problem, State], State]) -> Step:
+    """A step that always uses all extractors."""
+    return lambda recipe, extractors, face, state, *, members: step(recipe, extractors, face, state)
 
 
 SOLVERS: dict[str, Solver] = {
     "projected": Solver(projected.init, projected.step, projected.settle),
-    "paper": Solver(paper.init, paper.step, None),
-    "fawkes1": Solver(fawkes1.init, fawkes1.step, None),
+    "paper": Solver(paper.init, _of_all(paper.step), None),
+    "fawkes1": Solver(fawkes1.init, _of_all(fawkes1.step), None),
 }
 
 
@@ -129,9 +142,19 @@ def _running(recipe: Recipe, state: State) -> Bool[Array, ""]:
     return running & ((weights * state.shift).sum() < recipe.enough)
 
 
-def _vstep(recipe: Recipe, extractors: Extractors, slots: Slots) -> Slots:
+class Move(NamedTuple):
+    """What a step is compiled for. members: indices of the extractors that it uses."""
+
+    recipe: Recipe
+    members: tuple[int, ...]
+
+
+def _vstep(move: Move, extractors: Extractors, slots: Slots) -> Slots:
+    recipe, members = move
+
     def one(face: Problem, state: State) -> State:
-        return _where(_running(recipe, state), SOLVERS[recipe.solver].step(recipe, extractors, face, state), state)
+        done = SOLVERS[recipe.solver].step(recipe, extractors, face, state, members=members)
+        return _where(_running(recipe, state), done, state)
 
     return slots._replace(state=jax.vmap(one)(*slots))
 
@@ -141,17 +164,27 @@ _step = kept(static=0, donated=2)(_vstep)
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _steps(recipe: Recipe, extractors: Extractors, slots: Slots, count: Array) -> Slots:
-    return jax.lax.fori_loop(0, count, lambda _, now: _vstep(recipe, extractors, now), slots)
+    branches = [partial(_vstep, Move(recipe, members), extractors) for members in recipe.turns]
+
+    def one(index: Array, now: Slots) -> Slots:
+        return jax.lax.switch(index % len(branches), branches, now) if len(branches) > 1 else branches[0](now)
+
+    return jax.lax.fori_loop(0, count, one, slots)
 
 
 def steps(recipe: Recipe, extractors: Extractors, slots: Slots, count: int) -> Slots:
-    """So many steps of every face that is not done; `slots` is used up."""
+    """So many steps of every face that is not done; `slots` is used up.
+
+    The first step has the first of `recipe.turns`. Faces enter a multiple of CHUNK steps apart, so which extractors a
+    step of a face uses depends on the face's own step alone.
+    """
     # Inside a loop XLA:CPU runs the convolutions several times slower (jaxlib 0.10), so there the loop is the host's;
     # an accelerator gets all the steps in one call.
     if jax.default_backend() != "cpu":
         return _steps(recipe, extractors, slots, jnp.int32(count))
-    for _ in range(count):
-        slots = _step(recipe, extractors, slots)
+    turns = recipe.turns
+    for index in range(count):
+        slots = _step(Move(recipe, turns[index % len(turns)]), extractors, slots)
     return slots
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from engine import checkpoint
-from engine.convert import folding, modules, onnx_graph
+from engine.convert import folding, modules, onnx_graph, reading
 from engine.convert.layouts import Layout, find
 from engine.extractors import converted, registry
 from engine.extractors.order import layers
@@ -38,14 +38,15 @@ def convert(
     an extractor of that name that was converted before. The folder appears only when it is complete.
 
     Raises ValueError for a layout or file that cannot be used, for weights that do not fit the network (all that is
-    missing, extra or mis-shaped in one message), and for a name that is taken; ImportError for a reader that is not
-    installed; FileNotFoundError where there is no such file.
+    missing, extra or mis-shaped in one message) or are not finite, and for a name that is taken; ImportError for a
+    reader that is not installed; FileNotFoundError if there is no such file.
     """
     source, kind = Path(source), find(layout)
     registry.check_name(name, folder=out, replace=replace)
-    if not source.is_file():
-        raise FileNotFoundError(f"no such file: {source}")
+    sha256 = _sha256(source)
     options, tensors = parameters(kind, source)
+    dtype = np.float16 if half else np.float32
+    _check_finite(source, tensors, dtype)
     module = registry.network(kind.network, options)
     card = {
         "network": kind.network,
@@ -54,7 +55,7 @@ def convert(
         "robust": False,
         "description": f"{kind.title}, converted",
         "source": source.name,
-        "source_sha256": _sha256(source),
+        "source_sha256": sha256,
         "licence": licence,
         "command": f"cloak convert {source.name} --as {layout} --name {name}{' --half' if half else ''}",
         "input": {
@@ -63,9 +64,9 @@ def convert(
             "mean": list(kind.spec.mean),
             "scale": kind.spec.scale,
             "bgr": kind.spec.bgr,
+            "down": kind.spec.down,
         },
     }
-    dtype = np.float16 if half else np.float32
     return converted.write(name, card, tensors, folder=out, dtype=dtype)
 
 
@@ -77,7 +78,8 @@ def parameters(layout: Layout, source: Path | str) -> tuple[dict[str, Any], dict
     options = dict(layout.options)
     _, shapes = _abstract(layout, options)
     if layout.weight_map is None:
-        tensors, mapping = _by_order(onnx_graph.read(source), layers(registry.network(layout.network, options)))
+        with reading.guarded(Path(source), layout.title):
+            tensors, mapping = _by_order(onnx_graph.read(source), layers(registry.network(layout.network, options)))
     else:
         tensors, mapping = layout.read(source), weight_map(layout.weight_map)
     mapping = resolve(mapping, shapes)
@@ -85,10 +87,11 @@ def parameters(layout: Layout, source: Path | str) -> tuple[dict[str, Any], dict
     if last is not None and last.ndim == 1 and last.shape != shapes[OUTPUT].shape:
         options["dim"] = len(last)
         _, shapes = _abstract(layout, options)
-    fitted = {
-        name: _fitted(value, tuple(shapes[mapping[name]].shape)) if mapping.get(name) in shapes else value
-        for name, value in tensors.items()
-    }
+    with reading.guarded(Path(source), layout.title):
+        fitted = {
+            name: _fitted(value, tuple(shapes[mapping[name]].shape)) if mapping.get(name) in shapes else value
+            for name, value in tensors.items()
+        }
     filled = fill(shapes, fitted, mapping)
     return options, {path: np.ascontiguousarray(value, np.float32) for path, value in filled.items()}
 
@@ -133,6 +136,20 @@ def _by_order(
     return tensors, mapping
 
 
+def _check_finite(source: Path, tensors: Mapping[str, np.ndarray], dtype: type[np.floating]) -> None:
+    with np.errstate(over="ignore"):
+        bad = [name for name, value in tensors.items() if not np.isfinite(value.astype(dtype, copy=False)).all()]
+    if bad:
+        advice = ": convert it without --half" if dtype == np.float16 else ": get it again from where it came"
+        raise ValueError(
+            f"{source} has weights that are not finite as {np.dtype(dtype)}, in {len(bad)} tensors, the first of them "
+            f"{bad[0]}{advice}"
+        )
+
+
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with reading.source(path) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

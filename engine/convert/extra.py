@@ -11,6 +11,11 @@ def need(module: str, *, package: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(
-            f"reading this file needs the package {package}: pip install 'fawkes-engine[convert]' ({error})"
-        ) from error
+        raise missing(package, str(error)) from error
+
+
+def missing(package: str, reason: str) -> ImportError:
+    """The error for a package that cannot be imported, naming it and the extra `convert`."""
+    return ImportError(
+        f"reading this file needs the package {package}: pip install 'fawkes-engine[convert]' ({reason})"
+    )

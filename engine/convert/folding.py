@@ -31,7 +31,11 @@ def batch_norm(
     variance: Float[np.ndarray, " c"],
     epsilon: float,
 ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """(gain, offset) with which a trained batch norm is x * gain + offset; gamma is 1 where there is none."""
+    """(gain, offset) with which a trained batch norm is x * gain + offset; gamma is 1 where there is none.
+
+    Raises ValueError for parts of different lengths.
+    """
+    _same_channels(variance, *(part for part in (gamma, beta, mean) if part is not None))
     gain = (1 if gamma is None else gamma) / np.sqrt(variance + np.float32(epsilon))
     return gain, beta - mean * gain
 
@@ -45,8 +49,10 @@ def norm_after(
 ) -> tuple[Float[np.ndarray, "kh kw ..."], Float[np.ndarray, " o"]]:
     """Kernel and bias of a convolution with the batch norm that follows it in them.
 
-    kernel: (kh, kw, i, o), or (kh, kw, o) of a depthwise one. bias: None where it has none.
+    kernel: (kh, kw, i, o), or (kh, kw, o) of a depthwise one. bias: None where it has none. Raises ValueError if the
+    norm has another number of channels.
     """
+    _same_channels(kernel[(0,) * (kernel.ndim - 1)], gain, offset, *(() if bias is None else (bias,)))
     return kernel * gain, offset if bias is None else bias * gain + offset
 
 
@@ -59,6 +65,21 @@ def norm_before(
 ) -> tuple[Float[np.ndarray, "kh kw i o"], Float[np.ndarray, " o"]]:
     """Kernel and bias of a convolution with the batch norm of its input in them.
 
-    Exact only without padding: a padded zero would have to be the norm's offset.
+    Exact only without padding: a padded zero would have to be the norm's offset. Raises ValueError if the norm has
+    another number of channels.
     """
+    _same_channels(kernel[0, 0, :, 0], gain, offset)
+    _same_channels(kernel[0, 0, 0], bias)
     return kernel * gain[:, None], bias + np.einsum("hwio,i->o", kernel, offset)
+
+
+def scaled(kernel: Float[np.ndarray, "kh kw ..."], gain: Float[np.ndarray, " o"]) -> Float[np.ndarray, "kh kw ..."]:
+    """Kernel times one gain for each output. Raises ValueError for another number of gains."""
+    return norm_after(kernel, None, gain=gain, offset=gain)[0]
+
+
+def _same_channels(*parts: np.ndarray) -> None:
+    """Raises ValueError for vectors of different lengths, which NumPy would spread over each other without bound."""
+    shapes = {part.shape for part in parts}
+    if len(shapes) > 1 or len(parts[0].shape) != 1:
+        raise ValueError(f"a layer and its batch norm have different channels: {sorted(shapes)}")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engine.convert import keras_h5, modules, sources, torch_file
+from engine.convert import keras_h5, modules, reading, sources, torch_file
 from engine.extractors.iresnet import BLOCKS
 from engine.extractors.spec import InputSpec
 from engine.extractors.weight_map import document
@@ -39,14 +39,15 @@ class Layout:
     def read(self, path: Path | str) -> dict[str, np.ndarray]:
         """The source's weights in our conventions, under the names of the weight map's left side; not for ONNX.
 
-        Raises ImportError for a reader that is not installed and ValueError for a file that is not of this format.
+        Raises ImportError for a reader that is not installed and SourceError for a file that is not of this format.
         """
+        with reading.guarded(Path(path), self.title):
+            return self._read(path)
+
+    def _read(self, path: Path | str) -> dict[str, np.ndarray]:
         assert self.weight_map is not None
         if callable(self.format):
-            try:
-                return self.format(path)
-            except KeyError as error:
-                raise ValueError(f"{path} has no tensor {error}; expected {self.title}") from error
+            return self.format(path)
         about = document(self.weight_map)
         epsilon = about["epsilon"]
         read = keras_h5.read if self.format == "keras" else torch_file.read
@@ -191,6 +192,13 @@ LAYOUTS: dict[str, Layout] = {
         "sface",
         FACENET_112,
         "sface",
+    ),
+    "resnet29/dlib": Layout(
+        "dlib_face_recognition_resnet_model_v1.dat, what face_recognition runs; the shipped dlib-resnet",
+        sources.dlib_resnet,
+        "resnet29",
+        InputSpec(size=150, window=(39.0, 137.0), mean=sources.RESNET29_MEAN, scale=256.0, down=16.0),
+        "dlib-resnet",
     ),
     "mobilefacenet/insightface": Layout(
         "insightface arcface_torch, mbf state dict (.pt, .pth)",

@@ -5,14 +5,16 @@ The names in an exported file are whatever the exporter made up, so what a weigh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
-from engine.convert import folding
+from engine.convert import folding, onnx
 from engine.convert.extra import need
+from engine.convert.source_file import SourceFile
 
 Kind = Literal["kernel", "slope", "scale"]
 
@@ -35,39 +37,45 @@ def read(path: Path | str) -> list[Weights]:
     A batch norm after a convolution or dense layer that nothing else reads is folded into it, and so is one before a
     dense layer. A dense layer over a flattened map keeps the source's order of inputs, channels first: `kernel` is
     (i, o), or (h, w, c, o) where the graph tells the map's shape. Needs the package onnx (ImportError otherwise);
-    raises ValueError for a file that is not ONNX.
+    raises SourceError (a ValueError) for a file that is not ONNX.
     """
-    onnx = need("onnx", package="onnx")
-    try:
-        model = onnx.load(str(path))
-    except need("google.protobuf.message", package="onnx").DecodeError as error:
-        raise ValueError(f"{path} is not an ONNX file ({error})") from error
-    return _Walk(onnx, model.graph).run()
+    found: dict[str, Weights] = {}
+    for key, value in onnx.read_by(__name__, path).items():
+        number, kind, part, name = key.split("/", 3)
+        found.setdefault(number, Weights(cast(Kind, kind), name, {})).arrays[part] = value
+    return list(found.values())
+
+
+def parse(file: SourceFile) -> dict[str, np.ndarray]:
+    """The reader itself, for `engine.convert.reading`; the names are number/kind/part/name."""
+    found = _Walk(file).run()
+    return {f"{n}/{one.kind}/{part}/{one.name}": v for n, one in enumerate(found) for part, v in one.arrays.items()}
 
 
 class _Walk:
     """One pass over the nodes. `made` maps a tensor to the weights whose result it is, so far unread by others."""
 
-    def __init__(self, onnx: Any, graph: Any) -> None:
-        self.onnx = onnx
-        self.graph = graph
-        self.constants = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    def __init__(self, file: SourceFile) -> None:
+        self.file = file
+        self.graph = onnx.load(file)
+        self.constants = {one.name: onnx.constant(one, file) for one in self.graph.initializer}
         self.readers: dict[str, int] = {}
-        for node in graph.node:
+        for node in self.graph.node:
             for name in node.input:
                 self.readers[name] = self.readers.get(name, 0) + 1
         self.made: dict[str, Weights] = {}
         self.found: list[Weights] = []
 
     def run(self) -> list[Weights]:
+        value = need("onnx", package="onnx").helper.get_attribute_value
         for node in self.graph.node:
-            attributes = {one.name: self.onnx.helper.get_attribute_value(one) for one in node.attribute}
-            handler = getattr(self, f"_{node.op_type.lower()}", None)
-            if handler is not None:
-                handler(node, attributes)
+            if handler := _HANDLERS.get(node.op_type):
+                handler(self, node, {one.name: value(one) for one in node.attribute})
         return [one for one in self.found if one.arrays]
 
     def _add_found(self, kind: Kind, node: Any, **arrays: np.ndarray) -> None:
+        for name, array in arrays.items():  # any number of nodes may read one tensor
+            self.file.claim(array.shape, 4, f"{name} of {node.output[0]}")
         weights = Weights(kind, node.output[0], {name: a.astype(np.float32) for name, a in arrays.items()})
         self.found.append(weights)
         self.made[node.output[0]] = weights
@@ -79,15 +87,13 @@ class _Walk:
 
     def _constant(self, node: Any, attributes: dict[str, Any]) -> None:
         if "value" in attributes:
-            self.constants[node.output[0]] = self.onnx.numpy_helper.to_array(attributes["value"])
+            self.constants[node.output[0]] = onnx.constant(attributes["value"], self.file)
 
     def _identity(self, node: Any, attributes: dict[str, Any]) -> None:
         if node.input[0] in self.constants:
             self.constants[node.output[0]] = self.constants[node.input[0]]
         elif node.input[0] in self.made and self.readers[node.input[0]] == 1:
             self.made[node.output[0]] = self.made[node.input[0]]
-
-    _dropout = _flatten = _reshape = _squeeze = _unsqueeze = _identity
 
     def _conv(self, node: Any, attributes: dict[str, Any]) -> None:
         kernel = self.constants.get(node.input[1])
@@ -141,3 +147,15 @@ class _Walk:
         kernel, bias = folding.norm_after(conv.arrays["kernel"], conv.arrays["bias"], gain=gain, offset=offset)
         conv.arrays |= {"kernel": kernel, "bias": bias}
         self.made[node.output[0]] = conv
+
+
+_HANDLERS: dict[str, Callable[[_Walk, Any, dict[str, Any]], None]] = {
+    "Constant": _Walk._constant,
+    **dict.fromkeys(("Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"), _Walk._identity),
+    "Conv": _Walk._conv,
+    "Gemm": _Walk._gemm,
+    "MatMul": _Walk._matmul,
+    "Add": _Walk._add,
+    "PRelu": _Walk._prelu,
+    "BatchNormalization": _Walk._batchnormalization,
+}

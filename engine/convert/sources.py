@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from engine.convert import folding, frozen_graph, onnx, tfjs, tflite
+from engine.convert import dlib_dat, folding, frozen_graph, onnx, tfjs, tflite
+from engine.extractors.resnet29 import STAGES
 
 
 def facenet(path: Path | str) -> dict[str, np.ndarray]:
@@ -44,7 +46,7 @@ def faceres(path: Path | str) -> dict[str, np.ndarray]:
     for name in ("conv1", *(f"conv_{kind}_{n}" for kind in ("dw", "pw") for n in range(1, 14))):
         bias = tensors[f"{name}_bn/batchnorm_1/sub"]
         if "_dw_" in name:
-            kernel = tensors[f"{name}/depthwise_kernel"][..., 0] * tensors[f"{name}_bn/batchnorm_1/mul"]
+            kernel = folding.scaled(tensors[f"{name}/depthwise_kernel"][..., 0], tensors[f"{name}_bn/batchnorm_1/mul"])
         else:
             kernel = tensors[f"{name}/convolution/merged_input"]
         result |= {f"{name}/kernel": kernel, f"{name}/bias": bias}
@@ -90,6 +92,68 @@ def sface(path: Path | str) -> dict[str, np.ndarray]:
     kernel, bias = folding.norm_before(kernel, tensors["pre_fc1_bias_dequantized"], **norm("bn1", 2e-5))
     kernel, bias = folding.norm_after(kernel, bias, **norm("fc1", 2e-5))
     return result | {"fc1/kernel": kernel, "fc1/bias": bias}
+
+
+def faceplugin(path: Path | str) -> dict[str, np.ndarray]:
+    """Faceplugin's MobileFaceNet, batch norms folded; what it does to its input is in its input spec."""
+    tensors = onnx.read(path)
+    for name, value in tensors.items():
+        if value.ndim == 4:
+            depthwise = value.shape[1] == 1 and value.shape[2] > 1
+            tensors[name] = folding.depthwise_from_oihw(value) if depthwise else folding.from_oihw(value)
+        else:
+            tensors[name] = value.ravel()
+    return tensors
+
+
+RESNET29_MEAN = (122.782, 117.001, 104.298)
+"""What dlib's face network subtracts from red, green and blue before it divides by 256."""
+
+
+def _resnet29() -> list[tuple[str, tuple[float, ...]]]:
+    """The layers of dlib's face network from the input on, kinds and settings; without the loss."""
+    norm, relu, mark, add = ("affine_", (0,)), ("relu_", ()), (dlib_dat.MARK, ()), ("add_prev_", ())
+
+    def conv(channels: int, side: int, stride: int, padding: int) -> tuple[str, tuple[float, ...]]:
+        return "con_4", (channels, side, side, stride, stride, padding, padding)
+
+    stem = [("input_rgb_image_sized", (*RESNET29_MEAN, 150, 150)), conv(32, 7, 2, 0), norm, relu]
+    whole = [*stem, ("max_pool_2", (3, 3, 2, 2, 0, 0))]
+    for stage, (channels, count) in enumerate(STAGES):
+        for number in range(count):
+            halve = stage > 0 and number == 0
+            whole += [mark, conv(channels, 3, 2, 0) if halve else conv(channels, 3, 1, 1), norm, relu]
+            whole += [conv(channels, 3, 1, 1), norm]
+            whole += [mark, mark, ("avg_pool_2", (2, 2, 2, 2, 0, 0))] if halve else []
+            whole += [add, relu]
+    return [*whole, ("avg_pool_2", (0, 0, 1, 1, 0, 0)), ("fc_2", (128, 256))]
+
+
+def dlib_resnet(path: Path | str) -> dict[str, np.ndarray]:
+    """dlib's face network; what it does to its input is in its input spec.
+
+    Raises dlib_dat.DlibFileError, a ValueError, for a file that is none of dlib's or that has another network.
+    """
+    layers = dlib_dat.layers(path)
+    *found, _ = ((layer.kind, tuple(round(number, 3) for number in layer.settings)) for layer in layers)
+    wanted = _resnet29()
+    if found != wanted:
+        pairs = itertools.zip_longest(found, wanted, fillvalue="nothing")
+        number, (theirs, ours) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise dlib_dat.DlibFileError(
+            f"{path} has another network than dlib_face_recognition_resnet_model_v1.dat: "
+            f"its layer {number} is {theirs}, expected {ours}"
+        )
+    result: dict[str, np.ndarray] = {}
+    convolutions = [layer.arrays for layer in layers if layer.kind == "con_4"]
+    norms = [layer.arrays for layer in layers if layer.kind == "affine_"]
+    for number, (conv, norm) in enumerate(zip(convolutions, norms, strict=True), 1):
+        kernel, bias = folding.norm_after(
+            folding.from_oihw(conv["filters"]), conv["biases"], gain=norm["gamma"], offset=norm["beta"]
+        )
+        result |= {f"con_{number}/kernel": kernel, f"con_{number}/bias": bias}
+    (dense,) = (layer.arrays["weights"] for layer in layers if layer.kind == "fc_2")
+    return result | {"fc_1/kernel": dense[None, None], "fc_1/bias": np.zeros(dense.shape[1], np.float32)}
 
 
 def magface_name(name: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engine.convert import reading
 from engine.convert.extra import need
+from engine.convert.source_file import SourceFile
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
@@ -19,25 +21,43 @@ def read(path: Path | str) -> dict[str, np.ndarray]:
 
     The dict may lie inside another one (as "state_dict", "model_state_dict" or "model"), and its names may begin with
     the "module." of DataParallel. Kernels of convolutions are (o, i / groups, kh, kw), matrices (o, i). Needs torch
-    (ImportError otherwise); raises ValueError for what is no checkpoint, or holds more than tensors and plain values:
-    such a file could run code when it is loaded, so it is not.
+    (ImportError otherwise); raises SourceError (a ValueError) for what is no checkpoint, or holds more than tensors and
+    plain values: such a file could run code when it is loaded, so it is not.
     """
+    kind = "a PyTorch state dict that can be read without running code"
+    return reading.read(path, module=__name__, kind=kind, needs=("torch", "torch"))
+
+
+def parse(file: SourceFile) -> dict[str, np.ndarray]:
+    """The reader itself, for `engine.convert.reading`."""
     torch = need("torch", package="torch")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} is not a PyTorch state dict that can be read without running code "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        ) from error
+    if zipfile.is_zipfile(file.stream):
+        _check_archive(file)
+    file.stream.seek(0)
+    loaded = torch.load(file.stream, map_location="cpu", weights_only=True)
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
     tensors = {name: value for name, value in _entries(loaded) if torch.is_tensor(value) and value.is_floating_point()}
     if not tensors:
-        raise ValueError(f"{path} has no tensors in it; expected a PyTorch state dict")
+        raise ValueError("there are no tensors in it")
     prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
-    return {name.removeprefix(prefix): value.float().numpy() for name, value in tensors.items()}
+    for name, value in tensors.items():
+        file.claim(value.shape, 4, f"tensor {name}")  # a view may repeat a small storage without end
+    return {name.removeprefix(prefix): value.detach().float().numpy() for name, value in tensors.items()}
+
+
+def _check_archive(file: SourceFile) -> None:
+    """Refuses what torch.save does not write: packed entries, two of one name, more bytes than the file has."""
+    with zipfile.ZipFile(file.stream) as archive:
+        entries = archive.infolist()
+    names = {entry.filename for entry in entries}
+    if len(names) < len(entries):
+        raise ValueError("its archive has two entries of one name")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("its archive has compressed entries")
+    if sum(entry.file_size for entry in entries) > file.total:
+        raise ValueError("its archive describes more bytes than it has")
 
 
 def _entries(loaded: Any) -> list[tuple[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from engine import private
 from engine.bulk.prepare import Prepared, digest, prepare
 from engine.config import CANVAS, Detection
 from engine.detect import Detector
@@ -96,8 +95,5 @@ def stack(canvases: Sequence[Canvas | None]) -> tuple[UInt8[np.ndarray, "k c c 3
 # The pixels as they are, nothing where there is no face: NumPy's own format parses Python, which older CPython
 # (before 3.11.8) does not do reliably in several threads (its issue 106905).
 def _write(path: Path, canvas: Canvas | None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: two threads may cut copies of one photo at the same time.
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        file.write(b"" if canvas is None else canvas.tobytes())
-    os.replace(file.name, path)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.write(path, b"" if canvas is None else canvas.tobytes())

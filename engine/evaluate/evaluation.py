@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from engine import sharding
+from engine import private, sharding
 from engine.config import Output, Recipe
 from engine.evaluate import figures, report
 from engine.evaluate.dataset import People, choose
@@ -63,17 +62,22 @@ def _key(about: Mapping[str, Any], preset: Preset) -> str:
 def _keep(place: Path, key: str, findings: Findings) -> None:
     if isinstance(findings.figure, Figure):
         findings = replace(findings, figure=figures.svg(findings.figure))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_suffix(".part")
-    part.write_text(json.dumps({"key": key, "findings": asdict(findings)}, default=_number))
-    os.replace(part, place)
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.write(place, json.dumps({"key": key, "findings": asdict(findings)}, default=_number).encode())
 
 
 def _kept(place: Path, key: str) -> Findings | None:
-    if not place.exists():
+    """What is kept under this key; None if there is nothing, or nothing that can be used: it is found again."""
+    try:
+        kept = json.loads(place.read_text())
+        if kept["key"] != key:
+            return None
+        findings = Findings(**kept["findings"])
+        if findings.figure:
+            figures.checked(str(findings.figure))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
-    kept = json.loads(place.read_text())
-    return Findings(**kept["findings"]) if kept["key"] == key else None
+    return findings
 
 
 def _number(value: object) -> float | int:
@@ -101,11 +105,13 @@ def study_of(
     settings that make no sense.
     """
     sharding.configure()
+    sharding.devices_here()
     for name in recipe.names:
         registry.find(name)
     chosen = choose(dataset, seed=recipe.seed, **counts) if people is None else People.load(people, dataset)
     names = [*registry.available(), *(["dlib"] if find_spec("dlib") else [])] if recognisers is None else recognisers
     detector = DetectedOnce()
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)  # faces and embeddings of people lie there
     known = tuple(Remembered(recogniser(name, detector), out / "cache", progress) for name in dict.fromkeys(names))
     chosen.save(out / PEOPLE, dataset)
     return Study(

@@ -56,6 +56,38 @@ def new(width: float = 7.0, height: float = 4.0) -> Figure:
     return _Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
+_ELEMENTS = re.compile(
+    "svg|g|path|defs|use|text|tspan|rect|circle|ellipse|line|polyline|polygon|clipPath|image|title|desc|linearGradient|"
+    "radialGradient|stop|marker|mask|pattern"
+)
+_INSIDE = re.compile(r"#[\w.-]+|data:image/png;base64,[A-Za-z0-9+/=\s]*")
+
+
+def checked(markup: str) -> str:
+    """An <svg> that draws and does nothing else, as it came. Raises ValueError for any other text.
+
+    What is kept on disk may have been changed there, and a page has it as it is: so no script, no link, nothing that is
+    fetched, and no element of HTML.
+    """
+    if "<!" in markup or "<?" in markup:
+        raise ValueError("a figure has no declarations")
+    try:
+        root = ElementTree.fromstring(markup)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"a figure must be SVG ({error})") from None
+    if root.tag != f"{{{_SVG}}}svg":
+        raise ValueError("a figure must be SVG")
+    for element in root.iter():
+        if not _ELEMENTS.fullmatch(element.tag.removeprefix(f"{{{_SVG}}}")):
+            raise ValueError(f"a figure has no <{element.tag}>")
+        for name, value in element.attrib.items():
+            plain = name.rpartition("}")[2].lower()
+            linked = plain == "href" and not _INSIDE.fullmatch(value)
+            if plain.startswith("on") or linked or re.search(r"url\((?!#)|javascript:|@import|expression", value, re.I):
+                raise ValueError(f"a figure has no {plain}={value!r:.80}")
+    return markup
+
+
 def svg(figure: Figure) -> str:
     """An <svg> element that takes the width there is, on its own or in a page; the same figure gives the same text.
 

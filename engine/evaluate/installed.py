@@ -51,7 +51,7 @@ class Dlib:
     """
 
     name = "dlib"
-    extractors: tuple[str, ...] = ()
+    extractors = ("dlib-resnet",)
 
     def __init__(self) -> None:
         """Raises ValueError where dlib or the weights of face_recognition_models are not installed."""
@@ -123,7 +123,7 @@ class OpenCVSFace:
             self._network.feature(np.zeros((112, 112, 3), np.uint8))
         except cv2.error as error:
             raise ValueError(f"OpenCV {cv2.__version__} cannot run {onnx} as an SFace network: {error}") from None
-        yunet = str(checkpoint.root() / "yunet.onnx")
+        yunet = str(checkpoint.detector())
         self._detector = cv2.FaceDetectorYN.create(yunet, "", (320, 320), 0.9, 0.3, 5000)
 
     def embed(self, photos: Sequence[Path]) -> list[Float32[np.ndarray, "128"] | None]:

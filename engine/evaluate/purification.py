@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from engine import private
 from engine.bulk.prepare import digest
 from engine.photo import read
 
@@ -90,14 +90,14 @@ def purified(
     if name not in PURIFICATIONS:
         raise ValueError(f"no purification named {name!r}; there are {', '.join(PURIFICATIONS)}")
     kept = folder / name.replace(" ", "-").replace(",", "")
-    kept.mkdir(parents=True, exist_ok=True)
+    kept.mkdir(mode=0o700, parents=True, exist_ok=True)
     copies: dict[Path, Path] = {}
     for done, photo in enumerate(dict.fromkeys(photos), 1):
         copy = kept / f"{digest(photo)[:32]}.png"
         if not copy.exists():
-            half_written = copy.with_suffix(f".{os.getpid()}.part")
-            Image.fromarray(PURIFICATIONS[name](read(photo).pixels)).save(half_written, "PNG")
-            half_written.replace(copy)
+            data = io.BytesIO()
+            Image.fromarray(PURIFICATIONS[name](read(photo).pixels)).save(data, "PNG")
+            private.write(copy, data.getvalue())
         copies[photo] = copy
         progress(done, len(photos))
     return copies

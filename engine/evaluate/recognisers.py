@@ -16,9 +16,10 @@ from typing import Protocol, TypeVar
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from engine import __version__, checkpoint, extractors
+from engine import checkpoint, extractors, private
+from engine.bulk.dependencies import weights_of
 from engine.bulk.prepare import digest, prepare
-from engine.config import Detection
+from engine.config import CLOAKS, Detection
 from engine.detect import YuNet
 from engine.extractors import Extractor, registry
 from engine.types import Face, PhotoError
@@ -91,7 +92,7 @@ class DetectedOnce(YuNet):
 
     def __init__(self, settings: Detection | None = None) -> None:
         """settings: of the detector."""
-        super().__init__(checkpoint.root() / "yunet.onnx", settings)
+        super().__init__(checkpoint.detector(), settings)
         self._found: dict[bytes, list[Face]] = {}
 
     def detect(self, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
@@ -121,9 +122,9 @@ class ExtractorRecogniser:
 
     @cached_property
     def version(self) -> str:
-        """Of engine, weights and detector."""
-        weights = registry.find(self.name).sha256 or self._extractor.weights_sha256
-        return f"engine {__version__}, weights {weights}, {self._detector.settings}"
+        """Of weights and detector, and of what the engine does between photo and network."""
+        detector = checkpoint.manifest()["detectors"]["yunet"]["sha256"]
+        return f"cloaks {CLOAKS}, weights {weights_of(self.name)}, detector {detector}, {self._detector.settings}"
 
     @cached_property
     def _extractor(self) -> Extractor:
@@ -179,7 +180,8 @@ class Remembered:
         self._recogniser = recogniser
         self._progress = progress
         self._file = folder / "embeddings.sqlite"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.claim(self._file)  # SQLite gives its other files the mode of this one
         with self._open() as database:
             try:
                 database.execute("PRAGMA journal_mode=WAL")

@@ -90,6 +90,8 @@ def write(findings: Mapping[Preset, Findings], about: Mapping[str, Any], out: Pa
     sections = []
     for preset, found in findings.items():
         drawn = figures.svg(found.figure) if isinstance(found.figure, Figure) else found.figure or ""
+        if drawn:
+            figures.checked(drawn)
         sections.append(Section(preset, found, tables.table(found.rows) if found.rows else None, drawn))
         if found.rows:
             _put(out / "tables" / f"{preset.name}.csv", tables.unrounded(found.rows))

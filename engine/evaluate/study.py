@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -42,14 +42,12 @@ class CloakSet:
     def label(self) -> str:
         """A folder's name that tells all in which sets differ."""
         recipe = self.recipe
-        default = Recipe()
         parts = ["+".join(recipe.extractors).replace(":", "="), f"rho{recipe.rho:g}", recipe.objective]
-        parts += [recipe.solver] if recipe.solver != default.solver else []
-        parts += [
-            f"{name}{getattr(recipe, name):g}"
-            for name in ("steps", "jitter", "smoothing", "seed", "enough", "cap", "colour")
-            if getattr(recipe, name) != getattr(default, name)
-        ]
+        named = ("extractors", "rho", "objective")
+        for field_ in fields(Recipe):
+            value = getattr(recipe, field_.name)
+            if field_.name not in named and value != field_.default:
+                parts.append(f"{field_.name}{value:g}" if isinstance(value, (int, float)) else f"{field_.name}-{value}")
         parts += [self.output.format] if self.output.format != "keep" else []
         parts += [f"q{self.output.quality}"] if self.output.quality is not None else []
         return "_".join(parts)
@@ -101,7 +99,7 @@ class Study:
     @cached_property
     def detector(self) -> YuNet:
         """The engine's detector."""
-        return YuNet(checkpoint.root() / "yunet.onnx", self.detection)
+        return YuNet(checkpoint.detector(), self.detection)
 
     def wanted(self, people: Sequence[Person] | None = None, **changes: object) -> CloakSet:
         """The cloak set of the study's recipe with some fields changed; of the users if nobody is named."""
@@ -115,9 +113,7 @@ class Study:
         for one in wanted.people:
             (folder / "scraped" / one.name).mkdir(parents=True, exist_ok=True)
             for photo in one.scraped:
-                link = folder / "scraped" / one.name / photo.name
-                if not link.is_symlink():
-                    link.symlink_to(photo.resolve())
+                linked(folder / "scraped" / one.name / photo.name, photo)
                 originals[f"{one.name}/{photo.name}"] = photo
         made = 0
 
@@ -138,7 +134,7 @@ class Study:
         if made:
             self.say(f"cloaks {wanted.label}: {made} photos in {time.perf_counter() - begun:.0f} s")
         with Survey(folder / "cloaked") as survey:
-            rows = {Path(row.source).relative_to(folder / "scraped").as_posix(): row for row in survey.rows()}
+            rows = {_key(row): row for row in survey.rows()}
         failed = [row for key, row in rows.items() if key in originals and row.status == "failed"]
         if failed:
             raise PhotoError(
@@ -159,7 +155,7 @@ class Study:
         """How many photos of a set are yet to be cloaked."""
         folder = self.folder(wanted)
         with Survey(folder / "cloaked") as survey:
-            there = {Path(row.source).relative_to(folder / "scraped").as_posix() for row in survey.rows()}
+            there = {_key(row) for row in survey.rows()}
         return sum(f"{one.name}/{photo.name}" not in there for one in wanted.people for photo in one.scraped)
 
     def dssim(self, original: Path, changed: Path) -> float:
@@ -173,3 +169,18 @@ class Study:
         before = prepare(original, self.detector)
         top, left, bottom, right = before.regions[central([face.box for face in before.faces], before.photo.size)]
         return dssim_pixels(before.photo.pixels[top:bottom, left:right], read(changed).pixels[top:bottom, left:right])
+
+
+def linked(link: Path, photo: Path) -> None:
+    """A symbolic link to a photo; one that leads elsewhere, since either has moved, is made anew."""
+    target = photo.resolve()
+    if link.is_symlink():
+        if link.readlink() == target:
+            return
+        link.unlink()
+    link.symlink_to(target)
+
+
+def _key(row: Row) -> str:
+    """PERSON/PHOTO of a row of a set: its source is spelled as --out was when it was made, which may be elsewhere."""
+    return "/".join(Path(row.source).parts[-2:])

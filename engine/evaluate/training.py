@@ -52,7 +52,7 @@ class Classifier(NamedTuple):
 def look(extractor: Extractor, canvas: UInt8[Array | np.ndarray, "c c 3"], view: View) -> Float[Array, " d"]:
     """The embedding of a canvas as the view shows it."""
     pixels = lit(view, jnp.asarray(canvas, jnp.float32) / 255)
-    return embed(extractor, pixels, window_yx=window(view, extractor.spec.window))
+    return embed(extractor, pixels, window_yx=window(view, extractor.spec.window_yx))
 
 
 def with_head(extractor: Extractor, rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"]) -> Classifier:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
@@ -51,10 +52,14 @@ def draw(key: PRNGKeyArray, within: Range) -> View:
     )
 
 
-def window(view: View, crop: tuple[float, float]) -> Float[Array, "2 2"]:
-    """`window_yx` of `engine.extractors.crop` for the square (lo, hi) of a network, in canvas pixels, seen this way."""
-    side, middle = crop[1] - crop[0], (crop[0] + crop[1]) / 2
-    centre, half = middle + side * view.shift, side * view.zoom / 2
+def window(view: View, crop: tuple[float, float] | tuple[tuple[float, float], tuple[float, float]]) -> Array:
+    """`window_yx` (2, 2) of `engine.extractors.crop` for the square of a network, seen this way.
+
+    crop: (lo, hi) of y, then of x, in canvas pixels, or one for both axes.
+    """
+    rows = np.broadcast_to(np.array(crop, np.float32), (2, 2))
+    side = rows[1, 1] - rows[1, 0]
+    centre, half = rows.mean(axis=1) + side * view.shift, side * view.zoom / 2
     facing = jnp.stack([jnp.ones(()), 1 - 2 * view.mirrored])  # lo > hi on the x axis mirrors it
     return jnp.stack([centre - half * facing, centre + half * facing], axis=1)
 

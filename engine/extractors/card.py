@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from engine import sharding
 from engine.extractors.registry import about, abstract, find
 
 
@@ -18,13 +19,14 @@ def card(name: str) -> dict[str, Any]:
     It has what `registry.about` tells (the extractor's table of checkpoints/manifest.toml, or its card), `parameters`,
     and `gflops`: 10^9 floating-point operations of one forward pass of one crop, a multiplication and an addition being
     two, as XLA counts them in the network before it is optimised. No weights are loaded. Raises ValueError, naming
-    those there are, for any other name.
+    those there are, for any other name, and if JAX has no device.
 
     Example:
         >>> card("sface")["dim"]
         128
     """
     known = about(name)
+    sharding.devices_here()
     entry = find(name)
     graphdef, params = abstract(entry.build)
     return {

@@ -7,6 +7,7 @@ The home is `<FAWKES_ENGINE_HOME>` or the platform's folder for a user's data; a
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -18,8 +19,42 @@ from typing import Any
 import numpy as np
 
 from engine import checkpoint
+from engine.files import opened
 
 CARD, WEIGHTS = "card.toml", "weights"
+LARGEST = 2**20
+"""Bytes of a card: one that a person wrote has some thousand."""
+MOST = 2**16
+"""Largest side of an input or length of an embedding that a card may give."""
+OPTIONAL = ("options", "training", "trained_from", "cosine")
+FIELDS: dict[str, Any] = {
+    "network": str,
+    "options": dict,
+    "path": str,
+    "sha256": str,
+    "dim": int,
+    "robust": bool,
+    "description": str,
+    "licence": str,
+    "source": str,
+    "trained_from": (str, None),
+    "training": {
+        **dict.fromkeys(("step", "steps", "people", "epsilon", "attack_steps", "cosine"), float),
+        "norm": str,
+    },
+    "input": {"size": int, "window": (float, 2), "mean": (float, 3), "scale": float, "bgr": bool},
+}
+"""What the engine reads of a card, and of which kind it must be: (kind, count) is a list."""
+WORDS = {
+    str: "text",
+    dict: "a table",
+    int: f"a whole number from 1 to {MOST}",
+    float: "a finite number",
+    bool: "true or false",
+    (str, None): "a list of texts",
+    (float, 2): "a list of 2 finite numbers",
+    (float, 3): "a list of 3 finite numbers",
+}
 
 
 def home() -> Path:
@@ -36,16 +71,60 @@ def home() -> Path:
 def cards(folder: Path | None = None) -> dict[str, dict[str, Any]]:
     """The card of every converted extractor by name, its `path` absolute. `folder` stands in for the home.
 
-    Raises `checkpoint.CheckpointError` for a card that is not TOML.
+    Raises `checkpoint.CheckpointError` if any card is damaged.
     """
-    found = {}
+    found, damaged = read(folder)
+    for sentence in damaged.values():
+        raise checkpoint.CheckpointError(sentence)
+    return found
+
+
+def read(folder: Path | None = None) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The cards that can be used, as `cards` has them, and of each damaged one, by name, a sentence that says so."""
+    found, damaged = {}, {}
     for path in sorted(((folder or home()) / "extractors").glob(f"[a-z0-9]*/{CARD}")):
         try:
-            card = tomllib.loads(path.read_text(encoding="utf-8"))
-            found[path.parent.name] = card | {"path": str(path.parent / card["path"])}
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
-            raise checkpoint.CheckpointError(f"{path} is damaged ({error}); convert the extractor again") from error
-    return found
+            with opened(path) as file:
+                data = file.read(LARGEST + 1)
+            if len(data) > LARGEST:
+                raise ValueError(f"it is larger than {LARGEST} bytes")
+            card = tomllib.loads(data.decode())
+            _check(card, FIELDS, "")
+            known = {name: value for name, value in card.items() if name != "metric"}  # nobody here has measured it
+            found[path.parent.name] = known | {"path": str(path.parent / card["path"])}
+        except (OSError, ValueError, RecursionError) as error:
+            said = error.strerror if isinstance(error, OSError) else str(error)
+            damaged[path.parent.name] = f"{path} is damaged ({said}); convert the extractor again or delete its folder"
+    return found, damaged
+
+
+def _check(table: Mapping[str, Any], fields: Mapping[str, Any], inside: str) -> None:
+    """Raises ValueError for a field that is missing or of another kind; those of `OPTIONAL` may be missing."""
+    for name, kind in fields.items():
+        value = table.get(name)
+        if value is None:
+            if name in OPTIONAL:
+                continue
+            raise ValueError(f"{inside}{name} is missing")
+        if isinstance(kind, dict):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{inside}{name} must be a table; got {value!r:.80}")
+            _check(value, kind, f"{name}.")
+        elif not _is(value, kind):
+            raise ValueError(f"{inside}{name} must be {WORDS[kind]}; got {value!r:.80}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if isinstance(kind, tuple):
+        one, count = kind
+        return isinstance(value, list) and count in (None, len(value)) and all(_is(part, one) for part in value)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST
+    if kind is dict:
+        return isinstance(value, dict)
+    return isinstance(value, kind)
 
 
 def write(

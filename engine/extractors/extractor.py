@@ -65,7 +65,7 @@ def embed(
     """
     spec = extractor.spec
     if window_yx is None:
-        window_yx = jnp.array([spec.window, spec.window], jnp.float32)
+        window_yx = jnp.array(spec.window_yx, jnp.float32)
     return embed_crop(extractor, crop(canvas, size=spec.size, window_yx=window_yx))
 
 

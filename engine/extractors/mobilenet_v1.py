@@ -23,6 +23,14 @@ _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 """Of the separable convolutions."""
 
 
+class Relu6(nnx.Module):
+    """min(max(x, 0), 6). A module, since a function in a network has no name that another process knows it by."""
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """One example in, one out."""
+        return jax.nn.relu6(x)
+
+
 class Separable(nnx.Module):
     """A depthwise 3x3 and a 1x1 convolution, with an activation after each."""
 
@@ -77,7 +85,7 @@ class MobileNetV1(nnx.Module):
 
     def __init__(self, *, rngs: nnx.Rngs | None):
         """Zeros without `rngs`."""
-        self.trunk = Trunk(stride=2, padding="SAME", activation=lambda channels: jax.nn.relu6, rngs=rngs)
+        self.trunk = Trunk(stride=2, padding="SAME", activation=lambda channels: Relu6(), rngs=rngs)
 
     def __call__(self, x: Float[Array, "s s 3"]) -> Float[Array, " 1024"]:
         """One example in, one embedding out."""

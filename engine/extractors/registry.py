@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
-from engine import checkpoint
+from engine import checkpoint, sharding
 from engine.config import Precision
 from engine.extractors import converted
 from engine.extractors.extractor import Extractor
@@ -68,25 +70,32 @@ def check_name(name: str, *, folder: Path | None, replace: bool) -> None:
         raise ValueError(
             f"a name has up to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit; got {name!r}"
         )
-    if name in set(available()) - set(converted.cards()):
+    if name in set(available()) - set(converted.read()[0]):
         raise ValueError(f"{name!r} is the name of an extractor that comes with a package; choose another")
-    if name in converted.cards(folder) and not replace:
+    if any(name in cards for cards in converted.read(folder)) and not replace:
         raise ValueError(f"there is an extractor named {name!r} already; --replace replaces it")
 
 
 def available() -> tuple[str, ...]:
-    """The names `load` knows, sorted."""
+    """The names `load` knows, sorted; those whose card is damaged are in `damaged` instead."""
     return tuple(sorted({*_registered, *tables(), *entry_points(group=GROUP).names}))
 
 
 def tables() -> dict[str, dict[str, Any]]:
     """What is written about the extractors that come with the engine and about those converted, `path` absolute.
 
-    Where both have a name, the engine's own is meant.
+    If both define a name, the shipped one wins. A damaged card is left out (`damaged`): it concerns nobody who does not
+    ask for that extractor.
     """
     shipped = checkpoint.manifest().get("extractors", {})
     absolute = {name: table | {"path": str(checkpoint.root() / table["path"])} for name, table in shipped.items()}
-    return converted.cards() | absolute
+    return converted.read()[0] | absolute
+
+
+def damaged() -> dict[str, str]:
+    """The converted extractors whose card cannot be used, each with a sentence that says what is wrong."""
+    shipped = checkpoint.manifest().get("extractors", {})
+    return {name: said for name, said in converted.read()[1].items() if name not in shipped}
 
 
 def about(name: str) -> dict[str, Any]:
@@ -125,27 +134,38 @@ def lineage(names: Iterable[str]) -> frozenset[str]:
 
 def network(name: str, options: Mapping[str, Any]) -> Callable[..., nnx.Module]:
     """`build` of the module `name` of this package, with its options. Raises ValueError where there is none."""
-    if not name.isidentifier() or not hasattr(module := importlib.import_module(f"engine.extractors.{name}"), "build"):
+    found = name.isidentifier() and importlib.util.find_spec(f"engine.extractors.{name}") is not None
+    if not found or not hasattr(module := importlib.import_module(f"engine.extractors.{name}"), "build"):
         raise ValueError(f"there is no network named {name!r}")
     return functools.partial(module.build, **options)
 
 
 def find(name: str) -> Entry:
-    """The entry of `name`. Raises ValueError naming the known extractors where there is none."""
+    """The entry of `name`.
+
+    Raises ValueError naming the known extractors if there is none, and `checkpoint.CheckpointError` if its card is
+    damaged.
+    """
     if name in _registered:
         return _registered[name]
     table = tables().get(name)
     if table is None:
+        if name in (broken := damaged()):
+            raise checkpoint.CheckpointError(broken[name])
         return _of_package(name)
     given = table["input"]
-    spec = InputSpec(
-        size=given["size"],
-        window=(given["window"][0], given["window"][1]),
-        mean=tuple(given["mean"]),
-        scale=given["scale"],
-        bgr=given["bgr"],
-    )
-    build = network(table["network"], table.get("options", {}))
+    try:
+        spec = InputSpec(
+            size=given["size"],
+            window=(given["window"][0], given["window"][1]),
+            mean=tuple(given["mean"]),
+            scale=given["scale"],
+            bgr=given["bgr"],
+            down=given.get("down", 0.0),
+        )
+        build = network(table["network"], table.get("options", {}))
+    except ValueError as error:
+        raise checkpoint.CheckpointError(f"the card of extractor {name!r} is damaged: {error}") from error
     return Entry(build, spec, table["dim"], Path(table["path"]), table["sha256"])
 
 
@@ -169,16 +189,36 @@ def abstract(build: Callable[..., nnx.Module]) -> tuple[nnx.GraphDef, dict]:
     return graphdef, nnx.to_pure_dict(state)
 
 
+def _abstract(name: str, entry: Entry) -> tuple[nnx.GraphDef, dict]:
+    """`abstract` of the entry. Of those that others wrote, it is seen to that what they say of it is so."""
+    if name in checkpoint.manifest().get("extractors", {}):
+        return abstract(entry.build)  # the tests see to it, and it takes as long as tracing the network
+    crop = jax.ShapeDtypeStruct((entry.spec.size, entry.spec.size, 3), np.float32)
+    try:
+        graphdef, shapes = abstract(entry.build)
+        made = jax.eval_shape(lambda params, x: nnx.merge(graphdef, params)(x), shapes, crop)
+        if made.shape != (entry.dim,):
+            raise ValueError(f"it makes embeddings of shape {made.shape}, not ({entry.dim},) as its card says")
+    except Exception as error:  # a network of others may raise anything
+        said = str(error).strip().partition("\n")[0]
+        raise checkpoint.CheckpointError(
+            f"the network of extractor {name!r} cannot be built as its card says ({type(error).__name__}: {said}): "
+            "convert it again"
+        ) from error
+    return graphdef, shapes
+
+
 def load(name: str, *, precision: Precision = "float32") -> Extractor:
     """The extractor `name` with its weights, to be run at `precision`.
 
-    Raises ValueError for an unknown name and `checkpoint.CheckpointError` for weights that do not fit the
-    network or whose hash is not the manifest's.
+    Raises ValueError for an unknown name and `checkpoint.CheckpointError` for a damaged card, and for weights that do
+    not fit the network, are not finite, or whose hash is not the manifest's. `types.DeviceError` if JAX has no device.
 
     >>> extractor = load("web-incept")
     """
     entry = find(name)
-    graphdef, shapes = abstract(entry.build)
+    sharding.devices_here()  # says so if there are none
+    graphdef, shapes = _abstract(name, entry)
     params, sha256 = checkpoint.restore(entry.path, shapes, sha256=entry.sha256)
     return Extractor(
         params=jax.device_put(params),

@@ -9,21 +9,39 @@ threads.
 from __future__ import annotations
 
 import errno
-import stat
+import os
 import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from engine.files import NotAFileError, opened
 from engine.photo import containers as parts
 from engine.photo import metadata as meta
-from engine.photo.decoding import ADVICE, ANIMATED, MAX_PIXELS, READERS, check_size, make_photo, refusal
-from engine.photo.encoding import LONGEST_SIDE, NO_ALPHA, SHARED, WRITERS
+from engine.photo.decoding import READERS, read_jpeg
+from engine.photo.encoding import WRITERS
+from engine.photo.footprint import footprint
+from engine.photo.making import ADVICE, ANIMATED, MAX_PIXELS, check_size, make_photo, refusal
+from engine.photo.writing import Encoder, encode, notes, suffix
 from engine.types import Photo, PhotoError, UnsettledError
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "decode_pixels", "encode", "from_array", "load", "read", "suffix"]
+__all__ = [
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "Encoder",
+    "decode_pixels",
+    "encode",
+    "footprint",
+    "from_array",
+    "load",
+    "notes",
+    "read",
+    "suffix",
+]
 
 MAX_BYTES = 4 * MAX_PIXELS
 
@@ -32,8 +50,6 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".heic",
      ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".ppm", ".pgm", ".pnm"}
 )  # fmt: skip
-
-_FORMATS = {"png": ("PNG", ".png"), "jpeg": ("JPEG", ".jpg"), "webp": ("WEBP", ".webp")}
 
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -58,8 +74,12 @@ def read(source: Path | bytes) -> Photo:
     """
     data = source if isinstance(source, bytes) else load(source)
     kind = _sniff(data)
+    return _guarded(kind, READERS[kind], data)
+
+
+def _guarded(kind: str, reader: Callable[[bytes], Photo], data: bytes) -> Photo:
     try:
-        return READERS[kind](data)
+        return reader(data)
     except PhotoError:
         raise
     except MemoryError:
@@ -118,75 +138,29 @@ def from_array(array: np.ndarray | Image.Image) -> Photo:
 
 
 def decode_pixels(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """The upright RGB that any viewer will see of an encoded file; PhotoError if it cannot be read."""
-    return read(data).pixels
-
-
-def suffix(photo: Photo, format: str) -> str:
-    """The extension that a changed format needs (".png"), "" where the file's own name fits."""
-    return "" if _target(photo, format) == photo.format else _FORMATS[format][1]
-
-
-def encode(
-    photo: Photo, pixels: UInt8[np.ndarray, "h w 3"], *, format: str = "keep", quality: int | None = None
-) -> bytes:
-    """The bytes of a file with these upright pixels and all else as in `photo`; the same bytes for the same input.
-
-    pixels: uint8 RGB of the photo's size; of a grey photo all three channels must be equal. format: keep | png | jpeg |
-    webp. quality: 1 to 100 for the lossy formats. None keeps a JPEG at its own quantisation steps, or whole fractions
-    of those that are coarser than quality 75's: a coarse file does not erase the cloak, and writing does not damage
-    what the cloak left alone. It keeps lossless WebP lossless,
-    and is a high quality elsewhere. Raises PhotoError where the format cannot hold the photo, ValueError for arguments
-    that do not fit together.
-    """
-    target = _target(photo, format)
-    if pixels.dtype != np.uint8 or pixels.shape != photo.pixels.shape:
-        raise ValueError(f"pixels must be uint8 {photo.pixels.shape}, they are {pixels.dtype} {pixels.shape}")
-    if quality is not None and quality not in range(1, 101):
-        raise ValueError(f"quality must be a whole number from 1 to 100, it is {quality}")
-    if target not in WRITERS:
-        raise PhotoError(f"A {target} file cannot hold the fine shades of a cloak: add --format png.")
-    alpha = photo.alpha
-    if alpha is not None and target in NO_ALPHA:
-        if alpha.min() < 255:
-            raise PhotoError(
-                f"The photo is partly transparent, which {target} files cannot hold: add --format png or webp."
-            )
-        alpha = None
-    if max(photo.size) > (longest := LONGEST_SIDE.get(target, 1 << 31)):
-        raise PhotoError(f"A {target} file can be at most {longest} pixels wide and high: add --format png.")
-    if photo.grey and not (
-        np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2])
-    ):
-        raise ValueError("the three channels of a grey photo must be equal")
-    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0]) if photo.grey else pixels)
-    if alpha is not None:
-        image.putalpha(Image.fromarray(alpha))
-    own = photo.encoding if target == photo.format else {k: photo.encoding.get(k) for k in SHARED}
-    try:
-        return WRITERS[target](image, dict(own), quality)
-    except (OSError, RuntimeError, ValueError, struct.error) as error:
-        raise PhotoError(f"The photo cannot be written as {target} ({error}): add --format png.") from error
+    """The upright RGB that any viewer will see of a file that `encode` made; PhotoError if it cannot be read."""
+    kind = _sniff(data)
+    # It is known to be whole, so a JPEG of several scans need not be decoded twice to see that.
+    return _guarded(kind, partial(read_jpeg, whole=True) if kind == "JPEG" else READERS[kind], data).pixels
 
 
 def load(path: Path) -> bytes:
-    """The bytes of a photo's file. Raises PhotoError for what is no file, UnsettledError if it cannot be read now."""
+    """The bytes of a photo's file. Raises UnsettledError if it cannot be read, PhotoError if it is too large."""
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise PhotoError("This is a folder, not a photo.")
-        if not stat.S_ISREG(status.st_mode):
-            raise PhotoError("This is a device or a pipe, not a file: copy the photo to a file first.")
-        if status.st_size > MAX_BYTES:
-            raise PhotoError(f"The file has {status.st_size:,} bytes, more than any photo: the limit is {MAX_BYTES:,}.")
-        return path.read_bytes()
+        with opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise PhotoError(f"The file has {size:,} bytes, more than any photo: the limit is {MAX_BYTES:,}.")
+            return file.read(MAX_BYTES)
+    except NotAFileError as error:
+        raise UnsettledError(f"This is no photo, because {error.strerror}: name a file.") from None
     except FileNotFoundError:
         raise UnsettledError("There is no such file: it was moved or deleted, or is a link to nothing.") from None
     except PermissionError:
         raise UnsettledError("This account may not read the file: change its permissions.") from None
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
-            raise PhotoError("This is a symbolic link that leads back to itself: point it at the photo.") from None
+            raise UnsettledError("This is a symbolic link that leads back to itself: point it at the photo.") from None
         raise UnsettledError(f"The file cannot be read ({error}): check the disk or the connection to it.") from error
 
 
@@ -212,11 +186,3 @@ def _sniff(data: bytes) -> str:
     raise PhotoError(
         f"This is not a photo, or of a kind that is not supported, or damaged at its very beginning. {ADVICE}"
     )
-
-
-def _target(photo: Photo, format: str) -> str:
-    if format == "keep":
-        return photo.format
-    if format not in _FORMATS:
-        raise ValueError(f"format must be keep, png, jpeg or webp, it is {format!r}")
-    return _FORMATS[format][0]

@@ -7,15 +7,31 @@ structure raises ValueError or struct.error.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from itertools import islice
+from mmap import mmap
+from typing import NamedTuple, TypeAlias
 
-from engine.photo.metadata import MAX_VALUE, STRUCTURE, Order, Tags, integers, parse_directory, write_directory
+from engine.photo.metadata import STRUCTURE, Bounds, Entry, Order, Tags, integers, parse_directory, write_directory
+
+MAX_INFLATED = 1 << 20
+_MAX_EXIF = 1 << 24
+_MAX_ITEMS = 4096
+_MAX_BOXES = _MAX_SEGMENTS = 10_000
+_MAX_CHUNKS = 250_000
+_MAX_PAGES = 64
+_KIND_OF_PAGE = frozenset({0xFE, 0x100})
+
+Data: TypeAlias = "bytes | mmap"
+"""A file in memory, or on disk as if it were."""
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JP2_EXIF, JP2_XMP = b"JpgTiffExif->JP2", bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+
+_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
 
 
 class JpegParts(NamedTuple):
@@ -30,15 +46,18 @@ class JpegParts(NamedTuple):
         """What follows `prefix` in every segment of this kind."""
         return [body[len(prefix) :] for kind, body in self.segments if kind == marker and body.startswith(prefix)]
 
-    def bare(self, data: bytes) -> bytes:
-        """The file without metadata: what the pixels depend on (JFIF and Adobe markers say which colours they are)."""
+    def bare(self, data: bytes, end: int) -> bytes:
+        """The file up to byte `end` without metadata: what the pixels depend on.
+
+        JFIF and Adobe markers say which colours they are.
+        """
         kept = [b"\xff\xd8"]
         for marker, body in self.segments:
             if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14:
                 kept.append(jpeg_segment(marker, body[:12] + b"\0\0"))
             elif (marker == 0xEE and body.startswith(b"Adobe")) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
                 kept.append(jpeg_segment(marker, body))
-        return b"".join([*kept, memoryview(data)[self.scan :]])
+        return b"".join([*kept, memoryview(data)[self.scan : end]])
 
 
 def jpeg_segment(marker: int, body: bytes) -> bytes:
@@ -46,19 +65,16 @@ def jpeg_segment(marker: int, body: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
 
 
-def jpeg_parts(data: bytes) -> JpegParts:
+def jpeg_parts(data: Data) -> JpegParts:
     """Take the header of a JPEG apart. Junk between segments is skipped, as libjpeg does."""
     segments: list[tuple[int, bytes]] = []
     frame, frame_marker = b"", 0
     position = 2
     while True:
-        position = data.find(b"\xff", position)
-        if position < 0 or position + 4 > len(data):
+        found = _MARKER.search(data, position)
+        if found is None or found.start() + 4 > len(data):
             raise ValueError("the file ends before the picture begins")
-        marker = data[position + 1]
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
-            position += 1 if marker == 0xFF else 2
-            continue
+        position, marker = found.start(), found[1][0]
         if marker == 0xDA:
             break
         (length,) = struct.unpack_from(">H", data, position + 2)
@@ -68,6 +84,8 @@ def jpeg_parts(data: bytes) -> JpegParts:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             frame, frame_marker = body, marker
         segments.append((marker, body))
+        if len(segments) > _MAX_SEGMENTS:
+            raise ValueError("it has more parts than any photo")
         position += 2 + length
     if len(frame) < 6:
         raise ValueError("the header does not say how large the picture is")
@@ -75,18 +93,18 @@ def jpeg_parts(data: bytes) -> JpegParts:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Every (type, payload) up to IEND."""
+    """Every (type, payload) up to IEND, or to where the file ends: the last payload may be cut off."""
     view = memoryview(data)
     position = len(PNG_MAGIC)
-    while True:
+    for _ in range(_MAX_CHUNKS):
+        if position + 8 > len(data):
+            return
         length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length
-        if end > len(data):
-            raise ValueError("the file ends inside the picture")
-        yield kind, view[position + 8 : end - 4]
+        yield kind, view[position + 8 : position + 8 + length]
         if kind == b"IEND":
             return
-        position = end
+        position += 12 + length
+    raise ValueError("it has more parts than any photo")
 
 
 def png_chunk(kind: bytes, body: bytes | memoryview) -> bytes:
@@ -94,8 +112,8 @@ def png_chunk(kind: bytes, body: bytes | memoryview) -> bytes:
     return b"".join((struct.pack(">I4s", len(body), kind), body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))))
 
 
-def inflate(data: bytes, limit: int = MAX_VALUE) -> bytes | None:
-    """The decompressed bytes, or None if they are damaged or more than `limit`."""
+def inflate(data: bytes, limit: int = MAX_INFLATED) -> bytes | None:
+    """The decompressed bytes, or None if they are damaged or more than `limit`. What lies behind them is left out."""
     engine = zlib.decompressobj()
     try:
         plain = engine.decompress(data, limit)
@@ -104,31 +122,26 @@ def inflate(data: bytes, limit: int = MAX_VALUE) -> bytes | None:
     return plain if engine.eof else None
 
 
-def png_text(kind: bytes, body: bytes) -> tuple[bytes, bytes] | None:
-    """(keyword, text) of a tEXt, zTXt or iTXt chunk; None if it is damaged or expands too far."""
-    keyword, _, rest = body.partition(b"\0")
-    if kind == b"tEXt":
-        return keyword, rest
-    compressed = kind == b"zTXt" or rest[:1] == b"\1"
-    text = rest[1:] if kind == b"zTXt" else b"".join(rest[2:].split(b"\0", 2)[2:])
-    plain = inflate(text, 1 << 20) if compressed else text
-    return None if plain is None else (keyword, plain)
-
-
 class TiffParts(NamedTuple):
-    """order, big: byte order and BigTIFF. tags: the first directory. pages: the directories behind it."""
+    """order, big: byte order and BigTIFF. tags: the first directory. pages: what kind of page the directories behind it
+    are of. damage: what could not be read, a few words each.
+    """
 
     order: Order
     big: bool
     tags: Tags
     pages: list[Tags]
+    damage: tuple[str, ...]
 
     def values(self, tag: int) -> tuple[int, ...]:
-        """The whole numbers of a tag of the first directory, () where absent."""
+        """The whole numbers of a tag of the first directory, () where absent. Raises ValueError for more than a few."""
+        entry = self.tags.get(tag)
+        if isinstance(entry, Entry) and entry.count > 64:
+            raise ValueError("its header is damaged")
         return integers(self.tags, tag, self.order)
 
 
-def tiff_parts(data: bytes) -> TiffParts:
+def tiff_parts(data: Data) -> TiffParts:
     """Take a TIFF or BigTIFF apart."""
     order: Order = "<" if data[:2] == b"II" else ">"
     (version,) = struct.unpack_from(f"{order}H", data, 2)
@@ -136,15 +149,16 @@ def tiff_parts(data: bytes) -> TiffParts:
         raise ValueError("its header is not that of a TIFF")
     big = version == 43
     (offset,) = struct.unpack_from(f"{order}Q", data, 8) if big else struct.unpack_from(f"{order}I", data, 4)
-    directories: list[Tags] = []
-    seen: set[int] = set()
-    while offset and offset not in seen and len(seen) < 64:
-        seen.add(offset)
-        tags, offset = parse_directory(data, offset, order, big=big)
-        directories.append(tags)
-    if not directories or not directories[0]:
+    bounds = Bounds(len(data))
+    tags, following = parse_directory(data, offset, order, big=big, bounds=bounds)
+    if not tags:
         raise ValueError("it has no directory of its contents")
-    return TiffParts(order, big, directories[0], [page for page in directories[1:] if page])
+    pages: list[Tags] = []
+    while following and following not in bounds.seen and len(bounds.seen) < _MAX_PAGES:
+        # Nothing of a later page is needed but what it is; its values may be as large as the file.
+        page, following = parse_directory(data, following, order, big=big, only=_KIND_OF_PAGE, bounds=bounds)
+        pages.append(page)
+    return TiffParts(order, big, tags, pages, tuple(sorted(bounds.damage)))
 
 
 def tiff_with(data: bytes, tags: Tags) -> bytes:
@@ -164,10 +178,12 @@ def tiff_bare(data: bytes, parts: TiffParts) -> bytes:
     return tiff_with(data, kept)
 
 
-def boxes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
+def boxes(data: Data, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
     """(type, first byte, end) of the payload of every ISO box between two bytes of the file."""
     end = len(data) if end is None else min(end, len(data))
-    while start + 8 <= end:
+    for _ in range(_MAX_BOXES):
+        if start + 8 > end:
+            return
         size, kind = struct.unpack_from(">I4s", data, start)
         head = 8
         if size == 1:
@@ -179,6 +195,7 @@ def boxes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple
             return
         yield kind, start + head, min(start + size, end)
         start += size
+    raise ValueError("it has more parts than any photo")
 
 
 def box(kind: bytes, body: bytes) -> bytes:
@@ -190,16 +207,18 @@ class HeifParts(NamedTuple):
     """What HEIF and AVIF files say outside their coded pictures.
 
     exif: the block, unscrubbed. exif_names: where the type "Exif" is written in the item table. boxes: payloads of the
-    boxes that state properties of items, by type. sequence: there is a track, as in a film.
+    boxes that state properties of items, by type. sequence: there is a track, as in a film. damage: why there is no
+    exif though the file says so.
     """
 
     exif: bytes | None
     exif_names: list[int]
     boxes: dict[bytes, list[bytes]]
     sequence: bool
+    damage: tuple[str, ...] = ()
 
 
-def heif_parts(data: bytes) -> HeifParts:
+def heif_parts(data: Data) -> HeifParts:
     """Read the item table of a HEIF or AVIF file; what is missing or damaged in it is left out."""
     top = {kind: (start, end) for kind, start, end in boxes(data)}
     names: list[int] = []
@@ -209,28 +228,37 @@ def heif_parts(data: bytes) -> HeifParts:
     inside = {kind: (first, last) for kind, first, last in boxes(data, start + 4, end)} if end else {}
     items: list[int] = []
     first, last = inside.get(b"iinf", (0, 0))
-    for kind, at, _ in boxes(data, first + (6 if data[first : first + 1] == b"\0" else 8), last) if last else ():
+    entries = boxes(data, first + (6 if data[first : first + 1] == b"\0" else 8), last) if last else ()
+    for kind, at, _ in islice(entries, _MAX_ITEMS):
         wide = data[at] > 2
         name = at + (10 if wide else 8)
         if kind == b"infe" and data[name : name + 4] == b"Exif":
             names.append(name)
             items.append(int.from_bytes(data[at + 4 : at + (8 if wide else 6)], "big"))
     first, last = inside.get(b"iprp", (0, 0))
-    for kind, at, stop in boxes(data, first, last) if last else ():
+    for kind, at, stop in islice(boxes(data, first, last), _MAX_ITEMS) if last else ():
         if kind == b"ipco":
-            for name_, low, high in boxes(data, at, stop):
+            for name_, low, high in islice(boxes(data, at, stop), _MAX_ITEMS):
                 properties.setdefault(name_, []).append(data[low:high])
     first, last = inside.get(b"iloc", (0, 0))
+    damage: tuple[str, ...] = ()
     if items and last:
-        place = _item_extents(data[first:last]).get(items[0], [])
         base = inside.get(b"idat", (0, 0))[0]
-        raw = b"".join(data[o + base * (method == 1) :][:size] for method, o, size in place if size <= 1 << 24)
+        try:
+            places = _extents(data[first:last], items[0])
+        except (ValueError, IndexError) as error:
+            places, damage = [], (f"where it lies cannot be read, because {error}",)
+        raw = bytearray()
+        for method, offset, size in places:
+            start = offset + base * (method == 1)
+            raw += data[start : start + min(size, _MAX_EXIF - len(raw))]
         skip = int.from_bytes(raw[:4], "big")  # the block begins with the offset of its TIFF header
-        exif = raw[4 + skip :] or None
-    return HeifParts(exif, names, properties, b"moov" in top)
+        exif = bytes(raw[4 + skip :]) or None
+    return HeifParts(exif, names, properties, b"moov" in top, damage)
 
 
-def _item_extents(iloc: bytes) -> dict[int, list[tuple[int, int, int]]]:
+def _extents(iloc: bytes, wanted: int) -> list[tuple[int, int, int]]:
+    """(method, offset, size) of the parts of one item. Takes time linear in the table, whatever counts it states."""
     version, sizes, more = iloc[0], iloc[4], iloc[5]
     widths = sizes >> 4, sizes & 15, more >> 4, more & 15 if version else 0
     position = 6
@@ -242,15 +270,22 @@ def _item_extents(iloc: bytes) -> dict[int, list[tuple[int, int, int]]]:
         position += width
         return int.from_bytes(iloc[position - width : position], "big")
 
-    found: dict[int, list[tuple[int, int, int]]] = {}
     for _ in range(take(4 if version == 2 else 2)):
         item = take(4 if version == 2 else 2)
         method = take(2) & 15 if version else 0
         take(2)
         base = take(widths[2])
-        extents = found.setdefault(item, [])
-        for _ in range(take(2)):
+        count = take(2)
+        each = widths[3] + widths[0] + widths[1]
+        if count > _MAX_ITEMS or position + count * each > len(iloc):
+            raise ValueError("its table of contents states more parts than it has")
+        if item != wanted:
+            position += count * each
+            continue
+        found = []
+        for _ in range(count if each else min(count, 1)):
             take(widths[3])
             offset, size = take(widths[0]), take(widths[1])
-            extents.append((method, base + offset, size))
-    return found
+            found.append((method, base + offset, size))
+        return found
+    return []

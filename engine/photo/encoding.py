@@ -3,7 +3,7 @@
 A writer takes an image whose mode the format can hold, the photo's `encoding` and a quality or None. It is
 deterministic, and writes no metadata but what `engine.photo.metadata` has cleaned; where Pillow would alter a block it
 is
-asked for the pixels alone and the block is put in here.
+asked for the pixels alone and the block is put in here. `held` says what of the metadata a format has no place for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 from engine.photo import containers as parts
 from engine.photo import metadata as meta
+from engine.photo.xmp import shortened
 from engine.types import PhotoError
 
 try:  # the extra `heif`
@@ -28,7 +29,10 @@ except ImportError:
     pillow_heif = None
 
 # What every format is offered of another's encoding; the rest is a format's own.
-SHARED = ("exif", "xmp", "icc", "dpi", "photoshop", "comment")
+SHARED = ("exif", "xmp", "icc", "dpi", "photoshop", "comments")
+FINEST = 3
+"""How many steps of finer quality than a photo's own there are; 4:4:4 is the first of them."""
+_SEGMENT = 65000  # one JPEG segment holds all of a block
 NO_ALPHA = {"JPEG", "BMP", "PPM"}
 LONGEST_SIDE = {"WEBP": 16383, "JPEG": 65535, "AVIF": 65536, "HEIF": 16384}
 
@@ -37,6 +41,28 @@ def _save(image: Image.Image, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def held(encoding: dict[str, Any], source: str, target: str) -> tuple[dict[str, Any], list[str]]:
+    """What a file of format `target` gets of a photo's encoding, and what it cannot hold, a few words each."""
+    own = dict(encoding) if target == source else {key: encoding.get(key) for key in SHARED}
+    left: list[str] = []
+    if target not in ("JPEG", "TIFF") and own.pop("photoshop", None):
+        left.append(f"captions, keywords and credits in IPTC, which {target} files do not hold")
+    if target != "JPEG" and own.pop("comments", None):
+        left.append(f"the comment, which {target} files do not hold")
+    if target != source and (chunks := encoding.get("chunks")):
+        names = sorted({kind.decode("latin-1") for kind, _ in chunks})
+        left.append(f"the PNG chunks {', '.join(names)}, which {target} files do not hold")
+    if target == "WEBP" != source and own.get("dpi"):
+        left.append("the resolution, which WEBP files do not hold")
+    if target == "JPEG":
+        if own.get("exif") and len(meta.write_exif(own["exif"])) > _SEGMENT:
+            left.append("the largest EXIF values, for which JPEG files have no room")
+        if (packet := own.get("xmp")) and len(packet) > _SEGMENT:
+            own["xmp"], lost = shortened(packet, _SEGMENT)
+            left += lost
+    return own, left
 
 
 def _exif_bytes(own: dict[str, Any], limit: int | None = None) -> bytes:
@@ -64,17 +90,20 @@ def _finer(table: np.ndarray, bound: np.ndarray) -> np.ndarray:
 
 
 def _write_jpeg(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    finer = own.get("finer", 0)
     options: dict[str, Any] = {
         "progressive": own.get("progressive", False),
         "keep_rgb": own.get("keep_rgb", False),
         # Pillow writes 4:4:4, 4:2:2 and 4:2:0; whatever else a source had becomes the finest.
-        "subsampling": max(own.get("sampling", 0), 0),
-        "quality": quality or 95,
+        "subsampling": 0 if finer else max(own.get("sampling", 0), 0),
+        "quality": quality or (95, 97, 99, 100)[finer],
     }
     if quality is None and (tables := own.get("tables")):
         luminance, chrominance = _standard_tables()
         bounds = [luminance if n == 0 or options["keep_rgb"] else chrominance for n in range(len(tables))]
         fine = [_finer(np.asarray(t), b).reshape(8, 8) for t, b in zip(tables, bounds, strict=True)]
+        if finer > 1:
+            fine = [np.maximum(table // 2, 1) if finer == 2 else np.ones_like(table) for table in fine]
         fine = [(table.T if own.get("transposed") else table).ravel().tolist() for table in fine]
         options |= {"quality": -1, "qtables": fine[:2] if len(fine) == 3 and fine[1] == fine[2] else fine}
     data = _save(image, "JPEG", **options)
@@ -85,17 +114,16 @@ def _write_jpeg(image: Image.Image, own: dict[str, Any], quality: int | None) ->
         density = own.get("density") or ((1, *(min(65535, round(v)) for v in dpi)) if dpi else (0, 1, 1))
         data = data[:13] + struct.pack(">BHH", *density) + data[18:]
     segments: list[tuple[int, bytes]] = []
-    if exif := _exif_bytes(own, 65000):
+    if exif := _exif_bytes(own, _SEGMENT):
         segments.append((0xE1, b"Exif\0\0" + exif))
     if xmp := own.get("xmp"):
         segments.append((0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp))
     icc = own.get("icc") or b""
-    pieces = [icc[i : i + 65000] for i in range(0, len(icc), 65000)]
+    pieces = [icc[i : i + _SEGMENT] for i in range(0, len(icc), _SEGMENT)]
     segments += [(0xE2, b"ICC_PROFILE\0" + bytes([n + 1, len(pieces)]) + piece) for n, piece in enumerate(pieces)]
     if block := own.get("photoshop"):
         segments.append((0xED, b"Photoshop 3.0\0" + block))
-    if comment := own.get("comment"):
-        segments.append((0xFE, comment))
+    segments += [(0xFE, comment) for comment in own.get("comments") or ()]
     return b"".join((data[:start], *(parts.jpeg_segment(*segment) for segment in segments), data[start:]))
 
 
@@ -124,25 +152,31 @@ def _blocks(own: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _write_webp(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
-    lossless = bool(own.get("lossless")) and quality is None
+    finer = own.get("finer", 0)
+    lossless = (bool(own.get("lossless")) and quality is None) or finer > 1
     return _save(
-        image, "WEBP", lossless=lossless, quality=quality or (75 if lossless else 95), exact=True, **_blocks(own)
-    )
+        image, "WEBP", lossless=lossless, quality=quality or (75 if lossless else (95, 100)[finer]), exact=True,
+        **_blocks(own),
+    )  # fmt: skip
 
 
 def _write_avif(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
     if exif := own.get("exif"):  # Pillow would parse and rewrite a block that speaks of orientation; 1 is the default
         own["exif"] = exif._replace(tags={tag: value for tag, value in exif.tags.items() if tag != meta.ORIENTATION})
-    sampling = "4:0:0" if image.mode == "L" else own.get("sampling", "4:4:4")
+    finer = own.get("finer", 0)
+    sampling = "4:0:0" if image.mode == "L" else "4:4:4" if finer else own.get("sampling", "4:4:4")
     # One thread: the caller has a worker for every core, and the result must not depend on their number.
-    return _save(image, "AVIF", quality=quality or 90, subsampling=sampling, max_threads=1, **_blocks(own))
+    return _save(
+        image, "AVIF", quality=quality or (90, 93, 97, 100)[finer], subsampling=sampling, max_threads=1, **_blocks(own)
+    )
 
 
 def _write_heif(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
     if pillow_heif is None:
         raise PhotoError("Writing HEIC photos needs one more package: pip install 'fawkes-engine[heif]'.")
     buffer = io.BytesIO()
-    options: dict[str, Any] = {**_blocks(own), "quality": quality or 85, "chroma": own.get("sampling", 444)}
+    options: dict[str, Any] = {**_blocks(own), "quality": quality or (85, 90, 95, 100)[own.get("finer", 0)]}
+    options["chroma"] = 444 if own.get("finer") else own.get("sampling", 444)
     if own.get("nclx"):
         options["nclx_profile"] = own["nclx"]
     pillow_heif.encode(image.mode, image.size, image.tobytes(), buffer, **options)
@@ -176,8 +210,8 @@ def _write_tiff(image: Image.Image, own: dict[str, Any], quality: int | None) ->
 
 def _write_jpeg2000(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
     options: dict[str, Any] = {"no_jp2": not own.get("wrapped", True), "mct": int(image.mode.startswith("RGB"))}
-    if not own.get("reversible"):
-        options |= {"irreversible": True, "quality_mode": "dB", "quality_layers": [50]}
+    if not own.get("reversible") and own.get("finer", 0) < 2:
+        options |= {"irreversible": True, "quality_mode": "dB", "quality_layers": [(50, 60)[own.get("finer", 0)]]}
     data = _save(image, "JPEG2000", **options)
     if not own.get("wrapped", True):
         return data

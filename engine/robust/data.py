@@ -22,6 +22,9 @@ from jaxtyping import Float32, Int, UInt8
 from engine.robust.store import NO_FACE
 from engine.robust.train import Batch
 
+Window = tuple[float, float] | tuple[tuple[float, float], tuple[float, float]]
+"""A network's crop in canvas pixels: (lo, hi) of y, then of x, or one for both."""
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
@@ -153,7 +156,7 @@ class _Faces:
 
 
 def augmented(
-    record: dict[str, Any], rng: np.random.Generator, *, settings: Augmentation, window: tuple[float, float]
+    record: dict[str, Any], rng: np.random.Generator, *, settings: Augmentation, window: Window
 ) -> dict[str, Any]:
     """A record of a face with the fields of `Batch`, its canvas degraded and its crop drawn; window: the network's."""
     return {
@@ -178,13 +181,12 @@ def degraded(
     return canvas
 
 
-def jittered(
-    window: tuple[float, float], settings: Augmentation, rng: np.random.Generator
-) -> Float32[np.ndarray, "2 2"]:
+def jittered(window: Window, settings: Augmentation, rng: np.random.Generator) -> Float32[np.ndarray, "2 2"]:
     """Rows (lo, hi) of y, then x: the window at a random scale and offset, mirrored or not."""
-    side = window[1] - window[0]
+    own = np.broadcast_to(window, (2, 2))
+    side = own[1, 1] - own[1, 0]
     half = side / 2 * (1 + settings.scale * rng.uniform(-1, 1))
-    middle = sum(window) / 2 + side * settings.shift * rng.uniform(-1, 1, 2)
+    middle = own.mean(axis=1) + side * settings.shift * rng.uniform(-1, 1, 2)
     rows = np.stack([middle - half, middle + half], axis=1)
     if rng.random() < settings.flip:
         rows[1] = rows[1, ::-1]
@@ -196,7 +198,7 @@ def batches(
     anchors: Float32[np.ndarray, "n d"],
     part: Split,
     *,
-    window: tuple[float, float],
+    window: Window,
     augmentation: Augmentation,
     size: int,
     seed: int,

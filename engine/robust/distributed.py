@@ -13,6 +13,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from engine.sharding import devices_here
+
 
 def join(coordinator: str, *, processes: int, process: int) -> None:
     """Join `processes` processes, of which this is number `process`, at `coordinator`, HOST:PORT of number 0.
@@ -32,6 +34,7 @@ def mesh(devices: int | None = None) -> Mesh:
 
     Raises ValueError when there are not that many, or when only some devices of several processes are asked for.
     """
+    devices_here()
     every = jax.devices()
     count = len(every) if devices is None else devices
     if not 1 <= count <= len(every) or (jax.process_count() > 1 and count < len(every)):

@@ -162,7 +162,7 @@ def estimate(extractor: str, photos: int, people: int, *, preset: Preset, option
     pixels = np.random.default_rng(0).integers(0, 256, (preset.batch, CANVAS, CANVAS, 3), np.uint8)
     batch = Batch(
         canvas=jnp.asarray(pixels),
-        window=jnp.tile(jnp.array(clean.spec.window, jnp.float32), (preset.batch, 2, 1)),
+        window=jnp.tile(jnp.array(clean.spec.window_yx, jnp.float32), (preset.batch, 1, 1)),
         label=jnp.zeros(preset.batch, jnp.int32),
         anchor=jnp.full((preset.batch, clean.dim), clean.dim**-0.5),
         noise=jnp.arange(preset.batch, dtype=jnp.uint32),

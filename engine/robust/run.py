@@ -187,7 +187,7 @@ def _batches(job: Job, preset: Preset, *, first: int) -> Iterator[train.Batch]:
         job.canvases,
         job.anchors,
         job.part,
-        window=job.extractor.spec.window,
+        window=job.extractor.spec.window_yx,
         augmentation=preset.augmentation,
         size=preset.batch,
         seed=job.settings["seed"],

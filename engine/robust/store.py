@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from engine import checkpoint, photo
+from engine import checkpoint, photo, private
 from engine.config import CANVAS
 from engine.detect import YuNet
 from engine.extractors import Extractor, embed_batch
@@ -41,7 +41,9 @@ class Store:
     def __init__(self, folder: Path) -> None:
         """folder: of a user's own, as what is in it are faces."""
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("canvases.u8", "index.jsonl"):
+            private.claim(folder / name)
 
     def align(self, photos: Sequence[Path], *, progress: Progress | None = None) -> Int[np.ndarray, " n"]:
         """The row of each photo's face, NO_FACE where it has none or cannot be read; what is new is added.
@@ -52,7 +54,7 @@ class Store:
         with self._lock():
             index = self._index()
             new = {key: path for key, path in zip(keys, photos, strict=True) if key not in index}
-            detector = YuNet(checkpoint.root() / "yunet.onnx")
+            detector = YuNet(checkpoint.detector())
             rows = max(index.values(), default=NO_FACE) + 1
             _truncate(self.folder / "canvases.u8", rows * CANVAS * CANVAS * 3)
             with ThreadPoolExecutor(os.cpu_count()) as pool:

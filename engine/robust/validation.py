@@ -60,7 +60,7 @@ def hold(
 ) -> Held:
     """The photos of the people held out, cut as the extractor wants them; batch: a multiple of the devices."""
 
-    own = np.array([extractor.spec.window] * 2, np.float32)
+    own = np.array(extractor.spec.window_yx, np.float32)
     windows = distributed.spread(np.tile(own, (batch, 1, 1)), mesh)
 
     def batches(canvases: np.ndarray) -> tuple[Array, ...]:

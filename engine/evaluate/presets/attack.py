@@ -33,7 +33,7 @@ def shifts(extractor: Extractor, canvases: np.ndarray, *, epsilon: float) -> dic
     epsilon: the largest change of a pixel in units of [0, 1].
     """
     attack = Attack(epsilon, max(STEPS), min(1.0, STRIDE * epsilon / min(STEPS)))
-    windows = jnp.tile(jnp.array(extractor.spec.window, jnp.float32), (len(canvases), 2, 1))
+    windows = jnp.tile(jnp.array(extractor.spec.window_yx, jnp.float32), (len(canvases), 1, 1))
     crops = crops_of(extractor, jnp.asarray(canvases), windows)
     own = embedded(extractor, crops)
     target = Target(None, own, jnp.zeros(len(canvases), jnp.int32))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from engine import photo as photos
+from engine import private
 from engine.bulk.prepare import digest
 from engine.evaluate import figures
 from engine.evaluate.canvases import Canvases, stack
@@ -138,11 +137,9 @@ def rewritten(study: Study, photo: Path) -> Path:
     folder = study.out / "copies" / "rewritten"
     path = folder / f"{digest(photo)}_{output.format}_{output.quality}{suffix}"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = photos.encode(source, source.pixels, format=output.format, quality=output.quality)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
-            file.write(data)
-        os.replace(file.name, path)
+        private.write(path, data)
     return path
 
 

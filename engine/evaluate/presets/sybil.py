@@ -34,7 +34,8 @@ from engine.evaluate.presets.common import (
 )
 from engine.evaluate.presets.plots import curves
 from engine.evaluate.protocol import judged, name
-from engine.evaluate.study import BATCH, Study
+from engine.evaluate.study import BATCH, Study, linked
+from engine.types import PhotoError
 
 USERS = 5
 PHOTOS = 4
@@ -165,9 +166,7 @@ def _cloaked(study: Study, place: Path, photos: Sequence[Path], goal: Target) ->
     """By photo the cloaked file, of those in which a face was found; resumes as `bulk.run` does."""
     (place / "scraped").mkdir(parents=True, exist_ok=True)
     for photo in photos:
-        link = place / "scraped" / photo.name
-        if not link.is_symlink():
-            link.symlink_to(photo.resolve())
+        linked(place / "scraped" / photo.name, photo)
     settings = bulk.fingerprint(recipe(study), study.detection, study.output, None)
     goal_hash = hashlib.sha256(b"".join(one.tobytes() for one in goal)).hexdigest()
     done = 0
@@ -188,9 +187,7 @@ def _cloaked(study: Study, place: Path, photos: Sequence[Path], goal: Target) ->
     with Manifest(place / "cloaked") as manifest:
         rows = {Path(row.source).name: row for row in manifest.rows()}
     if failed := [row for row in rows.values() if row.status == "failed"]:
-        raise RuntimeError(
-            f"{len(failed)} photos could not be cloaked, the first {failed[0].source}: {failed[0].reason}"
-        )
+        raise PhotoError(f"{len(failed)} photos could not be cloaked, the first {failed[0].source}: {failed[0].reason}")
     return {
         photo: place / "cloaked" / rows[photo.name].target
         for photo in photos

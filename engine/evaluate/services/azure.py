@@ -11,15 +11,12 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.evaluate.protocol import NOBODY
 from engine.evaluate.services import web
-from engine.evaluate.services.service import UNKNOWN, Load, Provider, ServiceError
+from engine.evaluate.services.service import UNKNOWN, Load, Provider, ServiceError, hide
 from engine.evaluate.services.upload import Limits
-
-if TYPE_CHECKING:
-    import requests
 
 ENDPOINT, KEY = "AZURE_FACE_ENDPOINT", "AZURE_FACE_KEY"
 RECOGNITION = "recognition_04"
@@ -42,9 +39,10 @@ class AzureFace:
     name = "Azure AI Face"
 
     def __init__(
-        self, endpoint: str, key: str, *, http: requests.Session, wait: Callable[[float], None] = time.sleep
+        self, endpoint: str, key: str, *, http: web.Session, wait: Callable[[float], None] = time.sleep
     ) -> None:
         """Sends nothing."""
+        hide(key)
         self.http = http
         self.http.headers[SECRET] = key
         self.root = f"{endpoint.rstrip('/')}/face/v1.2"
@@ -78,7 +76,10 @@ class AzureFace:
     def ready(self) -> None:
         """Train, and wait until that has ended."""
         self._call("POST", self._path("/train"))
+        begun = time.monotonic()
         for _ in range(TRAINING):
+            if time.monotonic() - begun > TRAINING:
+                break
             progress = self._call("GET", self._path("/training"))
             if progress["status"] == "succeeded":
                 return

@@ -12,15 +12,12 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.evaluate.protocol import NOBODY
 from engine.evaluate.services import web
-from engine.evaluate.services.service import UNKNOWN, Load, Provider, ServiceError
+from engine.evaluate.services.service import UNKNOWN, Load, Provider, ServiceError, hide
 from engine.evaluate.services.upload import Limits
-
-if TYPE_CHECKING:
-    import requests
 
 KEY, SECRET, ENDPOINT = "FACEPP_KEY", "FACEPP_SECRET", "FACEPP_ENDPOINT"
 HOME = "https://api-us.faceplusplus.com"
@@ -42,11 +39,12 @@ class FacePlusPlus:
         key: str,
         secret: str,
         *,
-        http: requests.Session,
+        http: web.Session,
         endpoint: str = HOME,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         """Sends nothing."""
+        hide(key, secret)
         self.http = http
         self.credentials = {"api_key": key, "api_secret": secret}
         self.root = f"{endpoint.rstrip('/')}/facepp/v3"

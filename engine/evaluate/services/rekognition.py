@@ -9,10 +9,12 @@ so throw out the cloaked ones before they are learnt.
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import Any
 
 from engine.evaluate.protocol import NOBODY
-from engine.evaluate.services.service import UNKNOWN, Load, Provider, ServiceError
+from engine.evaluate.services import web
+from engine.evaluate.services.service import UNKNOWN, Load, Provider, ServiceError, hide
 from engine.evaluate.services.upload import Limits
 
 ATTEMPTS = 8
@@ -74,8 +76,11 @@ class Rekognition:
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         from botocore.exceptions import BotoCoreError, ClientError
 
+        call = partial(getattr(self.client, operation), CollectionId=self.collection, **arguments)
         try:
-            return getattr(self.client, operation)(CollectionId=self.collection, **arguments)
+            return web.within(ATTEMPTS * web.TOTAL, call)
+        except TimeoutError:
+            raise ServiceError(f"{self.name} has not answered within {ATTEMPTS * web.TOTAL:g} s") from None
         except (BotoCoreError, ClientError) as error:
             raise ServiceError(f"{self.name}: {error}") from error
 
@@ -108,6 +113,10 @@ def connect() -> Rekognition:
     import boto3
     from botocore.config import Config
 
+    credentials = boto3.Session().get_credentials()
+    if credentials is not None:
+        frozen = credentials.get_frozen_credentials()
+        hide(frozen.access_key, frozen.secret_key, frozen.token)
     config = Config(retries={"mode": "standard", "total_max_attempts": ATTEMPTS}, connect_timeout=10, read_timeout=60)
     return Rekognition(boto3.client("rekognition", config=config))
 

@@ -5,20 +5,62 @@ Nothing in this module sends anything.
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from engine.evaluate.services.upload import Limits
+from engine.html import readable
 
 UNKNOWN = -2
 """What a service names a face that it takes for none of those enrolled."""
 
 
+SHORTEST = 4
+"""Characters of a secret that is looked for in texts: what is shorter stands in any of them."""
+LONGEST = 600
+"""Characters of an error's text."""
+
+_secrets: dict[str, re.Pattern[str]] = {}
+
+
+def hide(*secrets: str | None) -> None:
+    """From now on, no ServiceError of this process has these in its text, however a server writes them."""
+    for secret in secrets:
+        if secret and len(secret) >= SHORTEST:
+            encoded = base64.b64encode(secret.encode()).decode().rstrip("=")
+            forms = "|".join(("".join(map(_written, secret)), re.escape(encoded)))
+            # A real key is long; a short one might be a word of the sentence in another case.
+            _secrets[secret] = re.compile(forms, re.IGNORECASE if len(secret) >= 12 else 0)
+
+
+def _written(character: str) -> str:
+    """A character as it stands in a text, in an address, in JSON and in HTML."""
+    percent = "".join(f"%{byte:02X}" for byte in character.encode())
+    code = ord(character)
+    forms = [character, percent, percent.lower(), f"\\u{code:04x}", f"\\{character}", f"&#{code};", f"&#x{code:x};"]
+    return f"(?:{'|'.join(map(re.escape, forms + (['+'] if character == ' ' else [])))})"
+
+
+def _hidden(text: str) -> str:
+    for pattern in _secrets.values():
+        text = pattern.sub("(secret)", text)
+    return readable(text[:LONGEST])
+
+
 class ServiceError(RuntimeError):
-    """A service refused or could not be reached. The message names the service, what it said and what to do."""
+    """A service refused or could not be reached. The message names the service, what it said and what to do.
+
+    Every text of a server that is shown or kept passes through here: one line of bounded length, without keys.
+    """
+
+    def __init__(self, message: str) -> None:
+        """message: in which a server's own words may be."""
+        super().__init__(_hidden(message))
 
 
 class NotAsked(ServiceError):

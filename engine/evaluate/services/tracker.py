@@ -46,7 +46,7 @@ class ServiceTracker:
         self.say(f"{self.name}: sending {load.scraped + load.tests:,} photos, {provider.cost(load)}")
         try:
             return self._learn_and_name(photos, labels, tests, people)
-        except (KeyError, IndexError, TypeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ServiceError(f"{self.name} gave an answer of an unknown form: {error!r}") from error
 
     def _learn_and_name(

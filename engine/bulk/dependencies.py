@@ -1,0 +1,32 @@
+"""What a cloak depends on besides photo and settings: the weights of every network, and what the engine computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine import checkpoint
+from engine.bulk import people
+from engine.config import CLOAKS, Recipe
+from engine.extractors import load, registry
+
+
+def dependencies(recipe: Recipe) -> dict[str, Any]:
+    """For JSON: `config.CLOAKS`, and the content hashes of the weights that a cloak of this recipe depends on.
+
+    Those are the extractors, the detector, the network that tells people apart, and under objective "target" the bank
+    of centroids. Raises ValueError for an unknown extractor, CheckpointError for one that cannot be used.
+    """
+    manifest = checkpoint.manifest()
+    checkpoint.detector()
+    return {
+        "cloaks": CLOAKS,
+        "weights": {name: weights_of(name) for name in recipe.names},
+        "detector": manifest["detectors"]["yunet"]["sha256"],
+        "identity": weights_of(people.EXTRACTOR),
+        "bank": manifest["population"]["sha256"] if recipe.objective == "target" else None,
+    }
+
+
+def weights_of(name: str) -> str:
+    """The content hash of an extractor's weights. Loads them if their entry does not say it."""
+    return registry.find(name).sha256 or load(name).weights_sha256

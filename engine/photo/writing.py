@@ -1,0 +1,141 @@
+"""From a `Photo` and changed pixels to a file: as what format, and what that format cannot hold."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from engine.photo.decoding import READERS
+from engine.photo.encoding import FINEST, LONGEST_SIDE, NO_ALPHA, WRITERS, held
+from engine.photo.making import sentence
+from engine.types import Photo, PhotoError
+
+_FORMATS = {"png": ("PNG", ".png"), "jpeg": ("JPEG", ".jpg"), "webp": ("WEBP", ".webp")}
+
+
+def target(photo: Photo, format: str) -> str:
+    """Pillow's name of the format that a photo is written in. format: keep | png | jpeg | webp, else ValueError."""
+    if format == "keep":
+        return photo.format
+    if format not in _FORMATS:
+        raise ValueError(f"format must be keep, png, jpeg or webp, it is {format!r}")
+    return _FORMATS[format][0]
+
+
+def suffix(photo: Photo, format: str) -> str:
+    """The extension that a changed format needs (".png"), "" where the file's own name fits."""
+    return "" if target(photo, format) == photo.format else _FORMATS[format][1]
+
+
+def notes(photo: Photo, format: str = "keep") -> tuple[str, ...]:
+    """What a file of this photo in that format lacks of the original, one sentence each; () if nothing was left out."""
+    _, left = held(photo.encoding, photo.format, target(photo, format))
+    return photo.notes + sentence(left)
+
+
+def encode(
+    photo: Photo,
+    pixels: UInt8[np.ndarray, "h w 3"],
+    *,
+    format: str = "keep",
+    quality: int | None = None,
+    finer: int = 0,
+) -> bytes:
+    """The bytes of a file with these upright pixels and all else as in `photo`; the same bytes for the same input.
+
+    pixels: uint8 RGB of the photo's size; of a grey photo all three channels must be equal. format: keep | png | jpeg |
+    webp. quality: 1 to 100 for the lossy formats. None keeps a JPEG at its own quantisation steps, or whole fractions
+    of those that are coarser than quality 75's: a coarse file does not erase the cloak, and writing does not damage
+    what the cloak left alone. It keeps lossless WebP lossless, and is a high quality elsewhere. finer: 0 to FINEST, how
+    far to raise a quality of None above that. Raises PhotoError where the format cannot hold the photo, ValueError for
+    arguments that do not fit together.
+    """
+    kind = target(photo, format)
+    if pixels.dtype != np.uint8 or pixels.shape != photo.pixels.shape:
+        raise ValueError(f"pixels must be uint8 {photo.pixels.shape}, they are {pixels.dtype} {pixels.shape}")
+    if quality is not None and quality not in range(1, 101):
+        raise ValueError(f"quality must be a whole number from 1 to 100, it is {quality}")
+    if finer not in range(FINEST + 1):
+        raise ValueError(f"finer must be a whole number from 0 to {FINEST}, it is {finer}")
+    if kind not in WRITERS:
+        raise PhotoError(f"A {kind} file cannot hold the fine shades of a cloak: add --format png.")
+    alpha = photo.alpha
+    if alpha is not None and kind in NO_ALPHA:
+        if alpha.min() < 255:
+            raise PhotoError(
+                f"The photo is partly transparent, which {kind} files cannot hold: add --format png or webp."
+            )
+        alpha = None
+    if max(photo.size) > (longest := LONGEST_SIDE.get(kind, 1 << 31)):
+        raise PhotoError(f"A {kind} file can be at most {longest} pixels wide and high: add --format png.")
+    if photo.grey and not (
+        np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2])
+    ):
+        raise ValueError("the three channels of a grey photo must be equal")
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0]) if photo.grey else pixels)
+    if alpha is not None:
+        image.putalpha(Image.fromarray(alpha))
+    own, _ = held(photo.encoding, photo.format, kind)
+    try:
+        return WRITERS[kind](image, {**own, "finer": finer if quality is None else 0}, quality)
+    except (OSError, RuntimeError, ValueError, struct.error) as error:
+        raise PhotoError(f"The photo cannot be written as {kind} ({error}): add --format png.") from error
+
+
+_PIXEL_KEYS = ("tables", "transposed", "sampling", "keep_rgb", "lossless", "reversible", "wrapped", "nclx")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """`encode` for one photo and one setting: called with pixels it gives the bytes of the file.
+
+    It can also tell what the codec makes of a part of the photo, at a fraction of the cost, and be made `finer`.
+    """
+
+    photo: Photo
+    format: str = "keep"
+    quality: int | None = None
+    finer: int = 0
+
+    def __call__(self, pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+        """The bytes of the file; errors as of `encode`."""
+        return encode(self.photo, pixels, format=self.format, quality=self.quality, finer=self.finer)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the file lacks of the original, or has otherwise than the original, one sentence each."""
+        raised = (
+            "Written at a higher quality than its own, because its own changes the face nearly as much as a cloak.",
+        )
+        return notes(self.photo, self.format) + raised * (self.finer > 0)
+
+    @property
+    def exact(self) -> bool:
+        """True if what is decoded is what was encoded, pixel for pixel."""
+        kind, own = target(self.photo, self.format), self.photo.encoding
+        if kind == "WEBP":
+            same = kind == self.photo.format and self.quality is None
+            return same and (bool(own.get("lossless")) or self.finer > 1)
+        return kind in ("PNG", "TIFF", "BMP", "PPM", "GIF")
+
+    def raised(self) -> Encoder | None:
+        """The same with a finer quality, or None if that is at its end or was asked for."""
+        if self.exact or self.quality is not None or self.finer >= FINEST:
+            return None
+        return replace(self, finer=self.finer + 1)
+
+    def part(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """What a viewer will see of these pixels of a part of the photo, whose corner lies on a multiple of 16.
+
+        Within 16 pixels of an edge inside the photo, and with codecs whose blocks depend on each other, it is near.
+        """
+        if self.exact:
+            return pixels
+        own = {key: value for key in _PIXEL_KEYS if (value := self.photo.encoding.get(key)) is not None}
+        part = replace(self.photo, pixels=pixels, alpha=None, encoding=own)
+        data = encode(part, pixels, format=self.format, quality=self.quality, finer=self.finer)
+        return READERS[target(part, self.format)](data).pixels

@@ -1,0 +1,68 @@
+"""engine.bulk.dependencies: whatever a cloak depends on is named, so that nothing old is taken for new."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import golden_cloaks
+import numpy as np
+import pytest
+import tiny_cloak
+
+from engine import checkpoint
+from engine.bulk import people
+from engine.bulk.dependencies import dependencies
+from engine.config import CLOAKS, Recipe
+
+WITHIN = 0.06
+"""Grey levels: processors round differently, and a change that is meant to matter moves more than that."""
+
+
+def test_cloaks_that_change_have_another_version() -> None:
+    """If this fails: raise `engine.config.CLOAKS`, then python tools/golden_cloaks.py."""
+    golden = json.loads(golden_cloaks.GOLDEN.read_text())
+    assert golden["cloaks"] == CLOAKS
+    found = golden_cloaks.cloaks()
+    assert found.keys() == golden["changes"].keys()
+    for name, change in found.items():
+        assert np.abs(change).max() > 2 * WITHIN, name
+        np.testing.assert_allclose(change, golden["changes"][name], atol=WITHIN, err_msg=name)
+
+
+def test_all_that_a_cloak_depends_on_is_named() -> None:
+    found = dependencies(Recipe(extractors=("mobileface", "sface")))
+    extractors = checkpoint.manifest()["extractors"]
+    assert found["weights"] == {name: extractors[name]["sha256"] for name in ("mobileface", "sface")}
+    assert found["identity"] == extractors[people.EXTRACTOR]["sha256"]
+    assert found["detector"] == checkpoint.manifest()["detectors"]["yunet"]["sha256"]
+    assert (found["cloaks"], found["bank"]) == (CLOAKS, None)
+    assert json.loads(json.dumps(found)) == found
+    with pytest.raises(ValueError, match="no extractor named"):
+        dependencies(Recipe(extractors=("nobodys",)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest["extractors"]["mobileface"].update(sha256="0" * 64),
+        lambda manifest: manifest["extractors"][people.EXTRACTOR].update(sha256="0" * 64),
+        lambda manifest: manifest["population"].update(sha256="0" * 64),
+    ],
+)
+def test_other_weights_are_other_dependencies(
+    change: Callable[[dict[str, Any]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(extractors=("mobileface",), objective="target")
+    before, manifest = dependencies(recipe), json.loads(json.dumps(checkpoint.manifest()))
+    change(manifest)
+    monkeypatch.setattr(checkpoint, "manifest", lambda: manifest)
+    assert dependencies(recipe) != before
+
+
+def test_weights_whose_hash_nobody_has_written_down_are_hashed(tmp_path: Path) -> None:
+    tiny_cloak.provide(tmp_path / "tiny")
+    (found,) = dependencies(Recipe(extractors=("tiny",)))["weights"].values()
+    assert len(found) == 64

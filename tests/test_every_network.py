@@ -1,0 +1,68 @@
+"""`cloak run` on every shipped network and with every setting, one step on one photo: the command and its file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine import checkpoint, cli
+
+NETWORKS = sorted(checkpoint.manifest()["extractors"])
+SETTINGS = {
+    "mode low": ["--mode", "low"],
+    "mode high": ["--mode", "high"],
+    "solver paper": ["--solver", "paper"],
+    "solver fawkes1": ["--solver", "fawkes1"],
+    "objective away": ["--objective", "away"],
+    "objective target": ["--objective", "target"],
+    "format png": ["--format", "png"],
+    "format jpeg": ["--format", "jpeg"],
+    "format webp": ["--format", "webp"],
+    "weighted": ["--extractors", "mobileface:1e6,sface:1e-6"],
+}
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiles")]
+
+
+def cloaked(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, float]:
+    """The shift by network of the one face, after a call that went well and changed the photo."""
+    with Image.open(photos / "astronaut.png") as image:
+        whole = image.convert("RGB").crop((120, 20, 330, 230))
+    whole.save(tmp_path / "photo.png")
+    out = tmp_path / "out"
+    arguments = ["run", str(tmp_path / "photo.png"), "--out", str(out), "--steps", "1", "--devices", "1"]
+    assert cli.main([*arguments, "--no-report", "--json", *options]) == cli.OK
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["counts"]["cloaked"] == 1
+    (written,) = (path for path in out.iterdir() if path.is_file())
+    with Image.open(written) as image:
+        changed = np.asarray(image.convert("RGB"), int) - np.asarray(whole, int)
+    assert (changed != 0).any(axis=2).sum() > 1000
+    from engine.bulk.manifest import Survey
+
+    with Survey(out) as survey:
+        ((face,),) = (row.faces for row in survey.rows())
+    return face["shift"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_alone(
+    name: str, precision: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shift = cloaked(photos, tmp_path, capsys, "--extractors", f"{name}:{precision}")
+    assert [*shift] == [name]
+    assert 0.001 < shift[name] < 2
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_setting(setting: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = SETTINGS[setting]
+    if "--extractors" not in options:
+        options = [*options, "--extractors", "mobileface"]
+    shift = cloaked(photos, tmp_path, capsys, *options)
+    assert all(0.001 < value < 2 for value in shift.values())
