@@ -1,7 +1,8 @@
 """The budget as a guarantee: cloaks are composited, encoded, measured on the encoded file, and scaled until they fit.
 
-A cloak is only ever scaled down. On a large face the same change costs less DSSIM than on the canvas, but scaling it up
-to spend what is left makes it visible and moves embeddings no further than the canvas allows.
+Whatever resampling and the codec take or leave, the cloak of a face gets the scale at which the file spends the budget,
+and no more than MOST: on a large face the same change costs far less DSSIM than on the canvas, and to spend all that is
+left would make it visible.
 
 What a scale costs is found on the face's part of the photo alone, encoded as the whole will be. The whole photo is then
 encoded once, mostly, and what counts is measured on that.
@@ -29,8 +30,14 @@ Box = tuple[int, int, int, int]
 Seen = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]]
 
 TRIALS = 12
+MOST = 1.1
+"""Largest scale of a cloak."""
 AIM = 0.99
 """Share of the amplitude that would just fit which a rescaled cloak gets, since that is an estimate."""
+SPENT = 0.97
+"""Share of the budget at which the search for the scale ends."""
+ROUNDS = 6
+"""Scales that are tried on a face's part of the photo."""
 TOO_COARSE, FINE = 0.5, 0.25
 """Shares of the budget. A codec whose own loss is more than the first is made finer until it is under the second."""
 GRID = 16
@@ -70,17 +77,12 @@ def fit(
     def predicted(scale: np.ndarray, seen: Seen) -> np.ndarray:
         return np.array([part.cost(deltas, scale, seen, grey=photo.grey) for part in parts])
 
-    scale = np.ones(len(deltas))
     seen: Seen = lambda pixels: pixels  # noqa: E731  # without the codec, if all that is known of it is a function
-    rounds = 3
+    lost = np.zeros(len(deltas))
     if isinstance(encode, Encoder) and not encode.exact:
-        encode = _fine(encode, lambda encoder: predicted(np.zeros(len(deltas)), encoder.part), rho)
-        seen, rounds = encode.part, TRIALS
-    for trial in range(rounds):
-        cost = predicted(scale, seen)
-        if (cost <= rho).all():
-            break
-        scale = scale * _together(_factor(cost, rho, AIM - 0.05 * max(0, trial - 2)), regions)
+        encode, lost = _fine(encode, lambda encoder: predicted(np.zeros(len(deltas)), encoder.part), rho)
+        seen = encode.part
+    scale = _spent(lambda scale: predicted(scale, seen), lost, regions, rho=rho)
     for trial in range(TRIALS):
         data = encode(_cloaked(photo.pixels, [cut.matrix for cut in prepared.cuts], deltas, scale, grey=photo.grey))
         pixels = decode(data)
@@ -163,22 +165,42 @@ def _cloaked(
     return result
 
 
-def _fine(encoder: Encoder, loss: Callable[[Encoder], np.ndarray], rho: float) -> Encoder:
-    """The encoder, made finer if encoding alone would spend most of the budget. loss: what it costs each face."""
-    best, least = encoder, loss(encoder).max()
-    if least <= TOO_COARSE * rho:
-        return encoder
-    candidate = encoder.raised()
-    while least > FINE * rho and candidate is not None:
-        cost = loss(candidate).max()
-        if cost < least:
+def _fine(encoder: Encoder, loss: Callable[[Encoder], np.ndarray], rho: float) -> tuple[Encoder, np.ndarray]:
+    """The encoder, made finer if encoding alone would spend most of the budget, and what encoding costs each face."""
+    best, least = encoder, loss(encoder)
+    if least.max() <= TOO_COARSE * rho:
+        return best, least
+    candidate: Encoder | None = encoder
+    while least.max() > FINE * rho and (candidate := candidate.raised()) is not None:
+        cost = loss(candidate)
+        if cost.max() < least.max():
             best, least = candidate, cost
-        candidate = candidate.raised()
-    return best
+    return best, least
+
+
+def _spent(
+    predicted: Callable[[np.ndarray], np.ndarray], lost: np.ndarray, regions: Sequence[Box], *, rho: float
+) -> np.ndarray:
+    """The largest scale of each cloak, at most MOST, whose predicted cost is within rho. lost: what the codec costs."""
+    scale = np.ones(len(lost))
+    low, high = np.zeros(len(lost)), np.full(len(lost), np.inf)
+    for _ in range(ROUNDS):
+        cost = predicted(scale)
+        fits = cost <= rho
+        low, high = np.where(fits, np.maximum(low, scale), low), np.where(fits, high, np.minimum(high, scale))
+        if (fits & ((cost >= SPENT * rho) | (scale >= MOST))).all():
+            break
+        # Beyond the codec's own loss DSSIM is nearly quadratic in the scale.
+        left, used = np.maximum(AIM**2 * rho - lost, 0), np.maximum(cost - lost, 1e-9)
+        wanted = np.minimum(scale * np.sqrt(left / used), MOST)
+        wanted = np.where((wanted <= low) | (wanted >= high), (low + np.minimum(high, MOST)) / 2, wanted)
+        scale = scale * _together(wanted / scale, regions)
+    # A face that no scale was found for gets the last that was tried: what the whole file costs is measured in the end.
+    return _together(np.where(low > 0, low, scale), regions)
 
 
 def _factor(cost: np.ndarray, rho: float, aim: float) -> np.ndarray:
-    """What to scale each face's cloak by: DSSIM is nearly quadratic in the scale. Never up."""
+    """What to scale a cloak down by that is over the budget: DSSIM is nearly quadratic in the scale."""
     return np.where(cost > rho, np.sqrt(rho / np.maximum(cost, 1e-9)) * aim, 1.0)
 
 
