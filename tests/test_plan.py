@@ -200,7 +200,7 @@ def test_names_that_are_one_on_the_output_disk(
 def test_a_disk_is_asked_what_it_does(tmp_path: Path) -> None:
     (tmp_path / ".cloak").mkdir()
     assert places.probe(tmp_path) == places.probe(tmp_path, write=False) == Disk(), "this test's disk minds capitals"
-    assert not list((tmp_path / ".cloak").iterdir())
+    assert [path.name for path in (tmp_path / ".cloak").iterdir()] == [places.PROBE], "and nothing else is left"
     assert places.probe(tmp_path / "not" / "there", write=False) == Disk()
     assert not (tmp_path / "not").exists()
     fold = Disk(case=True, forms=True).fold
