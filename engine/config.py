@@ -177,7 +177,8 @@ class Recipe:
                 f"{CHUNK} after which turns begin anew: raise turn or name fewer extractors"
             )
         own = type(self)
-        if self.solver != own.solver and (self.cap, self.colour, self.turn) != (own.cap, own.colour, own.turn):
+        turn = own.turn if self.turn is None else self.turn
+        if self.solver != own.solver and (self.cap, self.colour, turn) != (own.cap, own.colour, own.turn):
             raise ValueError(f"cap, colour and turn are choices of the solver {own.solver!r}, not of {self.solver!r}")
 
     @property
