@@ -17,6 +17,7 @@ import importlib.util
 import json
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def on_groups(detectors: dict[str, Detector], sources: list[tuple[np.ndarray, Fa
             errors[name] += [overlap(box, faces[i].box) for box, i in zip(truth, pairs, strict=True) if i >= 0]
             false[name] += len(faces) - sum(index >= 0 for index in pairs)
             seconds[name] += spent / count
-    bands = [(low, high) for low, high in zip(BANDS, BANDS[1:], strict=False)]
+    bands = list(pairwise(BANDS))
     inside = {band: [band[0] <= side < band[1] for side in sides] for band in bands}
     return {
         "faces": {f"{low}-{high - 1}": sum(inside[low, high]) for low, high in bands},

@@ -33,6 +33,7 @@ from engine.config import CANVAS
 from engine.detect import YuNet
 from engine.dssim import dssim_pixels
 from engine.faces import composite, cut
+from engine.types import PhotoError
 
 T = TypeVar("T")
 RHO = 0.007
@@ -69,7 +70,7 @@ def portraits(folder: Path, count: int, detector: YuNet) -> list[np.ndarray]:
         for path in sorted(person.iterdir()):
             try:
                 pixels = photo.read(path).pixels
-            except photo.PhotoError:
+            except PhotoError:
                 continue
             if min(pixels.shape[:2]) >= 300 and len(detector.detect(pixels)) == 1:
                 found.append(pixels)

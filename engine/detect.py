@@ -12,9 +12,12 @@ is scanned in those that suit a face better; in all of them if nothing was found
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Protocol
@@ -38,7 +41,7 @@ CLOSE_UP = 100
 BETTER = 0.02
 """How much higher another quarter turn must score to be tried."""
 TILE, OVERLAPPING = 768, 128
-"""Longest side of a tile and the least that tiles overlap, in pixels of the scan: the largest face looked for in one."""
+"""Longest side of a tile, and how far tiles overlap at least, in pixels of the scan: the largest face kept from one."""
 ROOM = 48
 """Pixels of room around the photo in a scan of tiles, for small faces that its border cuts."""
 
@@ -70,6 +73,11 @@ class YuNet:
         except cv2.error as error:
             said = str(error).strip().partition("\n")[0]
             raise ValueError(f"{weights} is no YuNet that OpenCV can read ({said}); reinstall the package") from error
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the weights and the settings, on which all that it finds depends."""
+        return hashlib.sha256(self._model.tobytes() + repr(sorted(asdict(self.settings).items())).encode()).hexdigest()
 
     def _detector(self) -> cv2.FaceDetectorYN:
         """This thread's."""

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from engine import photo as photos
+from engine.bulk.sightings import Sightings
 from engine.detect import Detector
 from engine.dssim import WINDOW
 from engine.faces import Cut, cut, region_box
@@ -56,12 +57,24 @@ def digest(source: Source) -> str:
     return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()
 
 
-def prepare(source: Source, detector: Detector, *, sha256: str | None = None) -> Prepared:
-    """Decode a photo and cut out all its faces, largest first. Raises PhotoError when it cannot be decoded."""
+def prepare(
+    source: Source, detector: Detector, *, sha256: str | None = None, sightings: Sightings | None = None
+) -> Prepared:
+    """Decode a photo and cut out all its faces, largest first. Raises PhotoError when it cannot be decoded.
+
+    sightings: of this detector; a photo that it knows is not searched for faces again.
+    """
+    # A file may have changed since its hash was taken, and old faces must not be looked for in new pixels.
+    content = "" if sightings is None else (sha256 if sha256 and not isinstance(source, Path) else digest(source))
     photo = photos.read(source) if isinstance(source, (Path, bytes)) else photos.from_array(source)
     kept: list[tuple[Face, Cut, tuple[int, int, int, int]]] = []
     unusable: list[str] = []
-    for face in detector.detect(photo.pixels):
+    found = None if sightings is None else sightings.faces(content)
+    if found is None:
+        found = detector.detect(photo.pixels)
+        if sightings is not None:
+            sightings.keep_faces(content, found)
+    for face in found:
         try:
             one, region = cut(photo.pixels, face), region_box(face, photo.size)
         except ValueError as error:
@@ -73,7 +86,7 @@ def prepare(source: Source, detector: Detector, *, sha256: str | None = None) ->
         else:
             kept.append((face, one, region))
     faces, cuts, regions = tuple(zip(*kept, strict=True)) or ((), (), ())
-    return Prepared(photo, sha256 or digest(source), faces, cuts, regions, tuple(unusable))
+    return Prepared(photo, sha256 or content or digest(source), faces, cuts, regions, tuple(unusable))
 
 
 def subset(prepared: Prepared, keep: Sequence[int]) -> Prepared:
