@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from engine import checkpoint, cli
+from engine.config import ENSEMBLE
 from engine.extractors import available
 
 
