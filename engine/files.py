@@ -302,6 +302,8 @@ def _named(path: Path, *, patience: float) -> Iterator[None]:
                 raise HeldError(f"{owner}; if that has ended, delete {path}")
             time.sleep(0.2)
     try:
+        for left in path.parent.glob(f"{path.name}-*{PART}"):  # of calls that were killed
+            left.unlink(missing_ok=True)
         yield
     finally:
         with suppress(OSError):
@@ -309,17 +311,22 @@ def _named(path: Path, *, patience: float) -> Iterator[None]:
 
 
 def _created(path: Path, data: bytes) -> bool:
+    """Make a file with its content at once, so that no kill leaves it empty; False if there is one already."""
+    aside = path.with_name(f"{path.name}-{uuid4().hex}{PART}")
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, PRIVATE)
+        append(aside, data)
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: between these two calls a kill can leave it empty
+            with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, PRIVATE), "wb") as file:
+                file.write(data)
     except FileExistsError:
         return False
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-    except OSError:
+    finally:
         with suppress(OSError):
-            path.unlink()
-        raise
+            aside.unlink()
     return True
 
 

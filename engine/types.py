@@ -17,6 +17,13 @@ class PhotoError(Exception):
     """
 
 
+class UnsettledError(PhotoError):
+    """A photo that cannot be read as it was found a moment ago: it changed, went away, or its disk failed.
+
+    It says nothing about the photo, which another call may well read.
+    """
+
+
 class DeviceError(ValueError):
     """A platform of JAX's that was asked for and is not there. The message names it and says what to do."""
 

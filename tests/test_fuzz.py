@@ -14,7 +14,7 @@ from PIL import Image
 
 from engine import photo
 
-INPUTS = {"photo": 150, "leak": 150, "convert": 100, "manifest": 0, "cards": 0}
+INPUTS = {"photo": 150, "leak": 150, "convert": 100, "manifest": 100, "cards": 60}
 """Inputs of each target. Manifests and cards are for `python tools/fuzz.py` until their readers are as strict."""
 
 

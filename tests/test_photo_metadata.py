@@ -262,6 +262,60 @@ def test_what_a_format_has_no_place_for_is_named(format):
     assert "comment" in named
 
 
+def utf16(text):
+    return text.encode("utf-16-le")
+
+
+def test_prose_of_ordinary_length_is_kept_wherever_it_stands():
+    story = "We walked along the beach at Brighton on 3 May 2019, Anna in front. Grüße aus München! " * 40
+    assert 3000 < len(story) < 8000
+    exif = {
+        0x010E: metadata.Entry(2, len(story.encode()) + 1, story.encode() + b"\0"),
+        0x9C9C: metadata.Entry(1, 2 * len(story), utf16(story)),
+        0x8769: {0x9286: metadata.Entry(7, 2 * len(story) + 8, b"UNICODE\0" + story.encode("utf-16-be"))},
+    }
+    caption = resource(0x0404, iptc(2, 120, story.encode()) + b"".join(iptc(2, 25, b"beach %d" % n) for n in range(40)))
+    xmp = packet(b"<dc:description><rdf:Alt><rdf:li>" + story.encode() + b"</rdf:li></rdf:Alt></dc:description>")
+    blocks = [(0xE1, b"Exif\0\0" + exif_of(exif)), (0xE1, ADOBE + xmp), (0xED, b"Photoshop 3.0\0" + caption)]
+    short = "在海边散步的照片" * 9  # 216 bytes without a blank
+    comments = [(0xFE, story.encode()) for _ in range(3)] + [(0xFE, short.encode()) for _ in range(5)]
+    found = photo.read(with_segments(save(scene(), "JPEG"), *blocks, *comments))
+    assert photo.notes(found) == ()
+    assert photo.encode(found, found.pixels).count(story.encode()) == 6
+    texts = [(b"tEXt", b"Comment\0" + story.encode("latin-1")), (b"iTXt", b"Description\0\0\0\0\0" + story.encode())]
+    found = photo.read(with_chunks(save(scene()), *texts))
+    assert photo.notes(found) == ()
+    assert photo.encode(found, found.pixels).count(story.encode()) == 1
+
+
+@pytest.mark.parametrize("size", [20, 60, 120, 230])
+def test_many_small_values_together_hold_no_more_than_one(size):
+    data = np.random.default_rng(0).integers(0, 256, 40_000, np.uint8).tobytes()
+    form = base64.b85encode(data)
+
+    def pieces(number):
+        return [form[size * n : size * n + size] for n in range(number * 30, number * 30 + 30)]
+
+    own = {0xB000 + n: metadata.Entry(7, len(value), value) for n, value in enumerate(pieces(0))}
+    texts = {
+        tag: metadata.Entry(2, size + 1, value + b"\0")
+        for tag, value in zip((0x10E, 0x131, 0x13B), pieces(1), strict=False)
+    }
+    values = b"".join(iptc(2, 25, value) for value in pieces(2))
+    blocks = [
+        (0xE1, b"Exif\0\0" + exif_of(texts | {0x8769: own})),
+        (0xED, b"Photoshop 3.0\0" + resource(0x404, values)),
+    ]
+    jpeg = with_segments(save(scene(), "JPEG"), *blocks, *((0xFE, value) for value in pieces(3)))
+    png = with_chunks(save(scene()), *((b"tEXt", b"Comment\0" + value) for value in pieces(4)))
+    for file in (jpeg, png):
+        found = photo.read(file)
+        written = photo.encode(found, found.pixels)
+        there = [form[n : n + 10] for n in range(0, len(form), 10)]
+        assert sum(one in written for one in there) * 10 < 300
+        assert "Left out" in photo.notes(found)[0]
+
+
 def test_all_comments_stay():
     found = photo.read(with_segments(save(scene(), "JPEG"), (0xFE, b"one"), (0xFE, "zwei äö".encode("latin-1"))))
     segments = containers.jpeg_parts(photo.encode(found, found.pixels)).segments

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -200,7 +201,7 @@ def test_names_that_are_one_on_the_output_disk(
 def test_a_disk_is_asked_what_it_does(tmp_path: Path) -> None:
     (tmp_path / ".cloak").mkdir()
     assert places.probe(tmp_path) == places.probe(tmp_path, write=False) == Disk(), "this test's disk minds capitals"
-    assert not list((tmp_path / ".cloak").iterdir())
+    assert [path.name for path in (tmp_path / ".cloak").iterdir()] == [places.PROBE], "and nothing else is left"
     assert places.probe(tmp_path / "not" / "there", write=False) == Disk()
     assert not (tmp_path / "not").exists()
     fold = Disk(case=True, forms=True).fold
@@ -275,22 +276,22 @@ def test_a_copied_output_folder_is_looked_at_once(album: Album, monkeypatch: pyt
     assert (found.tasks, found.renewed) == ([], [])
 
 
-def test_what_version_0_1_did_is_taken_over(album: Album) -> None:
-    source = album.photo("in/a.jpg")
-    found = album.plan("in")
-    (album.out / ".cloak").mkdir(parents=True)
-    (album.out / "a.jpg").write_bytes(b"cloaked")
-    (task,) = found.tasks
-    with sqlite3.connect(album.out / ".cloak" / "manifest.sqlite") as database:
+def first_manifest(out: Path, *rows: tuple[object, ...]) -> None:
+    """As version 0.1 made it. rows: target, source, size, modified, sha256, key, written."""
+    (out / ".cloak").mkdir(parents=True)
+    with closing(sqlite3.connect(out / ".cloak" / "manifest.sqlite")) as database, database:
         database.execute(
             "CREATE TABLE photos (target TEXT PRIMARY KEY, source TEXT, size INTEGER, modified INTEGER, sha256 TEXT,"
             " key TEXT, status TEXT, reason TEXT, written INTEGER, faces TEXT)"
         )
-        database.execute(
-            "INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, 'cloaked', '', 7, '[]')",
-            ("a.jpg", "in/a.jpg", task.size, task.modified, task.sha256, task.key),
-        )
-    database.close()
+        database.executemany("INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, 'cloaked', '', ?, '[]')", rows)
+
+
+def test_what_version_0_1_did_is_taken_over(album: Album) -> None:
+    source = album.photo("in/a.jpg")
+    (task,) = album.plan("in").tasks
+    first_manifest(album.out, ("a.jpg", "in/a.jpg", task.size, task.modified, task.sha256, task.key, 7))
+    (album.out / "a.jpg").write_bytes(b"cloaked")
     assert album.plan("in").earlier == Counter(cloaked=1), "read as it is, by a dry run or a shard"
     found = album.call("in")
     assert found.earlier == Counter(cloaked=1)
@@ -298,6 +299,35 @@ def test_what_version_0_1_did_is_taken_over(album: Album) -> None:
         (row,) = manifest.rows()
         assert (row.source, row.place) == (str(source), str(source))
     assert album.call("in").earlier == Counter(cloaked=1)
+
+
+@pytest.mark.parametrize("called", ["in/{}", "{here}/in/{}"])
+def test_what_version_0_1_did_with_other_settings_is_done_again(
+    album: Album, monkeypatch: pytest.MonkeyPatch, called: str
+) -> None:
+    monkeypatch.chdir(album.root)
+    names = ("same.jpg", "edited.jpg", "deep/moved.jpg", "strange.jpg")
+    for name in names:
+        album.photo(f"in/{name}")
+    before = {task.item.target: task for task in album.plan("in").tasks}
+    album.photo("elsewhere/strange.jpg")
+    rows = []
+    for name in names:
+        source = called.format(name, here=album.root).replace("in/strange", "elsewhere/strange")
+        task = before[name]
+        sha256 = "0" * 64 if name in ("edited.jpg", "strange.jpg") else task.sha256
+        source = source.replace("moved", "earlier")
+        rows.append((name, source, task.size + 1, task.modified, sha256, "old key", 7))
+        (album.out / name).parent.mkdir(parents=True, exist_ok=True)
+        (album.out / name).write_bytes(b"cloaked")
+    first_manifest(album.out, *rows)
+    for found in (album.plan("in"), album.call("in")):
+        assert sorted(tasks(found)) == ["deep/moved.jpg", "edited.jpg", "same.jpg"]
+        ((name, reason),) = ((row.target, row.reason) for row in found.passed)
+        assert "strange.jpg" in name
+        assert "Another photo of that name" in reason
+        assert set(found.holders) == {"deep/moved.jpg", "edited.jpg", "same.jpg"}
+    assert album.call("in").earlier["cloaked"] == 3
 
 
 @pytest.mark.parametrize("inner", ["in/out", "in/deep/out"])

@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -390,12 +391,14 @@ def test_whatever_one_photo_raises_is_its_row(
     whose = runner if stage in ("prepare", "_write") else Cloaker
     real = getattr(whose, stage)
     raised: list[Exception] = []
+    lock = threading.Lock()  # photos are prepared and finished in several threads, of which one alone shall fail
 
     def fail(*arguments: object, **named: object) -> object:
         # The pass that tells who is who selects, too, before any photo is cloaked.
-        if len(raised) < 1 and "look" not in [frame.name for frame in traceback.extract_stack()]:
-            raised.append(ERRORS[len(stage) % len(ERRORS)])
-            raise raised[-1]
+        with lock:
+            if not raised and "look" not in [frame.name for frame in traceback.extract_stack()]:
+                raised.append(ERRORS[len(stage) % len(ERRORS)])
+                raise raised[-1]
         return real(*arguments, **named)
 
     monkeypatch.setattr(whose, stage, fail)

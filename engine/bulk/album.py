@@ -120,8 +120,9 @@ def publish(out: Path, *, workers: int, progress: Callable[[int, int], None] = l
         mark = f"album {contents.digest()} of {contents.pages} pages"
         if not (_marked(first, mark) and all((folder / _name(n)).is_file() for n in range(1, contents.pages + 1))):
             _write(survey, out, contents, mark, workers=workers, progress=progress)
-        for spool in folder.glob("report-*.spool"):
-            spool.unlink(missing_ok=True)
+        # Whoever holds the lock is alone: these are of calls that were killed, or taken into the pages.
+        for left in (*folder.glob("report-*.spool"), *folder.glob(f".report*{files.PART}")):
+            left.unlink(missing_ok=True)
     return Published(first)
 
 
@@ -189,8 +190,6 @@ def _write(
     folder = out / OWN_FOLDER
     total = len(contents.identities)
     rows = (row for row in survey.rows() if not _passed_by(row))
-    for left in folder.glob(f".report*{files.PART}"):
-        left.unlink(missing_ok=True)
     with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
         drafts = []
         lines = _lines(rows, out, _kept(folder), pool, ahead=2 * workers)

@@ -65,8 +65,8 @@ class Row:
 
     @property
     def at(self) -> str:
-        """The absolute path of the input, "" if it is not known."""
-        return self.place or (self.source if os.path.isabs(self.source) else "")
+        """The absolute path of the input. Version 0.1 kept what it was called: of that, the same call's is meant."""
+        return self.place or os.path.abspath(self.source)
 
     @property
     def unprotected(self) -> bool:
@@ -244,7 +244,8 @@ class Survey:
         columns = columns_of(self._databases[index], "photos")
         query = f"SELECT CASE status {rank} END AS rank, * FROM photos ORDER BY rank, CAST(target AS BLOB)"
         for place, *found in self._databases[index].execute(query):
-            if self._chosen[found[0]] == index:
+            # The listing comes from the index, these rows from the table: a damaged manifest has different ones.
+            if self._chosen.setdefault(found[0], index) == index:
                 row = read_row(dict(zip(columns, found, strict=True)))
                 yield (place, os.fsencode(row.target)), row
 
@@ -309,6 +310,7 @@ def stored(value: object) -> object:
 NAMES = tuple(one.name for one in fields(Row))
 COLUMNS = ", ".join(NAMES)
 """The columns, in the order of a Row."""
+_KINDS = {name: int if name in ("size", "modified", "written") else list if name == "faces" else str for name in NAMES}
 
 
 def _row(found: tuple) -> Row:
@@ -316,13 +318,27 @@ def _row(found: tuple) -> Row:
 
 
 def read_row(found: dict[str, Any]) -> Row:
-    """A Row of columns as SQLite gives them; those that are missing get their defaults."""
+    """A Row of columns as SQLite gives them; those that are missing get their defaults.
+
+    Raises sqlite3.DatabaseError for values that no run has written.
+    """
     values: dict[str, Any] = {
         name: os.fsdecode(value) if isinstance(value, bytes) else value for name, value in found.items()
     }
-    if "faces" in values:
-        values["faces"] = json.loads(values["faces"])
-    return Row(**values)
+    try:
+        if "faces" in values:
+            values["faces"] = json.loads(values["faces"])
+        row = Row(**values)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise sqlite3.DatabaseError(f"a row is damaged: {error}") from error
+    wrong = next((name for name, kind in _KINDS.items() if type(getattr(row, name)) is not kind), "")
+    if row.status not in ORDER:
+        wrong = "status"
+    if not all(isinstance(face, dict) for face in row.faces):
+        wrong = "faces"
+    if wrong:
+        raise sqlite3.DatabaseError(f"a row is damaged: its {wrong} is {getattr(row, wrong)!r:.80}")
+    return row
 
 
 def columns_of(database: sqlite3.Connection, table: str) -> list[str]:

@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 from engine.bulk.inputs import OWN_FOLDER, InputError, Item
 from engine.bulk.manifest import Row
 from engine.bulk.records import Known, Records
+
+PROBE = "Prob\u00e9"
+"""Name of an empty file in a run's own folder, by which the disk shows what it does with names."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def _small(letter: str) -> str:
 
 
 def probe(out: Path, *, write: bool = True) -> Disk:
-    """What the disk of an output folder does. write: leave a file there for a moment, else look at what is there."""
+    """What the disk of an output folder does. write: try it with a file there, else look at what is there."""
     if write:
         with suppress(OSError, UnicodeError):
             return _tried(out / OWN_FOLDER)
@@ -54,14 +56,11 @@ def probe(out: Path, *, write: bool = True) -> Disk:
 
 
 def _tried(folder: Path) -> Disk:
-    name = f"Probe-\u00e9-{uuid4().hex}"
-    path = folder / name
-    path.touch(0o600, exist_ok=False)
-    try:
-        case = _is_same(path, folder / name.replace("Probe", "pROBE"))
-        return Disk(case=case, forms=_is_same(path, folder / unicodedata.normalize("NFD", name)))
-    finally:
-        path.unlink(missing_ok=True)
+    # It stays, as lock files do: whoever ends or fails between two calls leaves nothing that was not to be there.
+    path = folder / PROBE
+    path.touch(0o600)
+    case = _is_same(path, folder / PROBE.swapcase())
+    return Disk(case=case, forms=_is_same(path, folder / unicodedata.normalize("NFD", PROBE)))
 
 
 def _is_same(one: Path, other: Path) -> bool:

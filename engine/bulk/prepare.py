@@ -15,7 +15,7 @@ from engine.detect import Detector
 from engine.dssim import WINDOW
 from engine.faces import Cut, cut, region_box
 from engine.files import NotAFileError, opened
-from engine.types import Face, Photo, PhotoError
+from engine.types import Face, Photo, PhotoError, UnsettledError
 
 Source = Path | bytes | np.ndarray | Image.Image
 
@@ -39,7 +39,7 @@ class Prepared:
 
 
 def digest(source: Source) -> str:
-    """SHA-256 of a file's bytes or of an array's shape and pixels. Raises PhotoError for a file that cannot be read."""
+    """SHA-256 of a file's bytes or of an array's shape and pixels. Raises UnsettledError if it cannot be read."""
     if isinstance(source, Path):
         try:
             with opened(source) as file:
@@ -47,7 +47,7 @@ def digest(source: Source) -> str:
         except NotAFileError as error:
             raise PhotoError(f"This is no photo, because {error.strerror}: name a file.") from None
         except OSError as error:
-            raise PhotoError(
+            raise UnsettledError(
                 f"The file cannot be read ({error.strerror}): check that it is there and readable."
             ) from error
     if isinstance(source, bytes):
@@ -57,8 +57,17 @@ def digest(source: Source) -> str:
 
 
 def prepare(source: Source, detector: Detector, *, sha256: str | None = None) -> Prepared:
-    """Decode a photo and cut out all its faces, largest first. Raises PhotoError when it cannot be decoded."""
-    photo = photos.read(source) if isinstance(source, (Path, bytes)) else photos.from_array(source)
+    """Decode a photo and cut out all its faces, largest first. Raises PhotoError when it cannot be decoded.
+
+    sha256: what `digest` gave for it; UnsettledError if it is another photo now. A file is read once, so hash and
+    pixels are of one state of it, whoever writes to it meanwhile.
+    """
+    if isinstance(source, Path):
+        source = photos.load(source)
+    found = digest(source)
+    if sha256 is not None and found != sha256:
+        raise UnsettledError("The photo was changed during the run: run the same command again.")
+    photo = photos.read(source) if isinstance(source, bytes) else photos.from_array(source)
     kept: list[tuple[Face, Cut, tuple[int, int, int, int]]] = []
     unusable: list[str] = []
     for face in detector.detect(photo.pixels):
@@ -73,7 +82,7 @@ def prepare(source: Source, detector: Detector, *, sha256: str | None = None) ->
         else:
             kept.append((face, one, region))
     faces, cuts, regions = tuple(zip(*kept, strict=True)) or ((), (), ())
-    return Prepared(photo, sha256 or digest(source), faces, cuts, regions, tuple(unusable))
+    return Prepared(photo, found, faces, cuts, regions, tuple(unusable))
 
 
 def subset(prepared: Prepared, keep: Sequence[int]) -> Prepared:

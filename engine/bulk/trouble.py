@@ -16,7 +16,7 @@ from engine import faults, files
 from engine.bulk.inputs import OWN_FOLDER, InputError
 from engine.bulk.manifest import BusyError, Row, Status
 from engine.checkpoint import CheckpointError
-from engine.types import PhotoError
+from engine.types import PhotoError, UnsettledError
 
 RESUME = "What was done is in {out}; the same command goes on from there."
 DISK_FULL = "The disk of the output folder is full"
@@ -46,7 +46,10 @@ def row(task: Doing, error: Exception, *, out: Path | None, writing: bool = Fals
     writing: its cloaked file was being written. Whatever nobody foresaw is noted in the run's log, with its place.
     """
     if isinstance(error, PhotoError):
-        return task.row("failed", str(error))
+        failed = task.row("failed", str(error))
+        # What could be read when the run was planned may be back, or whole, the next time.
+        again = isinstance(error, UnsettledError) and (failed.size or failed.modified)
+        return replace(failed, key="") if again else failed
     if faults.full(error):
         reason = f"{DISK_FULL} ({faults.words(error)}): make room, then run the same command again."
     elif isinstance(error, files.NotAFileError) and writing:

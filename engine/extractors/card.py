@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from engine import sharding
-from engine.extractors.registry import about, abstract, find
+from engine.extractors.registry import about, described, find
 
 
 def card(name: str) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def card(name: str) -> dict[str, Any]:
     It has what `registry.about` tells (the extractor's table of checkpoints/manifest.toml, or its card), `parameters`,
     and `gflops`: 10^9 floating-point operations of one forward pass of one crop, a multiplication and an addition being
     two, as XLA counts them in the network before it is optimised. No weights are loaded. Raises ValueError, naming
-    those there are, for any other name, and if JAX has no device.
+    those there are, for any other name, and if JAX has no device, `checkpoint.CheckpointError` for a damaged card.
 
     Example:
         >>> card("sface")["dim"]
@@ -28,7 +28,7 @@ def card(name: str) -> dict[str, Any]:
     known = about(name)
     sharding.devices_here()
     entry = find(name)
-    graphdef, params = abstract(entry.build)
+    graphdef, params = described(name, entry)
     return {
         **known,
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),

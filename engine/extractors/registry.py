@@ -189,8 +189,11 @@ def abstract(build: Callable[..., nnx.Module]) -> tuple[nnx.GraphDef, dict]:
     return graphdef, nnx.to_pure_dict(state)
 
 
-def _abstract(name: str, entry: Entry) -> tuple[nnx.GraphDef, dict]:
-    """`abstract` of the entry. Of those that others wrote, it is seen to that what they say of it is so."""
+def described(name: str, entry: Entry) -> tuple[nnx.GraphDef, dict]:
+    """`abstract` of the entry. Of those that others wrote, it is seen to that what they say of it is so.
+
+    Raises `checkpoint.CheckpointError` if it is not.
+    """
     if name in checkpoint.manifest().get("extractors", {}):
         return abstract(entry.build)  # the tests see to it, and it takes as long as tracing the network
     crop = jax.ShapeDtypeStruct((entry.spec.size, entry.spec.size, 3), np.float32)
@@ -218,7 +221,7 @@ def load(name: str, *, precision: Precision = "float32") -> Extractor:
     """
     entry = find(name)
     sharding.devices_here()  # says so if there are none
-    graphdef, shapes = _abstract(name, entry)
+    graphdef, shapes = described(name, entry)
     params, sha256 = checkpoint.restore(entry.path, shapes, sha256=entry.sha256)
     return Extractor(
         params=jax.device_put(params),

@@ -27,7 +27,7 @@ from engine.photo.encoding import WRITERS
 from engine.photo.footprint import footprint
 from engine.photo.making import ADVICE, ANIMATED, MAX_PIXELS, check_size, make_photo, refusal
 from engine.photo.writing import Encoder, encode, notes, suffix
-from engine.types import Photo, PhotoError
+from engine.types import Photo, PhotoError, UnsettledError
 
 __all__ = [
     "MAX_PIXELS",
@@ -37,6 +37,7 @@ __all__ = [
     "encode",
     "footprint",
     "from_array",
+    "load",
     "notes",
     "read",
     "suffix",
@@ -71,7 +72,7 @@ def read(source: Path | bytes) -> Photo:
     >>> face = photo.read(Path("me.jpg"))  # doctest: +SKIP
     >>> Path("out.jpg").write_bytes(photo.encode(face, face.pixels))  # doctest: +SKIP
     """
-    data = source if isinstance(source, bytes) else _load(source)
+    data = source if isinstance(source, bytes) else load(source)
     kind = _sniff(data)
     return _guarded(kind, READERS[kind], data)
 
@@ -143,7 +144,8 @@ def decode_pixels(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     return _guarded(kind, partial(read_jpeg, whole=True) if kind == "JPEG" else READERS[kind], data).pixels
 
 
-def _load(path: Path) -> bytes:
+def load(path: Path) -> bytes:
+    """The bytes of a photo's file. Raises UnsettledError if it cannot be read, PhotoError if it is too large."""
     try:
         with opened(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -151,15 +153,15 @@ def _load(path: Path) -> bytes:
                 raise PhotoError(f"The file has {size:,} bytes, more than any photo: the limit is {MAX_BYTES:,}.")
             return file.read(MAX_BYTES)
     except NotAFileError as error:
-        raise PhotoError(f"This is no photo, because {error.strerror}: name a file.") from None
+        raise UnsettledError(f"This is no photo, because {error.strerror}: name a file.") from None
     except FileNotFoundError:
-        raise PhotoError("There is no such file: it was moved or deleted, or is a link to nothing.") from None
+        raise UnsettledError("There is no such file: it was moved or deleted, or is a link to nothing.") from None
     except PermissionError:
-        raise PhotoError("This account may not read the file: change its permissions.") from None
+        raise UnsettledError("This account may not read the file: change its permissions.") from None
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
-            raise PhotoError("This is a symbolic link that leads back to itself: point it at the photo.") from None
-        raise PhotoError(f"The file cannot be read ({error}): check the disk or the connection to it.") from error
+            raise UnsettledError("This is a symbolic link that leads back to itself: point it at the photo.") from None
+        raise UnsettledError(f"The file cannot be read ({error}): check the disk or the connection to it.") from error
 
 
 def _sniff(data: bytes) -> str:

@@ -29,7 +29,7 @@ from engine.photo import png
 from engine.photo.boxed import read_avif, read_heif, read_jpeg2000
 from engine.photo.iptc import clean_photoshop
 from engine.photo.making import ANIMATED, DEEP, MAX_PIXELS, REFUSED_MODES, check_size, make_photo, refusal
-from engine.photo.prose import few_odd, plain
+from engine.photo.prose import Allowance, plain
 from engine.photo.scans import MAX_SCANS, MAX_WORK, Scans, find_scans
 from engine.photo.xmp import clean_xmp
 from engine.types import Photo, PhotoError
@@ -65,10 +65,10 @@ def read_jpeg(data: bytes, *, whole: bool = False) -> Photo:
     packets = jpeg.payloads(0xE1, _XMP)
     xmp = next((one for one in packets if clean_xmp(one, 1).packet), packets[0] if packets else None)
     icc, left = _jpeg_profile(jpeg)
-    photoshop = clean_photoshop(b"".join(jpeg.payloads(0xED, b"Photoshop 3.0\0")))
+    allowance = Allowance()
+    photoshop = clean_photoshop(b"".join(jpeg.payloads(0xED, b"Photoshop 3.0\0")), allowance)
     comments = [body for marker, body in jpeg.segments if marker == 0xFE and body.strip(b"\0 ")]
-    kept = [one for one in comments[:_MAX_COMMENTS] if plain(one)]
-    kept = [one for one, good in zip(kept, few_odd(kept), strict=True) if good]
+    kept = [one for one in comments[:_MAX_COMMENTS] if plain(one) and allowance.text(one)]
     left += [f"{len(comments) - len(kept)} of {len(comments)} comments"] if len(kept) < len(comments) else []
     left += ["another XMP packet"] if len(packets) > 1 else []
     left += photoshop.left + _jpeg_leftovers(jpeg, scans)
@@ -87,7 +87,7 @@ def read_jpeg(data: bytes, *, whole: bool = False) -> Photo:
         own["density"] = (unit, y, x) if turned >= 5 else (unit, x, y)
         own["dpi"] = (x * 2.54, y * 2.54) if unit == 2 else (x, y) if unit == 1 else None
     return make_photo(
-        image, "JPEG", turned=turned, exif=exif, xmp=xmp, icc=icc, left=left, **own,
+        image, "JPEG", turned=turned, exif=exif, xmp=xmp, icc=icc, left=left, allowance=allowance, **own,
         photoshop=photoshop.data, comments=kept or None,
     )  # fmt: skip
 
@@ -214,7 +214,8 @@ def _read_png(data: bytes) -> Photo:
             texts.append(text)
     if len(data) > end + _NOTED:
         left.append(f"what follows the picture ({len(data) - end:,} bytes)")
-    chunks, lost = png.clean_texts(texts)
+    allowance = Allowance()
+    chunks, lost = png.clean_texts(texts, allowance)
     # Viewers show a picture whose end marker is missing; one whose rows are missing the decoder refuses.
     image = PngImagePlugin.PngImageFile(io.BytesIO(b"".join([*bare, parts.png_chunk(b"IEND", b"")])))
     if exif is None or not exif.tags:
@@ -229,7 +230,7 @@ def _read_png(data: bytes) -> Photo:
         metres = metres[::-1]  # it is turned below
     return make_photo(
         image, "PNG", turned=turned, exif=exif, xmp=xmp, icc=icc, chunks=kept + chunks, density=dpi, dpi=metres,
-        left=left + lost,
+        left=left + lost, allowance=allowance,
     )  # fmt: skip
 
 
@@ -294,13 +295,15 @@ def _read_tiff(data: bytes) -> Photo:
         entry = tiff.tags.get(tag)
         return entry.value if isinstance(entry, meta.Entry) else None
 
-    photoshop = clean_photoshop(block(0x8649))
+    allowance = Allowance()
+    photoshop = clean_photoshop(block(0x8649), allowance)
     unit, x, y = tiff.values(0x128) or (2,), _rational(tiff, 0x11A), _rational(tiff, 0x11B)
     scale = {2: 1.0, 3: 2.54}.get(unit[0])
     return make_photo(
         image, "TIFF", turned=meta.orientation(exif), exif=exif, xmp=block(0x02BC), icc=block(0x8773),
         dpi=(x * scale, y * scale) if scale and x and y else None,
         photoshop=photoshop.data, compression=image.info.get("compression"), left=photoshop.left,
+        allowance=allowance,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from engine.photo import iptc, makernote
 from engine.photo.metadata import MAKER_NOTE, ORIENTATION, STRUCTURE, Entry, Exif, Tags, integers
-from engine.photo.prose import MAX_DENSE, dense, holds_picture, plain, plain_wide
+from engine.photo.prose import Allowance, holds_picture, plain, plain_wide
 
 IPTC = 0x83BB
 
@@ -42,6 +42,8 @@ _CODED_TEXTS = frozenset({0x9286, 0x1B, 0x1C})  # UserComment, GPS method and ar
 _MAX_TEXT = 8192
 
 _FEW = 24  # bytes: three rationals
+_UNKNOWN = 64
+_TABLE = 240  # bytes of numbers that could be anything
 _NUMBERS = frozenset(
     {0x11A, 0x11B, 0x11E, 0x11F, 0x128, 0x129, 0x13E, 0x213, 0x4746, 0x4749, 0x829A, 0x829D, 0x8822, 0x8827, 0x882A}
     | {0x882B, *range(0x8830, 0x8836), 0x9000, 0x9101, 0x9102, *range(0x9201, 0x920C), 0x920E, 0x920F, 0x9210, 0x9211}
@@ -58,11 +60,10 @@ _LONGER = {
     0x830E: 24,
     0x85D8: 128,
     0x8482: 192,
-    0x87AF: 512,
-    0x87B0: 512,
+    0x87AF: _TABLE,
+    0x87B0: _TABLE,
 }
 _PRINT_IM = 0xC4A5
-_UNKNOWN_EACH, _UNKNOWN_ALL = 64, 512
 
 _SENSOR_COORDINATES = {0x9214, 0xA214}  # SubjectArea, SubjectLocation: wrong once the picture is turned
 _PIXEL_SIZE = (0xA002, 0xA003)
@@ -86,17 +87,17 @@ class Cleaned(NamedTuple):
     left: list[str]
 
 
-def clean_exif(exif: Exif | None, size: tuple[int, int], turned: int) -> Cleaned:
+def clean_exif(exif: Exif | None, size: tuple[int, int], turned: int, allowance: Allowance) -> Cleaned:
     """The tree without anything that may hold a picture, saying that the photo is upright.
 
-    size: (height, width) of the upright photo. turned: the orientation (1-8) that was undone.
+    size: (height, width) of the upright photo. turned: the orientation (1-8) that was undone. allowance:
+    of the whole file.
     """
     if exif is None:
         return Cleaned(None, [])
     left = [f"broken EXIF ({', '.join(exif.damage)})"] if exif.damage else []
     left += ["the thumbnail"] if exif.thumbnail else []
     sizes = dict(zip(_PIXEL_SIZE, size[::-1], strict=True))
-    spent = {"dense": 0, "unknown": 0}
 
     def clean(tags: Tags) -> Tags:
         kept: Tags = {}
@@ -112,7 +113,7 @@ def clean_exif(exif: Exif | None, size: tuple[int, int], turned: int) -> Cleaned
                 left.append("the subject's place, which is another once the photo is turned")
             elif tag in sizes and turned >= 5:
                 kept[tag] = Entry(4, 1, struct.pack(f"{exif.order}I", sizes[tag]))
-            elif (found := _kept(tag, entry, exif, spent)) is not None:
+            elif (found := _kept(tag, entry, exif, allowance)) is not None:
                 kept[tag] = found
                 if found.value != entry.value:
                     left.append(f"parts of {_name(tag, entry)}")
@@ -132,7 +133,7 @@ def _name(tag: int, entry: Entry) -> str:
     return _NAMES.get(tag, f"EXIF tag 0x{tag:04x} ({len(entry.value):,} bytes)")
 
 
-def _kept(tag: int, entry: Entry, exif: Exif, spent: dict[str, int]) -> Entry | None:
+def _kept(tag: int, entry: Entry, exif: Exif, allowance: Allowance) -> Entry | None:
     """The entry as it may be written, or None."""
     value = entry.value
     if tag in _NAMES and tag not in (0x9286, 0x010E):
@@ -140,44 +141,41 @@ def _kept(tag: int, entry: Entry, exif: Exif, spent: dict[str, int]) -> Entry | 
     if tag == MAKER_NOTE:
         return makernote.clean(entry)
     if tag == IPTC:
-        clean = iptc.clean_iptc(value).data
+        clean = iptc.clean_iptc(value, allowance).data
         return Entry(7, len(clean), clean) if clean else None
     if tag in _WIDE_TEXTS:
-        good = plain_wide(value, "utf-16-le")
+        text = plain_wide(value, "utf-16-le")
+        good = text is not None and allowance.text(text)
     elif tag in _CODED_TEXTS and entry.kind != 2 and len(value) > _FEW:
-        good = _coded_text(value, exif)
+        good = _coded_text(value, exif, allowance)
     elif entry.kind == 2 or tag in _TEXTS:
         limit = _MAX_TEXT if tag in _TEXTS or tag in _CODED_TEXTS else 1024
         if not plain(value, limit=limit):  # a field of fixed length, with whatever lay there behind the text
             value = value.partition(b"\0")[0] + b"\0"
             entry = entry._replace(kind=2, count=len(value), value=value)  # of a kind whose values are bytes
-        good = len(value) > 1 and plain(value, limit=limit)
-        cost = dense(value) if good else 0
-        good = good and spent["dense"] + cost <= MAX_DENSE
-        spent["dense"] += cost if good else 0
+        good = len(value) > 1 and plain(value, limit=limit) and allowance.text(value)
     elif tag == _PRINT_IM:
-        good = value.startswith(b"PrintIM\0") and len(value) <= 512
+        good = value.startswith(b"PrintIM\0") and len(value) <= _TABLE
     elif tag == 0x12D:  # TransferFunction: curves that rise
         numbers = integers({tag: entry}, tag, exif.order)
         good = len(numbers) in (256, 768) and all(
             low <= high for n, (low, high) in enumerate(pairwise(numbers), 1) if n % 256
         )
     elif tag in _NUMBERS or tag in _LONGER or tag in _CODED_TEXTS:
-        good = len(value) <= _LONGER.get(tag, _FEW)
+        good = len(value) <= _LONGER.get(tag, _FEW) and (len(value) <= _UNKNOWN or allowance.take(len(value)))
     else:
-        spent["unknown"] += len(value) if len(value) <= _UNKNOWN_EACH else 0
-        good = len(value) <= _UNKNOWN_EACH and spent["unknown"] <= _UNKNOWN_ALL
+        good = len(value) <= _UNKNOWN and allowance.take(len(value))
     return entry if good and not holds_picture(value) else None
 
 
-def _coded_text(value: bytes, exif: Exif) -> bool:
+def _coded_text(value: bytes, exif: Exif, allowance: Allowance) -> bool:
     code, text = value[:8], value[8:]
     if not text.strip(b"\0 "):
         return True
     if code.startswith(b"UNICODE"):
         text = text.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff")
-        return any(
-            plain_wide(text, f"utf-16-{'be' if big else 'le'}") for big in (exif.order == ">", exif.order == "<")
-        )
+        read = (plain_wide(text, f"utf-16-{'be' if big else 'le'}") for big in (exif.order == ">", exif.order == "<"))
+        found = next((one for one in read if one is not None), None)
+        return found is not None and allowance.text(found)
     # Cameras write the text at once, or leave the code empty.
-    return plain(text, limit=_MAX_TEXT) and (not code.strip(b"\0") or plain(code))
+    return plain(text, limit=_MAX_TEXT) and (not code.strip(b"\0") or plain(code)) and allowance.text(text)

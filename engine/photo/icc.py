@@ -100,7 +100,7 @@ def _description(body: bytes) -> int | None:
         return end
     (wide,) = struct.unpack_from(">I", body, end + 4)
     text = body[end + 8 : end + 8 + 2 * wide]
-    if len(text) != 2 * wide or not (plain_wide(text, "utf-16-be") or plain_wide(text, "utf-16-le")):
+    if len(text) != 2 * wide or not any(plain_wide(text, f"utf-16-{end}") is not None for end in ("be", "le")):
         return end
     end += 8 + 2 * wide
     script = body[end : end + 70]  # code, length, 67 bytes of text in a Macintosh script
@@ -118,7 +118,7 @@ def _localised(body: bytes) -> int | None:
         language, length, start = struct.unpack_from(">4sII", body, 8 + 12 * n)
         text = body[start - 8 : start - 8 + length]
         # A text of one language is a few words; more could be anything in a script of many characters.
-        if start < 16 or len(text) != length or length > _MAX_WORDS or not plain_wide(text, "utf-16-be"):
+        if start < 16 or len(text) != length or length > _MAX_WORDS or plain_wide(text, "utf-16-be") is None:
             return None
         if not all(letter == 0 or chr(letter).isalpha() for letter in language):
             return None

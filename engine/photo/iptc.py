@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from engine.photo.prose import MAX_DENSE, dense, plain
+from engine.photo.prose import Allowance, plain
 
 # Datasets of the IIM standard (version 4.2): those of the envelope, and those of the second record that are text or
 # numbers. Not the rasterised caption (125) and the previews (200 to 202). Bytes: twice what the standard allows and
@@ -92,10 +92,10 @@ class Cleaned(NamedTuple):
     left: list[str]
 
 
-def clean_iptc(data: bytes) -> Cleaned:
-    """The records with nothing but known datasets of readable text."""
+def clean_iptc(data: bytes, allowance: Allowance) -> Cleaned:
+    """The records with nothing but known datasets of readable text. allowance: of the whole file."""
     kept, left = [], []
-    position, spent = 0, 0
+    position = 0
     while position + 5 <= len(data) and data[position] == 0x1C:
         record, number, size = struct.unpack_from(">BBH", data, position + 1)
         position += 5
@@ -107,27 +107,28 @@ def clean_iptc(data: bytes) -> Cleaned:
         position += size
         known = (record == 1 and number in _ENVELOPE) or (record == 2 and number in _APPLICATION)
         limit = _BINARY.get((record, number))
+        good = known and len(value) == size
         if limit is not None:
-            good = len(value) <= limit
+            good = good and len(value) <= limit and allowance.take(len(value))
         else:
-            good = plain(value, limit=_MAX_VALUE)
-            cost = dense(value) if known and good else 0
-            good = good and spent + cost <= 2 * MAX_DENSE
-            spent += cost if good else 0
-        if known and good and len(value) == size:
+            good = good and plain(value, limit=_MAX_VALUE) and allowance.text(value)
+        if good:
             kept.append(struct.pack(">BBBH", 0x1C, record, number, size) + value)
         else:
             left.append(f"IPTC dataset {record}:{number:03d} ({len(value):,} bytes)")
     rest = data[position:].strip(b"\0")
-    if rest and position == 0 and len(data) <= _SHORT and plain(data):
+    if rest and position == 0 and len(data) <= _SHORT and plain(data) and allowance.text(data):
         return Cleaned(data, left)  # no records, but a text
     if rest:
         left.append("broken IPTC records")
     return Cleaned(b"".join(kept) or None, left)
 
 
-def clean_photoshop(block: bytes | None) -> Cleaned:
-    """The resource blocks with nothing left but captions, credits, resolution, copyright flag and address."""
+def clean_photoshop(block: bytes | None, allowance: Allowance) -> Cleaned:
+    """The resource blocks with nothing left but captions, credits, resolution, copyright flag and address.
+
+    allowance: of the whole file.
+    """
     kept, left, position = [], [], 0
     block = block or b""
     while block[position : position + 4] in (b"8BIM", b"MeSa", b"PHUT", b"AgHg", b"DCSR") and position + 12 <= len(
@@ -142,9 +143,11 @@ def clean_photoshop(block: bytes | None) -> Cleaned:
         clean: bytes | None = None
         if len(data) == size and block[position : position + 4] == b"8BIM":
             if code == _IPTC:
-                clean, lost = clean_iptc(data)
+                clean, lost = clean_iptc(data, allowance)
                 left += lost
-            elif (code in _LENGTHS and size == _LENGTHS[code]) or (code == _URL and plain(data, limit=2048)):
+            elif code in _LENGTHS:
+                clean = data if size == _LENGTHS[code] and allowance.take(size) else None
+            elif code == _URL and plain(data, limit=2048) and allowance.text(data):
                 clean = data
         if clean is not None:
             kept.append(struct.pack(">4sHHI", b"8BIM", code, 0, len(clean)) + clean + bytes(len(clean) & 1))

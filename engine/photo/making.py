@@ -11,6 +11,7 @@ from PIL import Image
 from engine.photo import metadata as meta
 from engine.photo.exif import clean_exif
 from engine.photo.icc import clean_icc
+from engine.photo.prose import Allowance
 from engine.photo.xmp import clean_xmp
 from engine.types import Photo, PhotoError
 
@@ -69,9 +70,13 @@ def make_photo(
     xmp: bytes | None = None,
     icc: bytes | None = None,
     left: Sequence[str] = (),
+    allowance: Allowance | None = None,
     **own: Any,
 ) -> Photo:
-    """Decode, turn upright, split off alpha and clean the metadata. left: what the reader left out already."""
+    """Decode, turn upright, split off alpha and clean the metadata.
+
+    left: what the reader left out already. allowance: what it did not spend; a whole one by default.
+    """
     check_size(*image.size)
     if image.mode in REFUSED_MODES:
         raise refusal(REFUSED_MODES[image.mode])
@@ -87,7 +92,8 @@ def make_photo(
     image.close()  # four bytes a pixel that the calling reader would hold on to
     pixels, alpha = _turn(pixels, turned), None if alpha is None else _turn(alpha, turned)
     dpi = own.pop("dpi", None)
-    block, packet, profile = clean_exif(exif, pixels.shape[:2], turned), clean_xmp(xmp, turned), clean_icc(icc)
+    block = clean_exif(exif, pixels.shape[:2], turned, allowance or Allowance())
+    packet, profile = clean_xmp(xmp, turned), clean_icc(icc)
     if icc and profile != icc:
         left = [*left, "parts of the colour profile" if profile else f"a broken colour profile ({len(icc):,} bytes)"]
     encoding = {

@@ -8,7 +8,7 @@ import zlib
 from typing import NamedTuple
 
 from engine.photo.containers import inflate
-from engine.photo.prose import MAX_DENSE, dense, plain
+from engine.photo.prose import Allowance, plain
 
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -68,16 +68,14 @@ def clean_chunk(kind: bytes, body: bytes, colours: int) -> bool:
     return kind != b"sRGB" or body[0] < 4
 
 
-def clean_texts(texts: list[Text]) -> tuple[list[tuple[bytes, bytes]], list[str]]:
-    """The chunks of the texts that can be kept, and what was left out. Together they have one allowance of odd text."""
-    kept, left, spent = [], [], 0
+def clean_texts(texts: list[Text], allowance: Allowance) -> tuple[list[tuple[bytes, bytes]], list[str]]:
+    """The chunks of the texts that can be kept, and what was left out. allowance: of the whole file."""
+    kept, left = [], []
     for text in texts:
         value = text.value
         good = len(kept) < _MAX_TEXTS and plain(value) and len(text.translated) <= 256 and plain(text.translated)
         good = good and _LANGUAGE.fullmatch(text.language) is not None
-        cost = dense(value) + dense(text.keyword) + dense(text.translated) if good else 0
-        if good and spent + cost <= MAX_DENSE:
-            spent += cost
+        if good and allowance.text(value, text.keyword, text.translated):
             kept.append(text.chunk())
         else:
             left.append(f"PNG text {text.keyword.decode('latin-1')[:40]} ({len(value):,} bytes)")

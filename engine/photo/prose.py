@@ -8,15 +8,15 @@ second character. All functions take time linear in the text.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-MAX_DENSE = 512
-"""Bytes of encoded-looking text that one value may have: hashes, identifiers, file names."""
+MAX_DENSE = 240
+"""Bytes of encoded-looking text that one value may have: hashes, identifiers, file names. Too few for a face."""
 MAX_TEXT = 1 << 20
 _BLOCK = 64
-_SHORT = 256
+_SHORT, _WORD = 256, 12
 _FIGURES = 8  # a text of numbers may be pixels, too, but it takes so many more bytes, and honest ones are common
 
 _SIGNATURES = (
@@ -53,8 +53,7 @@ def dense(data: bytes) -> int:
     except UnicodeDecodeError:
         foreign = sum(byte >= 128 for byte in data)
     if len(data) <= _SHORT:  # most texts are, and arrays cost more than they do
-        small = sum(97 <= byte <= 122 for byte in data)
-        code = len(data) >= 24 and not set(b" \n") & set(data) and small < 0.4 * len(data)
+        code = len(data) >= 24 and not foreign and _one_word(data, letters=0.4)
         if code or len(_CHANGES.findall(data)) > len(data) / 6:
             return foreign + len(data)
         return foreign + (len(data) // _FIGURES if sum(48 <= byte <= 57 for byte in data) > len(data) / 2 else 0)
@@ -85,22 +84,47 @@ def plain(data: bytes, *, limit: int = MAX_TEXT, allowed: int = MAX_DENSE) -> bo
     return dense(data) <= allowed
 
 
-def few_odd(texts: Sequence[bytes], allowed: int = MAX_DENSE) -> list[bool]:
-    """Which of these texts, each of them `plain`, may stay if all together have one allowance of `dense` bytes."""
-    spent = 0
-    result = []
-    for text in texts:
-        cost = dense(text)
-        result.append(spent + cost <= allowed)
-        spent += cost if result[-1] else 0
-    return result
+def _one_word(data: bytes, letters: float) -> bool:
+    """Whether a text has no blanks, and fewer small letters than that share of it."""
+    # Letters of other scripts have no capitals that would tell, and some scripts no blanks.
+    small = sum(97 <= byte <= 122 or byte >= 128 for byte in data)
+    return not set(b" \n") & set(data) and small < letters * len(data)
 
 
-def plain_wide(data: bytes, encoding: str) -> bool:
-    """As `plain`, of text in UTF-16: at most 8 kB, or 1 kB in a script that any bytes would be valid text of."""
+@dataclass
+class Allowance:
+    """What one file may yet keep of bytes that could be anything, whichever blocks they lie in.
+
+    Many small values, each too small for a face, hold one together: a file's comments, captions, keywords and unknown
+    tags share one allowance. left: how many bytes it still has.
+    """
+
+    left: int = MAX_DENSE
+
+    def take(self, cost: int) -> bool:
+        """Whether so many bytes may stay; then there are fewer left. What is too much costs nothing."""
+        good = cost <= self.left
+        self.left -= cost if good else 0
+        return good
+
+    def text(self, *values: bytes) -> bool:
+        """`take` of all that is `dense` in texts that stay or go together; short words that say nothing count, too."""
+        return self.take(sum(map(self._cost, values)))
+
+    @staticmethod
+    def _cost(text: bytes) -> int:
+        odd = _WORD <= len(text) <= _SHORT and _one_word(text, letters=0.6)
+        return max(dense(text), len(text) if odd else 0)
+
+
+def plain_wide(data: bytes, encoding: str) -> bytes | None:
+    """A text in UTF-16 as UTF-8 if it is `plain`, else None.
+
+    It may have 8 kB, or 1 kB in a script that any bytes would be valid text of.
+    """
     try:
         text = data.decode(encoding).rstrip("\0")
     except UnicodeDecodeError:
-        return False
+        return None
     foreign = sum(character > "\u02ff" for character in text)
-    return plain(text.encode(), limit=1024 if foreign > len(text) / 2 else 8192)
+    return text.encode() if plain(text.encode(), limit=1024 if foreign > len(text) / 2 else 8192) else None

@@ -8,11 +8,13 @@ packet stays: rating, title, keywords, history. Everything takes time linear in 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
+from engine.photo.prose import MAX_DENSE as MAX_VALUE
 from engine.photo.prose import dense, holds_picture, plain
 
 MAX_PACKET = 4 << 20
@@ -348,7 +350,8 @@ class _Cleaner:
             self._unknown += len(text) if len(text) <= _UNKNOWN_EACH else 0
             if len(text) > _UNKNOWN_EACH or self._unknown > _UNKNOWN_ALL:
                 return "of an unknown kind"
-        if max(map(len, names)) > 100 or not self._good(text):
+        values = (_IDENTIFIER.sub(b"", value) for value in _values(element) if len(value) > MAX_VALUE)
+        if max(map(len, names)) > 100 or not self._good(text) or any(dense(value) > MAX_VALUE for value in values):
             return "not text"
         return ""
 
@@ -361,6 +364,15 @@ class _Cleaner:
             return False
         self._dense += dense(text)
         return self._dense <= MAX_DENSE
+
+
+def _values(element: Element) -> Iterator[bytes]:
+    """All texts and values of attributes inside a property."""
+    yield from (value.encode() for value in element.attributes.values())
+    yield "".join(child for child in element.children if isinstance(child, str)).encode()
+    for child in element.children:
+        if isinstance(child, Element):
+            yield from _values(child)
 
 
 def _names(element: Element, schemas: dict[str, str]) -> set[str]:

@@ -18,9 +18,6 @@ from fuzzing.mutate import held
 from fuzzing.pieces import Piece
 from fuzzing.planting import save
 
-SCATTERED = ("300 tags", "twenty comments", "twenty texts", "many keywords")
-"""Places that hold the payload in small pieces, each of which is a sound value."""
-
 _PREFIXES = (
     b"",
     b"JFIF\0\1\1\0\0\1\0\1\x2c\x2c",

@@ -1,0 +1,88 @@
+"""A photo is read once, and what is known of it is of that reading."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine import photo as photos
+from engine.bulk import trouble
+from engine.bulk.inputs import Item
+from engine.bulk.plan import Task
+from engine.bulk.prepare import digest, prepare
+from engine.types import Face, PhotoError, UnsettledError
+
+
+class Nobody:
+    """A detector that finds no face."""
+
+    def detect(self, pixels: np.ndarray) -> list[Face]:
+        del pixels
+        return []
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "grey.png"
+    Image.fromarray(np.full((40, 30, 3), 90, np.uint8)).save(path)
+    return path
+
+
+def task(path: Path, *, size: int = 100, modified: int = 5) -> Task:
+    return Task(Item(path, path.name), size, modified, "0" * 64, "key")
+
+
+def test_hash_and_pixels_are_of_one_reading(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest(picture)
+    reads = []
+    load = photos.load
+
+    def changed_after(path: Path) -> bytes:
+        reads.append(path)
+        data = load(path)
+        Image.fromarray(np.full((40, 30, 3), 200, np.uint8)).save(path)
+        return data
+
+    monkeypatch.setattr(photos, "load", changed_after)
+    prepared = prepare(picture, Nobody())
+    assert reads == [picture]
+    assert prepared.sha256 == before
+    assert int(prepared.photo.pixels.max()) == 90
+
+
+def test_a_photo_that_is_another_than_was_planned_is_not_taken_for_it(picture: Path) -> None:
+    known = digest(picture)
+    assert prepare(picture, Nobody(), sha256=known).sha256 == known
+    Image.fromarray(np.full((40, 30, 3), 200, np.uint8)).save(picture)
+    with pytest.raises(UnsettledError, match="changed during the run"):
+        prepare(picture, Nobody(), sha256=known)
+    picture.write_bytes(b"damaged")
+    with pytest.raises(UnsettledError, match="changed during the run"):
+        prepare(picture, Nobody(), sha256=known)
+    picture.unlink()
+    with pytest.raises(UnsettledError, match="no such file"):
+        prepare(picture, Nobody(), sha256=known)
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (UnsettledError("It was changed."), True),
+        (OSError(errno.EIO, "Input/output error"), True),
+        (PhotoError("It is damaged."), False),
+    ],
+)
+def test_only_what_a_photo_itself_is_at_fault_for_is_final(error: Exception, again: bool, picture: Path) -> None:
+    row = trouble.row(task(picture), error, out=None)
+    assert row.status == "failed"
+    assert (row.key == "") == again
+
+
+def test_what_could_not_be_read_when_the_run_was_planned_is_not_tried_for_ever(picture: Path) -> None:
+    unseen = replace(task(picture), size=0, modified=0)
+    assert trouble.row(unseen, UnsettledError("There is no such file."), out=None).key == "key"
