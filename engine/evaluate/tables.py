@@ -1,4 +1,4 @@
-"""Rows of figures as tables: for people (rounded, with intervals), for programs (CSV, unrounded), for the README.
+"""Rows of figures as tables: for people (rounded, with intervals), for programs (CSV, unrounded), for READMEs.
 
 A row is a flat dictionary as `protocol.Measured.row` and `study.Cloaks.quality` give it, with columns of the preset's
 own; a column X with X_low and X_high beside it is a rate with its interval.
@@ -173,10 +173,11 @@ def readme_table(results: Mapping[str, Any], *, brief: bool = False) -> str:
     table = _markdown(["recogniser", "in or held out", *heads], lines)
     first = rows[0]
     people = f"{first['users']} users, {first['cloaked']} cloaked photos, {first['tests']} clean test photos"
+    text = f"{table}\nIn each cell: protection (95 % interval); floor. {people}"
     if brief:
-        return f"{table}\nIn each cell: protection (95 % interval); floor. {people}, mean DSSIM {first['dssim_mean']:.4f}.\n"
+        return f"{text}, mean DSSIM {first['dssim_mean']:.4f}.\n"
     return (
-        f"{table}\nIn each cell: protection (95 % interval); floor. {people}, {first['other_people']} other people. "
+        f"{text}, {first['other_people']} other people. "
         f"Cloaks made on {', '.join(recipe['extractors'])}, rho {recipe['rho']:g}, objective {recipe['objective']}; "
         f"DSSIM of the face regions in the files: mean {first['dssim_mean']:.5f}, largest {first['dssim_max']:.5f}.\n"
     )
@@ -187,8 +188,9 @@ def _telling(rows: Rows) -> list[str]:
     means: dict[str, dict[str, float]] = {part: {} for part in PARTS}
     for row in rows:
         own = [one["protection"] for one in rows if one["recogniser"] == row["recogniser"]]
-        own = [value for value in own if value is not None and not math.isnan(value)]
-        means[row["part"]][row["recogniser"]] = sum(own) / len(own) if own else math.inf
+        known = [value for value in own if value is not None and not math.isnan(value)]
+        if known:
+            means[row["part"]][row["recogniser"]] = sum(known) / len(known)
     took, held = means["in"], means["held-out"]
     chosen = [min(took, key=took.__getitem__)] if took else []
     if held:
