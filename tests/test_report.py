@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import efficacy
@@ -230,6 +231,22 @@ def test_the_readme_s_table_comes_from_the_results(tmp_path: Path, capsys: pytes
     assert "largest 0.00700" in text
     assert text.endswith("<!-- efficacy: end -->\n\nMore.\n")
     assert efficacy.main([str(results), str(readme), "--check"]) == 0
+
+
+def test_a_page_s_brief_table_has_three_telling_rows(tmp_path: Path) -> None:
+    shares = {"own": 0.9, "own weak": 0.5, "far": 0.05, "mid": 0.2, "near": 0.7, "blind": math.nan}
+    rows = [row(name, "1-NN", "in" if name.startswith("own") else "held-out", share) for name, share in shares.items()]
+    recipe = {"extractors": ["own"], "rho": 0.007, "objective": "away"}
+    results = {"presets": {"protection": {"rows": rows}}, "recipe": recipe}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- a-brief: begin --><!-- a-brief: end -->\n<!-- a: begin --><!-- a: end -->\n")
+    assert efficacy.main([str(tmp_path / "results.json"), str(page), "--name", "a"]) == 0
+    brief, whole = page.read_text().split("<!-- a-brief: end -->")
+    names = re.compile(r"^\| ([a-z ]+) \| (?:in|held out) \|", re.MULTILINE)
+    assert names.findall(brief) == ["own weak", "near", "far"]
+    assert names.findall(whole) == list(shares)
+    assert efficacy.main([str(tmp_path / "results.json"), str(page), "--name", "a", "--check"]) == 0
 
 
 @pytest.mark.parametrize("text", ["no marks", "<!-- efficacy: end --><!-- efficacy: begin -->"])

@@ -1,7 +1,8 @@
-"""Put the efficacy table of an evaluation into the README: RESULTS.json README.md [--check]
+"""Put the efficacy table of an evaluation into a page: RESULTS.json PAGE.md [--name NAME] [--check]
 
-The table is written between <!-- efficacy: begin --> and <!-- efficacy: end -->. With --check nothing is written, and
-the exit code is 1 where the README says something else than the results.
+Two blocks are filled, whichever of them the page has: <!-- NAME: begin --> to <!-- NAME: end --> with the whole table,
+<!-- NAME-brief: begin --> to <!-- NAME-brief: end --> with three of its rows. With --check nothing is written, and the
+exit code is 1 if the page says something else than the results. tools/test checks all tables of the READMEs.
 """
 
 from __future__ import annotations
@@ -14,23 +15,32 @@ from pathlib import Path
 from engine.evaluate.tables import readme_table, replaced
 
 
+def filled(page: str, results: dict, name: str) -> str:
+    """The page with its blocks filled. Raises ValueError if it has none, or the results have no such table."""
+    blocks = [block for block in (name, f"{name}-brief") if f"<!-- {block}: " in page] or [name]
+    for block in blocks:
+        page = replaced(page, block, readme_table(results, brief=block != name))
+    return page
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
-    parser.add_argument("readme", type=Path)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--name", default="efficacy")
     parser.add_argument("--check", action="store_true")
     given = parser.parse_args(arguments)
-    text = given.readme.read_text()
+    text = given.page.read_text()
     try:
-        new = replaced(text, "efficacy", readme_table(json.loads(given.results.read_text())))
+        new = filled(text, json.loads(given.results.read_text()), given.name)
     except ValueError as error:
         print(f"efficacy.py: {error}", file=sys.stderr)
         return 2
     if given.check:
         if new != text:
-            print(f"{given.readme} differs from {given.results}: run tools/efficacy.py", file=sys.stderr)
+            print(f"{given.page} differs from {given.results}: run tools/efficacy.py", file=sys.stderr)
         return int(new != text)
-    given.readme.write_text(new)
+    given.page.write_text(new)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Rows of figures as tables: for people (rounded, with intervals), for programs (CSV, unrounded), for the README.
+"""Rows of figures as tables: for people (rounded, with intervals), for programs (CSV, unrounded), for READMEs.
 
 A row is a flat dictionary as `protocol.Measured.row` and `study.Cloaks.quality` give it, with columns of the preset's
 own; a column X with X_low and X_high beside it is a rate with its interval.
@@ -151,10 +151,11 @@ def unrounded(rows: Rows) -> str:
     return data.getvalue()
 
 
-def readme_table(results: Mapping[str, Any]) -> str:
-    """The README's efficacy table of a results.json: a line for each recogniser, a column for each kind of tracker.
+def readme_table(results: Mapping[str, Any], *, brief: bool = False) -> str:
+    """The efficacy table of a results.json: a line for each recogniser, a column for each kind of tracker.
 
-    Raises ValueError where the preset "protection" is not among the results.
+    brief: only those recognisers against which protection is worst, of those that took part, and best and worst, of
+    those that did not. Raises ValueError if the preset "protection" is not among the results.
     """
     try:
         rows, recipe = results["presets"]["protection"]["rows"], results["recipe"]
@@ -162,27 +163,45 @@ def readme_table(results: Mapping[str, Any]) -> str:
         raise ValueError(f'these results have no {error}: run `cloak evaluate` with the preset "protection"') from None
     heads = list(dict.fromkeys(row["head"] for row in rows))
     lines = []
-    for recogniser in dict.fromkeys(row["recogniser"] for row in rows):
+    for recogniser in _telling(rows) if brief else dict.fromkeys(row["recogniser"] for row in rows):
         own = {row["head"]: row for row in rows if row["recogniser"] == recogniser}
         cells = [
             f"{with_interval(own[head], 'protection')}; {percent(own[head]['floor'])}" if head in own else "-"
             for head in heads
         ]
         lines.append([recogniser, PARTS[next(iter(own.values()))["part"]], *cells])
+    table = _markdown(["recogniser", "in or held out", *heads], lines)
     first = rows[0]
+    people = f"{first['users']} users, {first['cloaked']} cloaked photos, {first['tests']} clean test photos"
+    text = f"{table}\nIn each cell: protection (95 % interval); floor. {people}"
+    if brief:
+        return f"{text}, mean DSSIM {first['dssim_mean']:.4f}.\n"
     return (
-        _markdown(["recogniser", "in or held out", *heads], lines)
-        + f"\nIn each cell: protection (95 % interval); floor. {first['users']} users, {first['cloaked']} cloaked "
-        f"photos, {first['tests']} clean test photos, {first['other_people']} other people. Cloaks made on "
-        f"{', '.join(recipe['extractors'])}, rho {recipe['rho']:g}, objective {recipe['objective']}; DSSIM of the face "
-        f"regions in the files: mean {first['dssim_mean']:.5f}, largest {first['dssim_max']:.5f}.\n"
+        f"{text}, {first['other_people']} other people. "
+        f"Cloaks made on {', '.join(recipe['extractors'])}, rho {recipe['rho']:g}, objective {recipe['objective']}; "
+        f"DSSIM of the face regions in the files: mean {first['dssim_mean']:.5f}, largest {first['dssim_max']:.5f}.\n"
     )
+
+
+def _telling(rows: Rows) -> list[str]:
+    """The recognisers of the brief table, by the mean protection over their trackers."""
+    means: dict[str, dict[str, float]] = {part: {} for part in PARTS}
+    for row in rows:
+        own = [one["protection"] for one in rows if one["recogniser"] == row["recogniser"]]
+        known = [value for value in own if value is not None and not math.isnan(value)]
+        if known:
+            means[row["part"]][row["recogniser"]] = sum(known) / len(known)
+    took, held = means["in"], means["held-out"]
+    chosen = [min(took, key=took.__getitem__)] if took else []
+    if held:
+        chosen += [max(held, key=held.__getitem__), min(held, key=held.__getitem__)]
+    return list(dict.fromkeys(chosen))
 
 
 def replaced(text: str, name: str, new: str) -> str:
     """`text` with what lies between <!-- NAME: begin --> and <!-- NAME: end --> replaced.
 
-    Raises ValueError where there is not one such pair.
+    Raises ValueError if there is not exactly one such pair.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):

@@ -12,7 +12,7 @@ from engine.robust.train import Losses, Optimiser, Training
 EPSILON = 1 / 255
 """Largest change of a pixel where no paper states one. For transfer slight robustness serves and much does harm
 (Springer et al., NeurIPS 2021); so it was here: after a few hundred steps of `fast`, cloaks made on mobilefacenet-192
-with bounds of 1 and 2 of 255 carried further than on the clean network, with 4 less far (figures in the README)."""
+with bounds of 1 and 2 of 255 carried further than on the clean network, with 4 less far (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)

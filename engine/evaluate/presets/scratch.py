@@ -20,7 +20,7 @@ from engine.evaluate.study import Study
 from engine.evaluate.training import FINE_TUNING, FROM_SCRATCH, FineTuned, FromScratch
 
 FINE_TUNED = "mobilefacenet-192"
-"""The quickest of the accurate extractors: by the README's table, others' gradients take 1.7 to 2.6 times as long."""
+"""The quickest of the accurate extractors: by benchmarks/README.md, others' gradients take 1.7 to 2.6 times as long."""
 SCRATCH_SECONDS, FINE_SECONDS = 0.004, 0.09
 """About what one photo costs in one epoch, on one core."""
 

@@ -1,0 +1,192 @@
+"""The READMEs: how long the first one is, and that what they name exists: files, headings, commands, options, codes."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from cyclopts import MissingArgumentError
+
+from engine import cli
+from engine.bulk.cloaker import Cloaked, CloakedFace
+
+PAGES = (
+    *sorted(path for path in REPOSITORY.glob("*.md") if path.name != "CHANGELOG.md"),
+    *sorted(
+        path for folder in ("benchmarks", "checkpoints", "engine") for path in (REPOSITORY / folder).rglob("README.md")
+    ),
+)
+NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
+each_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_SCRIPT = re.compile(r"(?<![\w./-])((?:benchmarks|tools|tests|engine|checkpoints|\.ci)/[\w./-]*\w)")
+_PLACEHOLDERS = re.compile(r"/(?:NAME|NETWORK)\.")
+
+
+def blocks(page: Path, language: str = "") -> list[str]:
+    """The contents of the fenced blocks of that language."""
+    return [text for kind, text in _FENCE.findall(page.read_text()) if kind == language]
+
+
+def prose(page: Path) -> str:
+    """The page without its fenced blocks."""
+    return _FENCE.sub("", page.read_text())
+
+
+def inline(page: Path) -> list[str]:
+    """What stands between backticks in the prose."""
+    return [" ".join(code.split()) for code in _CODE.findall(prose(page))]
+
+
+def call(line: str) -> list[str] | None:
+    """The arguments of a call of `cloak`, None if a line of a shell is none."""
+    found = re.match(r"(?:time )?(?:tools/)?cloak (.+)", line)
+    return shlex.split(found[1], comments=True) if found else None
+
+
+def lines(page: Path) -> Iterator[str]:
+    """The lines of the blocks of shell, those that go on in the next one joined."""
+    for block in blocks(page):
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+def parse(arguments: list[str]) -> None:
+    cli.app.parse_args(arguments, exit_on_error=False, print_error=False)
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    found = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_the_pages_are_all_here() -> None:
+    assert {"README.md", "CONTRIBUTING.md", "benchmarks/README.md", "engine/README.md", "checkpoints/README.md"} <= set(
+        NAMES
+    )
+    assert {"engine/bulk/README.md", "engine/convert/README.md"} <= set(NAMES)
+
+
+def test_the_landing_page_is_short() -> None:
+    assert (REPOSITORY / "README.md").stat().st_size <= 8192
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    links = [link for link in _LINK.findall(prose(page)) if "://" not in link]
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link} leads nowhere"
+        assert target.is_relative_to(REPOSITORY), f"{link} leads out of the project"
+        if anchor:
+            assert anchor in headings(target), f"{link}: {target.name} has no such heading"
+
+
+def test_links_are_found() -> None:
+    links = set(_LINK.findall(prose(REPOSITORY / "README.md")))
+    assert {
+        f"{folder}/README.md" for folder in ("benchmarks", "engine", "engine/bulk", "engine/convert", "checkpoints")
+    } <= links
+    assert "a-placebo" not in headings(REPOSITORY / "README.md")
+    assert "does-it-protect" in headings(REPOSITORY / "benchmarks" / "README.md")
+
+
+@each_page
+def test_commands_parse(page: Path) -> None:
+    for line in lines(page):
+        if (arguments := call(line)) is not None:
+            parse(arguments)
+
+
+@each_page
+def test_commands_in_sentences_have_options_that_exist(page: Path) -> None:
+    for code in inline(page):
+        if arguments := call(code):
+            try:
+                parse(arguments)
+            except MissingArgumentError:  # a sentence may leave out what it is not about
+                known = option_names(arguments[0])
+                given = [word.partition("=")[0] for word in arguments[1:] if word.startswith("--")]
+                assert set(given) <= known, code
+
+
+@each_page
+def test_options_in_sentences_are_options_of_a_command(page: Path) -> None:
+    # pip's, and those of scripts in tools/ and benchmarks/
+    others = {"--upgrade", "--check", "--save", "--inputs", "--cache", "--rivals", "--leave-one-out", "--name"}
+    every = others.union(*(option_names(name) for name in commands()))
+    for code in inline(page):
+        if code.startswith("--"):
+            assert re.split(r"[ =]", code)[0] in every, code
+
+
+def commands() -> list[str]:
+    return [name for name in cli.app if not name.startswith("-")]
+
+
+def option_names(command: str) -> set[str]:
+    """All option names of a command."""
+    return {name for argument in cli.app[command].assemble_argument_collection() for name in argument.names}
+
+
+def test_a_wrong_option_would_be_seen() -> None:
+    with pytest.raises(Exception, match="--batches"):
+        parse(["run", "album", "--out", "cloaked", "--batches", "3"])
+    assert "--batch" in option_names("run")
+    assert "--batches" not in option_names("run")
+    assert call("cloak run a --out b   # of c") == ["run", "a", "--out", "b"]
+    assert call("python benchmarks/x.py") is None
+
+
+@each_page
+def test_files_that_are_named_exist(page: Path) -> None:
+    text = "\n".join([*blocks(page), *inline(page)])
+    for name in _SCRIPT.findall(text):
+        if not _PLACEHOLDERS.search(name):
+            assert (REPOSITORY / name).exists(), f"{name} is not there"
+
+
+def test_the_tree_names_every_module() -> None:
+    (tree,) = (block for block in blocks(REPOSITORY / "engine" / "README.md") if block.startswith("engine/\n"))
+    named: set[str] = set()
+    above: list[str] = []
+    for line in tree.splitlines():
+        found = re.match(r"((?:  )*)(\S+)(?: +(\S.*))?$", line)
+        assert found, line
+        depth = len(found[1]) // 2
+        above = [*above[:depth], found[2].rstrip("/")]
+        assert found[3] or depth == 0, f"{'/'.join(above)} needs a phrase"
+        named.add("/".join(above))
+    modules = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "engine").rglob("*.py")}
+    inner = {name for name in modules if name.endswith("/__init__.py") and name != "engine/__init__.py"}
+    assert modules - inner == {name for name in named if name.endswith(".py")}
+
+
+@pytest.mark.parametrize("page", ["README.md", "engine/bulk/README.md"])
+def test_exit_codes_are_those_of_the_command(page: str) -> None:
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (REPOSITORY / page).read_text(), re.MULTILINE)
+    assert [int(code) for code, _ in rows] == [cli.OK, cli.FAILED, cli.USAGE, cli.NOTHING, cli.INTERRUPTED]
+    assert dict(rows)[str(cli.NOTHING)] == "nothing to do"
+
+
+def test_the_example_uses_what_there_is() -> None:
+    (example,) = blocks(REPOSITORY / "README.md", "python")
+    attributes = {
+        (node.value.id, node.attr)
+        for node in ast.walk(ast.parse(example))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    known = {"result": {field.name for field in fields(Cloaked)}, "face": {field.name for field in fields(CloakedFace)}}
+    for owner, attribute in attributes - {("cloaker", "cloak")}:
+        assert attribute in known[owner]
+    assert ("cloaker", "cloak") in attributes
