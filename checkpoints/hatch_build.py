@@ -35,6 +35,8 @@ class Share(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Runs before the archive is written. Hatchling fails if a name of the share is not there."""
+        if version == "editable":
+            return
         names = share(self.metadata.core.raw_name)
         if self.target_name == "sdist":
             names.append(Path(__file__).name)

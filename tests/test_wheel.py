@@ -16,6 +16,7 @@ from types import ModuleType
 
 import pytest
 from conftest import REPOSITORY
+from hatchling.build import build_editable
 from hatchling.metadata.core import ProjectMetadata
 from hatchling.plugin.manager import PluginManager
 from PIL import Image
@@ -122,6 +123,12 @@ def test_the_main_wheel_has_all_that_the_command_needs(tmp_path: Path) -> None:
     assert f"{information}licenses/LICENSE" in names
     assert (about["Name"], about["Version"]) == (MAIN, engine.__version__)
     assert entry_points.split() == ["[console_scripts]", "cloak", "=", "engine.__main__:main"]
+
+
+def test_an_editable_install_copies_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    with zipfile.ZipFile(tmp_path / build_editable(str(tmp_path))) as archive:
+        assert {Path(name).suffix for name in archive.namelist() if ".dist-info/" not in name} == {".pth"}
 
 
 @pytest.fixture
