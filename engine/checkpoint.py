@@ -6,6 +6,7 @@ import functools
 import hashlib
 import tomllib
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,32 @@ def manifest() -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; the checkpoints folder belongs beside the package") from None
+
+
+def folder(table: Mapping[str, Any]) -> Path:
+    """The folder of a shipped network: in `root()`, else in the package that the manifest gives its weights to.
+
+    table: its table of the manifest. A folder in `root()` that is not there means that it is nowhere (`uninstalled`).
+    """
+    own = root() / table["path"]
+    return own if own.is_dir() else next(filter(Path.is_dir, _packaged(table)), own)
+
+
+def uninstalled(name: str, table: Mapping[str, Any]) -> str | None:
+    """One sentence that says how to get the weights of shipped network `name`; None if they are there.
+
+    Weights of this package itself are always said to be there: `restore` refuses a damaged installation.
+    """
+    if "package" not in table or folder(table).is_dir():
+        return None
+    older = "--upgrade " if _packaged(table) else ""  # of a release that did not have this network yet
+    return f"the weights of {name} are not installed: pip install {older}{table['package']}"
+
+
+def _packaged(table: Mapping[str, Any]) -> list[Path]:
+    """Where the network would lie in the package of its weights. Empty if that is not installed, or is this package."""
+    spec = find_spec(table["package"].replace("-", "_")) if "package" in table else None
+    return [] if spec is None else [Path(place) / table["path"] for place in spec.submodule_search_locations or ()]
 
 
 def detector() -> Path:
@@ -115,7 +142,9 @@ def restore(path: Path | str, abstract_tree: Any, *, sha256: str | None = None) 
     """
     path = Path(path).resolve()
     if not path.is_dir():
-        raise CheckpointError(f"no checkpoint at {path}; tools/convert_weights.py rebuilds the shipped ones")
+        raise CheckpointError(
+            f"no checkpoint at {path}: reinstall the package it is of, or rebuild it with tools/convert_weights.py"
+        )
     with _checkpointer() as checkpointer:
         arrays = flatten(checkpointer.restore(path))
 
@@ -133,7 +162,7 @@ def restore(path: Path | str, abstract_tree: Any, *, sha256: str | None = None) 
     if sha256 is not None and found != sha256:
         raise CheckpointError(
             f"the weights in {path} are not the ones expected: content SHA-256 is {found}, expected {sha256}; "
-            "restore the folder or rebuild it with tools/convert_weights.py"
+            "upgrade the package it is of, restore the folder, or rebuild it with tools/convert_weights.py"
         )
     leaves = [_finite(path, name, arrays[name], leaf.dtype) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(abstract_tree), leaves), found

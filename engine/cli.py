@@ -232,6 +232,8 @@ def verify(original: Path, cloaked: Path, /, *, json: Json = False) -> int:
         print(f"face at {face.box}: DSSIM {face.dssim:.5f}, largest change {face.max_change}, shift {shift}")
     if not report.faces:
         print("no face was found in the original")
+    if report.missing:
+        print(f"not measured, as their weights are not installed (see `cloak models`): {', '.join(report.missing)}")
     return OK
 
 
@@ -261,7 +263,7 @@ def models(
         return OK
     for row in known:
         print(f"{row['name']}: {row['description']}")
-        print(f"    {row['dim']}-D from {row['input']['size']} px, {row['megabytes']:.1f} MB, {_robust(row)}")
+        print(f"    {row['dim']}-D from {row['input']['size']} px, {_on_disk(row)}, {_robust(row)}")
         if metric := row.get("metric"):
             print(f"    LFW pairs AUC {metric['lfw_pairs_auc']} ({metric['lfw_pairs_command']})")
         print(f"    licence {row['licence']}; from {row['source']}")
@@ -270,6 +272,12 @@ def models(
 
 def _robust(row: dict[str, Any]) -> str:
     return "adversarially trained" if row["robust"] else "not robust"
+
+
+def _on_disk(row: dict[str, Any]) -> str:
+    if row["installed"]:
+        return f"{row['megabytes']:.1f} MB"
+    return "not installed" + (f" (pip install {row['package']})" if "package" in row else "")
 
 
 def _print_card(card: dict[str, Any]) -> None:
@@ -287,7 +295,7 @@ def _print_card(card: dict[str, Any]) -> None:
         ("input", f"{given['size']} x {given['size']} {order}, canvas pixels {where}"),
         ("scaling", f"(0 to 255 - {list(given['mean'])}) / {given['scale']:g}, mean in the order {order}"),
         ("embedding", f"{card['dim']}-D"),
-        ("size", f"{card['parameters']:,} parameters, {card['megabytes']:.1f} MB on disk"),
+        ("size", f"{card['parameters']:,} parameters, {_on_disk(card)}" + (" on disk" if card["installed"] else "")),
         ("compute", f"{card['gflops']} GFLOPs a crop, forward (as XLA counts; a multiply-add is two)"),
         ("robust", _robust(card)),
     ]
@@ -399,6 +407,7 @@ def evaluate(
 ) -> int:
     """Measure whether cloaks protect: trackers, floors, the paper's figures and its critics'. Resumes."""
     try:
+        from engine.checkpoint import CheckpointError
         from engine.evaluate.evaluation import study_of
         from engine.evaluate.presets import catalogue
         from engine.view import Board
@@ -434,7 +443,7 @@ def evaluate(
             say=board.say,
             progress=board.progress,
         )
-    except ValueError as error:
+    except (ValueError, CheckpointError) as error:
         return _usage(str(error), as_json=json)
     return _evaluated(study, chosen, board, consent=consent, dry_run=dry_run, restart=restart, json=json)
 
@@ -468,6 +477,7 @@ def evaluate_extractor(
 ) -> int:
     """Judge an extractor as a surrogate: accuracy on clean photos, shift under attack, and how far its cloaks carry."""
     try:
+        from engine.checkpoint import CheckpointError
         from engine.evaluate.evaluation import study_of
         from engine.evaluate.presets import catalogue
         from engine.extractors import registry
@@ -492,7 +502,7 @@ def evaluate_extractor(
             say=board.say,
             progress=board.progress,
         )
-    except ValueError as error:
+    except (ValueError, CheckpointError) as error:
         return _usage(str(error), as_json=json)
     return _evaluated(study, catalogue.OF_EXTRACTOR, board, dry_run=dry_run, restart=restart, json=json)
 

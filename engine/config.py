@@ -39,9 +39,22 @@ STEPS: dict[str, dict[str, int]] = {
     "paper": {"low": 1000, "mid": 1000, "high": 1000},
     "fawkes1": {"low": 40, "mid": 75, "high": 150},
 }
-"""Steps by solver and mode. Ours: half as many again gain 1 to 2.4 % of shift (`benchmarks/recipe.py --only steps`);
-the paper's from its section 5.1, the released tool's from its `protection.py`."""
+"""Steps by solver and mode. Ours: twice as many gain 1.3 % of shift (benchmarks/README.md). The paper's are from its
+section 5.1, the released tool's from its `protection.py`."""
 
+ENSEMBLE: tuple[str, ...] = (
+    "mobilefacenet-192-robust:2",
+    "mobilefacenet-512-robust",
+    "sface-robust:2",
+    "dlib-resnet-robust:2",
+    "faceres-robust:2",
+    "web-incept-robust",
+)
+"""The extractors of the default recipe, one a step in turn: six families of networks at the price of one."""
+
+
+CHUNK: int = 10
+"""Solver steps between two looks at the iterates. Turns begin anew with each chunk."""
 
 HEAVIEST: float = 1e6
 """Largest weight of an extractor, and one over the smallest: float32 holds every sum and ratio of these."""
@@ -116,22 +129,23 @@ class Recipe:
     sigma, in canvas pixels, of the Gaussian that the gradient passes through. seed: of every random choice. enough: a
     shift, the extractors' weighted mean, at which a face is left as it is, looked at every 10 steps; None: no shift is.
     cap: largest change of a pixel at rho .007, 1 for none. colour: whether the channels may change apart. turn: how
-    many of the extractors a step uses, in turn, so that many cost what few do; None: all of them in every step. These
-    three are of the default solver alone: others have no cap, always colour, and every extractor in every step.
+    many of the extractors a step uses, in turn, so that many cost what few do; None: all of them in every step. An
+    extractor's weight is its influence, however often its turn comes. These three are of the default solver alone:
+    others have no cap, always colour, and every extractor in every step.
     """
 
     rho: float = RHO["mid"]
-    steps: int = 40
-    extractors: tuple[str, ...] = ("web-incept-robust", "mobilefacenet-192-robust")
+    steps: int = STEPS["projected"]["mid"]
+    extractors: tuple[str, ...] = ENSEMBLE
     objective: Objective = "person"
     solver: SolverName = "projected"
-    jitter: float = 0.1
+    jitter: float = 0.04
     smoothing: float = 1.0
     seed: int = 0
     enough: float | None = None
     cap: float = 16 / 255
     colour: bool = False
-    turn: int | None = None
+    turn: int | None = 1
 
     def __post_init__(self) -> None:
         _choice("objective", self.objective, Objective)
@@ -157,8 +171,14 @@ class Recipe:
                 f"turn is how many of the {len(self.extractors)} extractors a step uses and must be 1 to "
                 f"{len(self.extractors)}; got {self.turn}"
             )
+        if len(self.turns) > CHUNK:
+            raise ValueError(
+                f"with turn {self.turn} {len(self.extractors)} extractors need {len(self.turns)} steps, more than the "
+                f"{CHUNK} after which turns begin anew: raise turn or name fewer extractors"
+            )
         own = type(self)
-        if self.solver != own.solver and (self.cap, self.colour, self.turn) != (own.cap, own.colour, own.turn):
+        turn = own.turn if self.turn is None else self.turn
+        if self.solver != own.solver and (self.cap, self.colour, turn) != (own.cap, own.colour, own.turn):
             raise ValueError(f"cap, colour and turn are choices of the solver {own.solver!r}, not of {self.solver!r}")
 
     @property
@@ -185,9 +205,23 @@ class Recipe:
             ((0, 1), (2, 3))
         """
         count = len(self.extractors)
-        taken = count if self.turn is None else self.turn
+        taken = count if self.turn is None or self.solver != type(self).solver else self.turn
         starts = range(0, math.lcm(count, taken), taken)
         return tuple(tuple(sorted((start + place) % count for place in range(taken))) for start in starts)
+
+    def push(self, members: tuple[int, ...]) -> float:
+        """How far a step with these extractors goes beside the mean of all steps of a chunk: 1 if all are equal.
+
+        Each extractor's weight is spread over the steps of a chunk that use it.
+
+        Example:
+            >>> Recipe(extractors=("a", "b:3"), turn=1).push((1,))
+            1.5
+        """
+        chunk = [self.turns[step % len(self.turns)] for step in range(CHUNK)]
+        spread = {index: self.weights[index] / sum(index in one for one in chunk) for one in chunk for index in one}
+        pushes = [sum(spread[index] for index in one) for one in chunk]
+        return sum(spread[index] for index in members) * CHUNK / sum(pushes)
 
     @classmethod
     def of(cls, mode: Mode, **changes: object) -> Recipe:

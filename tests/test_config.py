@@ -133,7 +133,7 @@ def test_an_extractor_counts_once() -> None:
 
 @pytest.mark.parametrize("given", [{"cap": 0.5}, {"colour": True}])
 def test_cap_and_colour_are_the_default_solvers(given: dict) -> None:
-    with pytest.raises(ValueError, match="cap and colour are choices of the solver 'projected', not of 'paper'"):
+    with pytest.raises(ValueError, match="cap, colour and turn are choices of the solver 'projected', not of 'paper'"):
         Recipe(solver="paper", **given)
 
 

@@ -25,12 +25,12 @@ TEXTURED, GREY, FLAT, BLACK = range(4)
 ROUNDING = 5e-6
 """Float32 rounding of a DSSIM, against float64."""
 
-AWAY = Recipe(objective="away", extractors=("one", "two"))
+AWAY = Recipe(objective="away", extractors=("one", "two"), turn=None)
 PROJECTED = replace(AWAY, rho=0.007, steps=23, jitter=0, smoothing=1.0)
 RECIPES = {
     "projected away .007": PROJECTED,
     "projected target .03": Recipe(
-        rho=0.03, steps=23, objective="target", jitter=0.1, smoothing=2.5, extractors=("one", "two")
+        rho=0.03, steps=23, objective="target", jitter=0.1, smoothing=2.5, extractors=("one", "two"), turn=None
     ),
     "projected away .0005": replace(AWAY, rho=0.0005, steps=3, jitter=0, smoothing=0),
     "projected person .007": replace(PROJECTED, objective="person"),

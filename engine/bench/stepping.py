@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,16 +22,18 @@ NO_QUALITY = "speed of a step alone, no quality"
 
 def rows(plan: Plan) -> Iterator[dict[str, Any]]:
     """The section `step`. A step is a forward pass and the gradient of its input: two forward passes' operations."""
-    forward = sum(gflops(one.graphdef, one.params, one.spec.size) for one in plan.extractors)
+    each = [gflops(one.graphdef, one.params, one.spec.size) for one in plan.extractors]
+    forward, turns = sum(each), plan.recipe.turns
+    used = sum(each[index] for members in turns for index in members) / len(turns)
     share = "share_of_peak" if jax.default_backend() == "cpu" else "mfu"
-    # Accelerators run a chunk in one call, the CPU a step a call (`solver.advance`).
-    count = 1 if jax.default_backend() == "cpu" else solver.CHUNK
+    # Accelerators run a chunk in one call, the CPU a step a call (`solver.advance`); every turn comes equally often.
+    count = len(turns) if jax.default_backend() == "cpu" else math.lcm(solver.CHUNK, len(turns))
     for batcher, devices in plan.batchers():
         peak = ceiling.of_products(plan.ceilings, plan.recipe, devices)
         with machine.memory() as memory:
             step, once = _times(batcher, plan.some(batcher.size), count=count, repeats=plan.settings.repeats)
         faces = batcher.size
-        rate = 2 * forward * faces * count / step.median
+        rate = 2 * used * faces * count / step.median
         yield {
             "batch": faces,
             "devices": devices,
@@ -40,7 +43,7 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
             "forward_ms": figure(1000 * once.median / faces),
             "forward_ms_min": figure(1000 * once.least / faces),
             "forward_spread": figure(once.spread),
-            "step_gflop": figure(2 * forward),
+            "step_gflop": figure(2 * used),
             "step_gflops": figure(rate),
             "forward_gflops": figure(forward * faces / once.median),
             "peak_gflops": figure(peak),

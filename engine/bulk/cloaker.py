@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -17,12 +17,13 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from engine import checkpoint, faults, sharding
+from engine import checkpoint, sharding
 from engine.bulk import budget, people
 from engine.bulk.batching import Batcher, FaceCloak, FaceJob
 from engine.bulk.fit import Fitted, fit
 from engine.bulk.pipeline import Stages, stream
-from engine.bulk.prepare import Prepared, Source, prepare, subset
+from engine.bulk.prepare import Prepared, Source, digest, prepare, subset
+from engine.bulk.sightings import Matrix, Sightings, network_key
 from engine.cloak.targets import farthest
 from engine.config import Detection, Mode, Recipe
 from engine.detect import Detector, YuNet
@@ -35,6 +36,14 @@ Targets = dict[tuple[str, int], Target]
 LENGTH = 0.01
 """How much the length of a goal's embeddings may differ from one."""
 Bank = tuple[Float32[np.ndarray, "k d"], ...]
+
+
+class _Look(NamedTuple):
+    """A photo in that pass. canvases: of the faces to be embedded. known: their embeddings, if they need not be."""
+
+    sha256: str
+    canvases: list[Float32[np.ndarray, "c c 3"]]
+    known: list[Matrix] | None = None
 
 
 class Seen(NamedTuple):
@@ -122,6 +131,7 @@ class Cloaker:
         size = batch or sharding.slots(mesh.devices.flat[0].platform, mesh.size)
         extractors = tuple(load(member.name, precision=member.precision) for member in self.recipe.members)
         self.batcher = Batcher(self.recipe, extractors, size=size, mesh=mesh)
+        self._extractors = extractors
         self.weights = {extractor.name: extractor.weights_sha256 for extractor in extractors}
         self._goal = goal
         if goal is not None:
@@ -137,7 +147,8 @@ class Cloaker:
         """
         single = isinstance(images, (str, bytes, Path, np.ndarray, Image.Image))
         sources = [_source(image) for image in ([images] if single else images)]  # type: ignore[union-attr]
-        return list(self._results(sources, self.targets(sources)))
+        sightings = Sightings(self.detector)
+        return list(self._results(sources, self.targets(sources, sightings=sightings), sightings))
 
     def stream(self, images: Iterable[str | Source]) -> Iterator[Cloaked]:
         """The results as they come, in order, for input of any length; memory stays flat.
@@ -157,7 +168,15 @@ class Cloaker:
             )
         return self._results((_source(image) for image in images), {})
 
-    def _results(self, sources: Iterable[Source], targets: Targets) -> Iterator[Cloaked]:
+    def _results(
+        self, sources: Iterable[Source], targets: Targets, sightings: Sightings | None = None
+    ) -> Iterator[Cloaked]:
+        def prepared(source: Source) -> Prepared | Cloaked:
+            try:
+                return prepare(source, self.detector, sightings=sightings)
+            except PhotoError as error:
+                return Cloaked("failed", str(error), None, ())
+
         def finish(source: Source, prepared: Prepared, cloaks: list[FaceCloak]) -> Cloaked:
             del source
             shape = prepared.photo.pixels.shape
@@ -173,30 +192,31 @@ class Cloaker:
             faces = self.describe(prepared, cloaks, fitted)
             return Cloaked("cloaked", " ".join(prepared.unusable), fitted.pixels.copy(), faces)
 
-        def admit(source: Source, prepared: Prepared) -> tuple[Prepared, list[FaceJob]] | Cloaked:
+        def admit(source: Source, photo: Prepared) -> tuple[Prepared, list[FaceJob]] | Cloaked:
             del source
-            prepared = self.selected(prepared)
-            if prepared.cuts:
-                return prepared, self.jobs(prepared, targets)
-            return Cloaked(*self.nothing(prepared), None, ())
+            photo = self.selected(photo, sightings)
+            if photo.cuts:
+                return photo, self.jobs(photo, targets)
+            return Cloaked(*self.nothing(photo), None, ())
 
-        stages = Stages[Source, Cloaked](prepare=self._prepared, admit=admit, finish=finish)
+        stages = Stages[Source, Cloaked](prepare=prepared, admit=admit, finish=finish)
         return (result for _, result in stream(sources, stages, self.batcher, workers=self.workers))
-
-    def _prepared(self, source: Source) -> Prepared | Cloaked:
-        try:
-            return prepare(source, self.detector)
-        except PhotoError as error:
-            return Cloaked("failed", str(error), None, ())
 
     # What follows is shared with the runner of files.
 
-    def selected(self, prepared: Prepared) -> Prepared:
-        """The photo with only the faces of the person of `only`; all of them where none was named."""
+    def selected(self, prepared: Prepared, sightings: Sightings | None = None) -> Prepared:
+        """The photo with only the faces of the person of `only`, all of them if none was named.
+
+        sightings: may know who they are.
+        """
         if self.only is None or not prepared.cuts:
             return prepared
-        found = self._identify([cut.canvas for cut in prepared.cuts])
-        return subset(prepared, [i for i, own in enumerate(found) if people.same_person(self.only, own)])
+        known = None if sightings is None else sightings.embeddings(prepared.sha256, [self._networks[-1]])
+        if known is not None and len(known[0]) == len(prepared.cuts):
+            found = list(known[0])
+        else:
+            found = self._identify([cut.canvas for cut in prepared.cuts])
+        return subset(prepared, [i for i, own in enumerate(found) if self._is_wanted(own)])
 
     def nothing(self, prepared: Prepared) -> tuple[Literal["no_face", "skipped"], str]:
         """Status and reason of a photo in which there is nothing to cloak."""
@@ -243,51 +263,90 @@ class Cloaker:
             for face, cloak, dssim, scale in rows
         )
 
-    def targets(self, sources: Sequence[Source], *, progress: Callable[[int], None] = lambda done: None) -> Targets:
+    def targets(
+        self,
+        sources: Sequence[Source],
+        *,
+        progress: Callable[[int], None] = lambda done: None,
+        sightings: Sightings | None = None,
+    ) -> Targets:
         """What each face, by photo hash and index, is to be moved from or to; those not in it, from themselves.
 
         A pass of its own over all photos, where the objective needs one: faces are grouped into people. Under objective
         "person" all faces of a person are moved from their mean, under "target" to one far centroid. progress: how many
-        photos have been looked at.
+        photos have been looked at. sightings: as in `look`.
         """
         if not (self._grouped and grouped(self.recipe, len(sources))):
             return {}
-        return aims(self.recipe, self.look(sources, progress=progress), self._bank)
+        return aims(self.recipe, self.look(sources, progress=progress, sightings=sightings), self._bank)
 
-    def look(self, sources: Sequence[Source], *, progress: Callable[[int], None] = lambda done: None) -> list[Seen]:
-        """The faces of all photos, in order. progress: how many photos have been looked at."""
+    def look(
+        self,
+        sources: Sequence[Source],
+        *,
+        progress: Callable[[int], None] = lambda done: None,
+        sightings: Sightings | None = None,
+    ) -> list[Seen]:
+        """The faces of all photos, in order. progress: how many photos have been looked at.
+
+        sightings: of this detector; what it knows is not looked at again, and it is told what is new.
+        """
         faces: list[Seen] = []
         remaining, done = iter(sources), 0
         room = budget.Budget()
+        kept = Sightings(self.detector) if sightings is None else sightings
 
-        def faced(source: Source) -> Prepared | None:
+        def looked(source: Source) -> _Look | None:
             """A photo without its pixels, of which no more is wanted here; None if it fails, whatever the reason."""
             try:
+                sha256 = digest(source)
+                known = kept.embeddings(sha256, self._networks)
+                if known is not None:
+                    return _Look(sha256, [], known)
                 with room.hold(budget.footprint(source)):
-                    one = prepare(source, self.detector)
-                return replace(one, photo=replace(one.photo, pixels=one.photo.pixels[:0].copy(), alpha=None))
+                    one = prepare(source, self.detector, sha256=sha256, sightings=kept)
+                return _Look(sha256, [cut.canvas for cut in one.cuts])
             except Exception:
                 return None  # its turn comes, and then it is said
 
-        def wanted(one: Prepared | None) -> Prepared | None:
-            try:
-                return None if one is None else self.selected(one)
-            except Exception as error:
-                if faults.of_device(error):
-                    raise
-                return None
-
         with ThreadPoolExecutor(self.workers) as pool:
             while some := list(islice(remaining, 4 * self.workers)):  # a few at a time: photos are large
-                found = [one for one in map(wanted, pool.map(faced, some)) if one is not None]
-                canvases = [cut.canvas for one in found for cut in one.cuts]
-                keys = [(one.sha256, index) for one in found for index in range(len(one.cuts))]
-                embedded = self.batcher.embed(canvases)
-                identity = self._identify(canvases, embedded)
-                faces += [Seen(*key, own, who) for key, own, who in zip(keys, embedded, identity, strict=True)]
+                found = [one for one in pool.map(looked, some) if one is not None]
+                for one, (*own, identity) in zip(found, self._embedded(found, kept), strict=True):
+                    mine = [i for i, who in enumerate(identity) if self._is_wanted(who)]
+                    faces += [
+                        Seen(one.sha256, index, tuple(rows[i] for rows in own), identity[i])
+                        for index, i in enumerate(mine)
+                    ]
                 done += len(some)
                 progress(done)
         return faces
+
+    def _embedded(self, looks: Sequence[_Look], sightings: Sightings) -> list[list[Matrix]]:
+        """The embeddings of each photo's faces by each of `_networks`."""
+        canvases = [canvas for one in looks for canvas in one.canvases]
+        embedded = self.batcher.embed(canvases)
+        columns = [*zip(*embedded, strict=True), self._identify(canvases, embedded)] if canvases else []
+        result, first = [], 0
+        for one in looks:
+            rows = one.known
+            if rows is None:
+                last = first + len(one.canvases)
+                rows = [np.array(column[first:last], np.float32) for column in columns]
+                rows = rows or [np.empty((0, 0), np.float32) for _ in self._networks]
+                first = last
+                sightings.keep_embeddings(one.sha256, dict(zip(self._networks, rows, strict=True)))
+            result.append(rows)
+        return result
+
+    @cached_property
+    def _networks(self) -> list[str]:
+        """The `sightings.network_key` of every extractor, then of the network that tells people apart."""
+        identity = load(people.EXTRACTOR)
+        return [network_key(one.weights_sha256, one.precision, one.spec) for one in (*self._extractors, identity)]
+
+    def _is_wanted(self, identity: Float32[np.ndarray, "d"]) -> bool:
+        return self.only is None or people.same_person(self.only, identity)
 
     def _identify(
         self, canvases: Sequence[Float32[np.ndarray, "c c 3"]], embedded: Sequence[Target] | None = None

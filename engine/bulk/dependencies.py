@@ -14,7 +14,8 @@ def dependencies(recipe: Recipe) -> dict[str, Any]:
     """For JSON: `config.CLOAKS`, and the content hashes of the weights that a cloak of this recipe depends on.
 
     Those are the extractors, the detector, the network that tells people apart, and under objective "target" the bank
-    of centroids. Raises ValueError for an unknown extractor, CheckpointError for one that cannot be used.
+    of centroids. Raises ValueError for an unknown extractor, CheckpointError for one that cannot be used
+    or whose weights are not installed.
     """
     manifest = checkpoint.manifest()
     checkpoint.detector()
@@ -29,4 +30,4 @@ def dependencies(recipe: Recipe) -> dict[str, Any]:
 
 def weights_of(name: str) -> str:
     """The content hash of an extractor's weights. Loads them if their entry does not say it."""
-    return registry.find(name).sha256 or load(name).weights_sha256
+    return registry.loadable(name).sha256 or load(name).weights_sha256

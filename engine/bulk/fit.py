@@ -170,11 +170,12 @@ def _fine(encoder: Encoder, loss: Callable[[Encoder], np.ndarray], rho: float) -
     best, least = encoder, loss(encoder)
     if least.max() <= TOO_COARSE * rho:
         return best, least
-    candidate: Encoder | None = encoder
-    while least.max() > FINE * rho and (candidate := candidate.raised()) is not None:
+    candidate = encoder.raised()
+    while candidate is not None and least.max() > FINE * rho:
         cost = loss(candidate)
         if cost.max() < least.max():
             best, least = candidate, cost
+        candidate = candidate.raised()
     return best, least
 
 

@@ -256,14 +256,14 @@ def last_written(path: Path) -> int:
     return max(one.stat().st_mtime_ns for one in (path, log) if one.exists())
 
 
-def connected(path: Path, *, locks: bool | None = None) -> sqlite3.Connection:
+def connected(path: Path, *, locks: bool | None = None, threads: bool = False) -> sqlite3.Connection:
     """A manifest that is there. locks: whether its file system has any, else SQLite must not try; None: find out.
 
-    Raises sqlite3.Error.
+    threads: other threads may use it, one at a time. Raises sqlite3.Error.
     """
     locks = _has_locks(path.parent) if locks is None else locks
     address = f"file:{quote(os.fsencode(path.resolve()))}?mode=rw{'' if locks else '&vfs=unix-none'}"
-    database = sqlite3.connect(address, uri=True, isolation_level=None, timeout=WAIT)
+    database = sqlite3.connect(address, uri=True, isolation_level=None, timeout=WAIT, check_same_thread=not threads)
     if not locks:
         database.execute("PRAGMA locking_mode=EXCLUSIVE")  # or a database in WAL mode could not be opened
     return database

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from engine import photo as photos
+from engine.bulk.sightings import Sightings
 from engine.detect import Detector
 from engine.dssim import WINDOW
 from engine.faces import Cut, cut, region_box
@@ -56,21 +57,29 @@ def digest(source: Source) -> str:
     return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()
 
 
-def prepare(source: Source, detector: Detector, *, sha256: str | None = None) -> Prepared:
+def prepare(
+    source: Source, detector: Detector, *, sha256: str | None = None, sightings: Sightings | None = None
+) -> Prepared:
     """Decode a photo and cut out all its faces, largest first. Raises PhotoError when it cannot be decoded.
 
     sha256: what `digest` gave for it; UnsettledError if it is another photo now. A file is read once, so hash and
-    pixels are of one state of it, whoever writes to it meanwhile.
+    pixels are of one state of it, whoever writes to it meanwhile. sightings: of this detector; a photo that it knows is
+    not searched for faces again.
     """
     if isinstance(source, Path):
         source = photos.load(source)
-    found = digest(source)
-    if sha256 is not None and found != sha256:
+    content = digest(source)
+    if sha256 is not None and content != sha256:
         raise UnsettledError("The photo was changed during the run: run the same command again.")
     photo = photos.read(source) if isinstance(source, bytes) else photos.from_array(source)
     kept: list[tuple[Face, Cut, tuple[int, int, int, int]]] = []
     unusable: list[str] = []
-    for face in detector.detect(photo.pixels):
+    found = None if sightings is None else sightings.faces(content)
+    if found is None:
+        found = detector.detect(photo.pixels)
+        if sightings is not None:
+            sightings.keep_faces(content, found)
+    for face in found:
         try:
             one, region = cut(photo.pixels, face), region_box(face, photo.size)
         except ValueError as error:
@@ -82,7 +91,7 @@ def prepare(source: Source, detector: Detector, *, sha256: str | None = None) ->
         else:
             kept.append((face, one, region))
     faces, cuts, regions = tuple(zip(*kept, strict=True)) or ((), (), ())
-    return Prepared(photo, found, faces, cuts, regions, tuple(unusable))
+    return Prepared(photo, content, faces, cuts, regions, tuple(unusable))
 
 
 def subset(prepared: Prepared, keep: Sequence[int]) -> Prepared:

@@ -263,7 +263,7 @@ class _Looker(_Worker):
     """Sees who is in photos."""
 
     def _do(self, chunk: Sequence[Path]) -> list[Seen]:
-        return self._here.cloaker.look(chunk)
+        return self._here.cloaker.look(chunk, sightings=self._here.sightings)
 
 
 class _Cloaker(_Worker):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +28,7 @@ from engine.bulk.manifest import Manifest, Row, Status, finished
 from engine.bulk.pipeline import Clock, Stages, stream
 from engine.bulk.plan import Options, Task, announce, dry, fingerprint, plan
 from engine.bulk.prepare import Prepared, prepare
+from engine.bulk.sightings import Sightings
 from engine.bulk.summary import Summary, summarise
 
 __all__ = ["Here", "Options", "Runner", "Task", "clean", "fingerprint", "run"]
@@ -62,9 +63,14 @@ class Here:
     out: Path
     options: Options
 
+    @cached_property
+    def sightings(self) -> Sightings:
+        """What this call, earlier ones and other shards saw in photos."""
+        return Sightings(self.cloaker.detector, self.out / OWN_FOLDER)
+
     def targets(self, sources: Sequence[Path], *, progress: Callable[[int], None]) -> Targets:
         """As `Cloaker.targets`."""
-        return self.cloaker.targets(sources, progress=progress)
+        return self.cloaker.targets(sources, progress=progress, sightings=self.sightings)
 
     def cloak(
         self,
@@ -77,7 +83,7 @@ class Here:
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[Task, Row]]:
         """Every task with its row; the file is in place before its row comes."""
-        stages = _stages(self.cloaker, targets, self.out, self.options, begin, album)
+        stages = _stages(self.cloaker, targets, self.out, self.options, begin, album, self.sightings)
         return stream(tasks, stages, self.cloaker.batcher, workers=self.cloaker.workers, clock=clock, progress=progress)
 
 
@@ -267,6 +273,7 @@ def _stages(
     options: Options,
     begin: Callable[[Sequence[Task]], None],
     album: Album | None,
+    sightings: Sightings,
 ) -> Stages[Task, Row]:
     def failed(task: Task, error: Exception, *, writing: bool = False) -> Row:
         if isinstance(error, trouble.OF_RUN) or faults.of_device(error):
@@ -281,14 +288,14 @@ def _stages(
 
     def prepared(task: Task) -> Prepared | Row:
         try:
-            photo = prepare(task.item.source, cloaker.detector, sha256=task.sha256)
+            photo = prepare(task.item.source, cloaker.detector, sha256=task.sha256, sightings=sightings)
             return photo if photo.cuts else nothing(task, photo)
         except Exception as error:
             return failed(task, error)
 
     def admit(task: Task, photo: Prepared) -> tuple[Prepared, list[FaceJob]] | Row:
         try:
-            photo = cloaker.selected(photo)
+            photo = cloaker.selected(photo, sightings)
             if not photo.cuts:
                 return nothing(task, photo)
             begin([task])

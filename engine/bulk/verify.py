@@ -14,6 +14,7 @@ from engine.config import Detection
 from engine.detect import YuNet
 from engine.dssim import WINDOW, dssim_pixels
 from engine.extractors import available, embed_batch, load
+from engine.extractors.registry import missing
 from engine.faces import cut
 from engine.photo import read
 from engine.types import PhotoError
@@ -31,16 +32,23 @@ class FaceReport:
 
 @dataclass(frozen=True)
 class Report:
-    """max_change: largest difference of a pixel, in grey levels of 255. changed: share of pixels that differ."""
+    """What a cloak changed of a photo.
+
+    max_change: largest difference of a pixel, in grey levels of 255. changed: share of pixels that differ. missing:
+    extractors without a shift, as their weights are not installed, each with a sentence that says so.
+    """
 
     max_change: int
     changed: float
     dssim: float
     faces: tuple[FaceReport, ...]
+    missing: dict[str, str]
 
 
 def verify(original: Path, cloaked: Path) -> Report:
-    """Compare a photo with its cloaked version. Raises PhotoError if one cannot be read or their sizes differ."""
+    """Compare a photo with its cloaked version, in every extractor that is installed.
+
+    Raises PhotoError if one cannot be read or their sizes differ."""
     sharding.configure()
     before: Prepared = prepare(original, YuNet(checkpoint.detector(), Detection()))
     after = read(cloaked).pixels
@@ -49,9 +57,10 @@ def verify(original: Path, cloaked: Path) -> Report:
         sizes = f"{pixels.shape[1]}x{pixels.shape[0]} and {after.shape[1]}x{after.shape[0]}"
         raise PhotoError(f"The two photos have different sizes, {sizes}: they are not a photo and its cloaked version.")
     shifts: dict[str, np.ndarray] = {}
+    lacking = missing()
     if before.cuts:
         pairs = np.stack([one.canvas for one in before.cuts] + [cut(after, face).canvas for face in before.faces])
-        for name in available():
+        for name in (name for name in available() if name not in lacking):
             clean, changed = np.split(np.asarray(jax.device_get(embed_batch(load(name), pairs))), 2)
             shifts[name] = np.linalg.norm(clean - changed, axis=1)
     difference = np.abs(pixels.astype(np.int16) - after)
@@ -65,4 +74,4 @@ def verify(original: Path, cloaked: Path) -> Report:
         for index, (face, (top, left, bottom, right)) in enumerate(zip(before.faces, before.regions, strict=True))
     )
     whole = dssim_pixels(pixels, after) if min(pixels.shape[:2]) >= WINDOW else float("nan")
-    return Report(int(difference.max()), float((difference.max(axis=2) > 0).mean()), whole, faces)
+    return Report(int(difference.max()), float((difference.max(axis=2) > 0).mean()), whole, faces, lacking)

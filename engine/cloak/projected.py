@@ -51,9 +51,8 @@ def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State, *,
     gradient = projection.smooth(gradient, sigma=recipe.smoothing) * projection.room(face)
     size = jnp.sqrt((gradient**2).mean()) + 1e-20
     kept = max(0.0, 1 - REACH / recipe.steps)
-    # Every step's gradient has the same length: what a step's extractors weigh beside the others is its push.
-    share = sum(recipe.weights[index] for index in members) / len(members) * len(recipe.weights) / sum(recipe.weights)
-    momentum = kept * state.memory + (1 - kept) * share * gradient / size
+    # Every step's gradient has the same length: what its extractors weigh beside the others' is how far it goes.
+    momentum = kept * state.memory + (1 - kept) * recipe.push(members) * gradient / size
     left = 0.5 * (1 + jnp.cos(jnp.pi * state.step.astype(jnp.float32) / recipe.steps))
     # DSSIM is quadratic in the change: the cloak's amplitude, and so step and cap, go with the root of the budget.
     amplitude = (recipe.rho / 0.007) ** 0.5

@@ -20,11 +20,8 @@ from engine import dssim
 from engine.cloak import fawkes1, paper, projected, projection
 from engine.cloak.objective import Extractors, Problem, embeddings, window_weights
 from engine.cloak.state import State
-from engine.config import Recipe
+from engine.config import CHUNK, Recipe
 from engine.programs import kept
-
-CHUNK = 10
-"""Steps between two looks at the iterates: between them nothing goes to the host."""
 
 
 class Step(Protocol):

@@ -55,7 +55,9 @@ def prices(study: Study, presets: Sequence[Preset]) -> list[Price]:
 
 def seconds_per_cloak(recipe: Recipe) -> float:
     """About how long one face takes: every step a pass forward and its gradient, which costs two more."""
-    return PREPARING + recipe.steps * 3 * sum(gflops(name) for name in recipe.names) / (SHARE * peak())
+    turns = recipe.turns
+    step = sum(gflops(recipe.names[index]) for members in turns for index in members) / len(turns)
+    return PREPARING + recipe.steps * 3 * step / (SHARE * peak())
 
 
 def seconds_per_embedding(extractors: Sequence[str], name: str) -> float:

@@ -102,12 +102,12 @@ def study_of(
 
     counts: as `dataset.choose` takes them. recognisers: as `recognisers.recogniser` takes them, by default all
     extractors, and dlib where it is installed. consent: the services that may be sent photos. Raises ValueError for
-    settings that make no sense.
+    settings that make no sense, CheckpointError for an extractor whose weights are damaged or not installed.
     """
     sharding.configure()
     sharding.devices_here()
     for name in recipe.names:
-        registry.find(name)
+        registry.loadable(name)
     chosen = choose(dataset, seed=recipe.seed, **counts) if people is None else People.load(people, dataset)
     names = [*registry.available(), *(["dlib"] if find_spec("dlib") else [])] if recognisers is None else recognisers
     detector = DetectedOnce()

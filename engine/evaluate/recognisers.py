@@ -114,8 +114,8 @@ class ExtractorRecogniser:
     """
 
     def __init__(self, name: str, detector: YuNet) -> None:
-        """name: of the registry. Raises ValueError for one that it does not know."""
-        registry.find(name)
+        """name: of the registry. Raises ValueError for one that it does not know, CheckpointError for one not here."""
+        registry.loadable(name)
         self.name = name
         self.extractors = (name,)
         self._detector = detector

@@ -88,7 +88,7 @@ def tables() -> dict[str, dict[str, Any]]:
     ask for that extractor.
     """
     shipped = checkpoint.manifest().get("extractors", {})
-    absolute = {name: table | {"path": str(checkpoint.root() / table["path"])} for name, table in shipped.items()}
+    absolute = {name: table | {"path": str(checkpoint.folder(table))} for name, table in shipped.items()}
     return converted.read()[0] | absolute
 
 
@@ -98,9 +98,17 @@ def damaged() -> dict[str, str]:
     return {name: said for name, said in converted.read()[1].items() if name not in shipped}
 
 
+def missing() -> dict[str, str]:
+    """The extractors that come with the engine but without their weights here, each with a sentence that says so."""
+    shipped = checkpoint.manifest().get("extractors", {})
+    said = {name: checkpoint.uninstalled(name, table) for name, table in sorted(shipped.items())}
+    return {name: sentence for name, sentence in said.items() if sentence is not None}
+
+
 def about(name: str) -> dict[str, Any]:
     """What is known of an extractor, with the keys of a table of checkpoints/manifest.toml and `megabytes` on disk.
 
+    `installed` says whether its weights are here; `megabytes` is None if they are not.
     Of those that other packages bring, `metric` and all about their source are lacking. Raises ValueError for an
     unknown name.
     """
@@ -116,7 +124,13 @@ def about(name: str) -> dict[str, Any]:
             "licence": "unknown",
             "source": entry.build.__module__,
         }
-    return {"name": name, **table, "megabytes": checkpoint.megabytes(table["path"])}
+    here = Path(table["path"]).is_dir()
+    return {
+        "name": name,
+        **table,
+        "installed": here,
+        "megabytes": checkpoint.megabytes(table["path"]) if here else None,
+    }
 
 
 def lineage(names: Iterable[str]) -> frozenset[str]:
@@ -141,7 +155,7 @@ def network(name: str, options: Mapping[str, Any]) -> Callable[..., nnx.Module]:
 
 
 def find(name: str) -> Entry:
-    """The entry of `name`.
+    """The entry of `name`, whether its weights are installed or not.
 
     Raises ValueError naming the known extractors if there is none, and `checkpoint.CheckpointError` if its card is
     damaged.
@@ -167,6 +181,17 @@ def find(name: str) -> Entry:
     except ValueError as error:
         raise checkpoint.CheckpointError(f"the card of extractor {name!r} is damaged: {error}") from error
     return Entry(build, spec, table["dim"], Path(table["path"]), table["sha256"])
+
+
+def loadable(name: str) -> Entry:
+    """The entry of `name`, for a caller that is about to `load` it, now or hours from now.
+
+    Raises what `find` does, and `checkpoint.CheckpointError` if its weights are not installed.
+    """
+    entry = find(name)
+    if name not in _registered and name in (lacking := missing()):
+        raise checkpoint.CheckpointError(lacking[name])
+    return entry
 
 
 def _of_package(name: str) -> Entry:
@@ -214,12 +239,13 @@ def described(name: str, entry: Entry) -> tuple[nnx.GraphDef, dict]:
 def load(name: str, *, precision: Precision = "float32") -> Extractor:
     """The extractor `name` with its weights, to be run at `precision`.
 
-    Raises ValueError for an unknown name and `checkpoint.CheckpointError` for a damaged card, and for weights that do
-    not fit the network, are not finite, or whose hash is not the manifest's. `types.DeviceError` if JAX has no device.
+    Raises ValueError for an unknown name and `checkpoint.CheckpointError` for a damaged card, and for weights that are
+    not installed, do not fit the network, are not finite, or whose hash is not the manifest's. `types.DeviceError` if
+    JAX has no device.
 
     >>> extractor = load("web-incept")
     """
-    entry = find(name)
+    entry = loadable(name)
     sharding.devices_here()  # says so if there are none
     graphdef, shapes = described(name, entry)
     params, sha256 = checkpoint.restore(entry.path, shapes, sha256=entry.sha256)

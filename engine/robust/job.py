@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from engine.config import CANVAS, Precision
 from engine.extractors import Extractor, load
-from engine.extractors.registry import find
+from engine.extractors.registry import loadable
 from engine.robust import data, distributed, freezing, train
 from engine.robust import head as heads
 from engine.robust.adversary import Attack
@@ -85,7 +85,7 @@ def prepare(
     that cannot be used.
     """
     mesh = _mesh(preset, options)
-    build = find(extractor).build
+    build = loadable(extractor).build
     frozen = freezing.lower(build, options.freeze) | freezing.named(build, options.frozen)
     paths = [path for photos in people.values() for path in photos]
     aligned = iter(store.align(paths, progress=progress).tolist())
@@ -153,7 +153,7 @@ def estimate(extractor: str, photos: int, people: int, *, preset: Preset, option
     Raises ValueError as `prepare`.
     """
     mesh = _mesh(preset, options)
-    build = find(extractor).build
+    build = loadable(extractor).build
     frozen = freezing.lower(build, options.freeze) | freezing.named(build, options.frozen)
     clean = distributed.copied(load(extractor, precision=options.precision), mesh)
     training = preset.training(options.steps or preset.steps(photos))

@@ -1,0 +1,161 @@
+"""CPU seconds that a photo takes of the host, by phase: all that `cloak run` does besides the solver's arithmetic.
+
+    python benchmarks/host.py PHOTOS [--sizes .06,2,12,24] [--repeats 3]
+
+PHOTOS is a folder of people's photos with a face each. From them JPEGs of the given megapixels are made in a temporary
+folder, each with one or three faces pasted on a noisy background. Every phase runs in one thread (OpenCV too) and is
+timed in CPU seconds of the process, the least of the repeats: other work on the machine counts as little as it can.
+The ceiling is decoding and encoding, which no file can do without. Phases: hash, decode, detect, cut (canvases), fit
+(composite, encode, decode and measure as often as it takes to meet the budget), of which one composite, one encoding
+and one re-check (decode and DSSIM) are given apart. `again` is what a pass over a photo costs that was seen before.
+`photo` is the sum for objective "person": the pass that groups people, then the pass that cloaks. `dssim` is the
+largest in the file that `fit` made of a smooth random cloak. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+
+from engine import checkpoint, photo
+from engine.bulk.fit import fit
+from engine.bulk.prepare import Prepared, digest, prepare
+from engine.config import CANVAS
+from engine.detect import YuNet
+from engine.dssim import dssim_pixels
+from engine.faces import composite, cut
+from engine.types import PhotoError
+
+T = TypeVar("T")
+RHO = 0.007
+AMPLITUDE = 9 / 255
+"""Of the random cloak: a little more than the budget allows, as cloaks are that come from the solver."""
+SHAPE = (3, 4)
+"""Height to width."""
+COLUMNS = ("hash", "decode", "detect", "cut", "composite", "encode", "recheck", "fit", "again", "photo")
+
+
+def compose(faces: list[np.ndarray], megapixels: float) -> np.ndarray:
+    """A photo (h, w, 3) with these pictures side by side on a noisy background."""
+    height = round((megapixels * 1e6 * SHAPE[0] / SHAPE[1]) ** 0.5)
+    width = round(height * SHAPE[1] / SHAPE[0])
+    rng = np.random.default_rng(round(megapixels * 100) + len(faces))
+    coarse = rng.integers(60, 200, (max(2, height // 32), max(2, width // 32), 3), dtype=np.uint8)
+    pixels = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    cv2.add(pixels, rng.integers(0, 12, pixels.shape, dtype=np.uint8), pixels)
+    share = width // len(faces)
+    for index, face in enumerate(faces):
+        ratio = min(0.9 * share / face.shape[1], 0.9 * height / face.shape[0])
+        small = cv2.resize(
+            face, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_CUBIC if ratio > 1 else cv2.INTER_AREA
+        )
+        top, left = (height - small.shape[0]) // 2, index * share + (share - small.shape[1]) // 2
+        pixels[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return pixels
+
+
+def portraits(folder: Path, count: int, detector: YuNet) -> list[np.ndarray]:
+    """One photo with one face of each of so many people."""
+    found: list[np.ndarray] = []
+    for person in sorted(one for one in folder.iterdir() if one.is_dir()):
+        for path in sorted(person.iterdir()):
+            try:
+                pixels = photo.read(path).pixels
+            except PhotoError:
+                continue
+            if min(pixels.shape[:2]) >= 300 and len(detector.detect(pixels)) == 1:
+                found.append(pixels)
+                break
+        if len(found) == count:
+            break
+    return found
+
+
+def spent(work: Callable[[], T], repeats: int) -> tuple[float, T]:
+    """CPU seconds, the least of so many trials, and what the last one gave."""
+    seconds = []
+    for _ in range(repeats):
+        begun = time.process_time()
+        result = work()
+        seconds.append(time.process_time() - begun)
+    return min(seconds), result
+
+
+def cloaks(prepared: Prepared) -> list[np.ndarray]:
+    """A smooth random achromatic change for every face."""
+    deltas = []
+    for index, one in enumerate(prepared.cuts):
+        noise = np.random.default_rng(index).standard_normal((CANVAS, CANVAS, 1)).astype(np.float32)
+        noise = cv2.GaussianBlur(noise, (0, 0), 2)[..., None]
+        deltas.append(np.repeat(noise / np.abs(noise).max() * AMPLITUDE * one.mask, 3, axis=2))
+    return deltas
+
+
+def measure(path: Path, detector: YuNet, repeats: int) -> dict[str, Any]:
+    """The row of one photo."""
+    row: dict[str, Any] = {}
+    row["hash"], _ = spent(lambda: digest(path), repeats)
+    row["decode"], opened = spent(lambda: photo.read(path), repeats)
+    row["detect"], faces = spent(lambda: detector.detect(opened.pixels), repeats)
+    row["cut"], _ = spent(lambda: [cut(opened.pixels, face) for face in faces], repeats)
+    prepared = prepare(path, detector, sha256="0")
+    deltas = cloaks(prepared)
+    matrices = [one.matrix for one in prepared.cuts]
+    row["composite"], changed = spent(lambda: composite(opened.pixels, matrices, deltas), repeats)
+    row["encode"], data = spent(lambda: photo.Encoder(opened, "keep", None)(changed), repeats)
+
+    def recheck() -> list[float]:
+        pixels = photo.decode_pixels(data)
+        boxes = [np.s_[top:bottom, left:right] for top, left, bottom, right in prepared.regions]
+        return [dssim_pixels(opened.pixels[box], pixels[box]) for box in boxes]
+
+    row["recheck"], _ = spent(recheck, repeats)
+    encoder = photo.Encoder(opened, "keep", None)
+    row["fit"], fitted = spent(
+        lambda: fit(prepared, deltas, rho=RHO, encode=encoder, decode=photo.decode_pixels), repeats
+    )
+    row["again"] = row["decode"] + row["detect"] + row["cut"]
+    first = row["decode"] + row["detect"] + row["cut"]
+    row["photo"] = row["hash"] + first + row["again"] + row["fit"]
+    row |= {"found": len(faces), "dssim": max(fitted.dssim)}
+    return row
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photos", type=Path, help="folder of people's folders")
+    parser.add_argument("--sizes", default=".06,2,12,24", help="megapixels")
+    parser.add_argument("--faces", default="1,3")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    detector = YuNet(checkpoint.detector())
+    counts = [int(one) for one in options.faces.split(",")]
+    people = portraits(options.photos, max(counts), detector)
+    rows: list[dict[str, Any]] = []
+    print("     MP faces found " + " ".join(f"{name:>9}" for name in COLUMNS) + "    dssim")
+    with tempfile.TemporaryDirectory() as folder:
+        for megapixels in map(float, options.sizes.split(",")):
+            for count in counts:
+                path = Path(folder) / f"{megapixels}-{count}.jpg"
+                pixels = compose(people[:count], megapixels)
+                cv2.imwrite(str(path), pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+                row = measure(path, detector, options.repeats)
+                rows.append({"megapixels": megapixels, "faces": count, **row})
+                values = " ".join(f"{row[name]:9.3f}" for name in COLUMNS)
+                print(f"{megapixels:7.2f} {count:5d} {row['found']:5d} {values} {row['dssim']:8.5f}", flush=True)
+    print(json.dumps({"unit": "CPU seconds", "rows": rows}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

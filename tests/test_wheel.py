@@ -1,0 +1,251 @@
+"""The two wheels: what each takes along, and what a network says whose weights are not installed."""
+
+from __future__ import annotations
+
+import email
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conftest import REPOSITORY
+from hatchling.build import build_editable
+from hatchling.metadata.core import ProjectMetadata
+from hatchling.plugin.manager import PluginManager
+from PIL import Image
+
+import engine
+from engine import checkpoint, cli, extractors
+from engine.bulk import people, verify
+from engine.bulk.dependencies import dependencies
+from engine.config import Recipe
+from engine.evaluate.recognisers import ExtractorRecogniser
+from engine.extractors import registry
+
+ZOO = REPOSITORY / "checkpoints"
+MAIN, WEIGHTS = "fawkes-engine", "fawkes-engine-weights"
+NETWORKS = checkpoint.manifest()["extractors"]
+ELSEWHERE = sorted(name for name, table in NETWORKS.items() if "package" in table)
+MOST = 100e6
+"""Bytes of a file that PyPI takes."""
+
+
+def build_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("hatch_build", ZOO / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def share(package: str) -> set[str]:
+    return set(build_script().share(package)) - {"manifest.toml"}
+
+
+def files(name: str) -> set[str]:
+    """The files of a checkpoint, relative to the zoo."""
+    path = ZOO / name
+    found = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {file.relative_to(ZOO).as_posix() for file in found}
+
+
+def size(names: set[str]) -> int:
+    return sum((ZOO / file).stat().st_size for name in names for file in files(name))
+
+
+def metadata(folder: Path) -> ProjectMetadata:
+    return ProjectMetadata(str(folder), PluginManager())
+
+
+def test_every_checkpoint_is_in_one_of_the_two_wheels() -> None:
+    build = {path.name for path in ZOO.iterdir() if path.suffix in (".toml", ".py")}
+    there = {path.name for path in ZOO.iterdir()} - build - {"fawkes_engine_weights", "__pycache__", "dist"}
+    assert share(MAIN) | share(WEIGHTS) == there
+    assert not share(MAIN) & share(WEIGHTS)
+    assert {table["package"] for table in NETWORKS.values() if "package" in table} == {WEIGHTS}
+
+
+def test_what_every_call_needs_is_in_the_main_wheel() -> None:
+    always = {people.EXTRACTOR, *Recipe().names, *(name for name, table in NETWORKS.items() if table["robust"])}
+    assert {"manifest.toml", "yunet.onnx", "population", *always} == set(build_script().share(MAIN))
+
+
+def test_the_weights_fit_into_wheels_that_an_index_takes() -> None:
+    assert 0 < size(share(MAIN)) < 95e6  # the rest of the wheel is below 2 MB
+    assert 0 < size(share(WEIGHTS)) < MOST
+
+
+@pytest.mark.parametrize(
+    ("folder", "module"),
+    [(REPOSITORY, "engine/__init__.py"), (ZOO, "checkpoints/fawkes_engine_weights/__init__.py")],
+    ids=[MAIN, WEIGHTS],
+)
+def test_the_package_and_its_distribution_have_one_version(folder: Path, module: str) -> None:
+    assert "version" not in tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    (said,) = re.findall(r'^__version__ = "(.*)"$', (REPOSITORY / module).read_text(), re.MULTILINE)
+    assert metadata(folder).version == said
+    if folder == REPOSITORY:
+        assert said == engine.__version__
+
+
+def test_the_weights_are_under_the_licences_that_the_manifest_names() -> None:
+    said = set(metadata(ZOO).core.license_expression.split(" AND "))
+    assert said == {NETWORKS[name]["licence"] for name in ELSEWHERE}
+
+
+@pytest.mark.slow
+def test_the_main_wheel_has_all_that_the_command_needs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=200)
+    (wheel,) = tmp_path.iterdir()
+    assert wheel.stat().st_size < MOST
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (information,) = (name.removesuffix("METADATA") for name in names if name.endswith(".dist-info/METADATA"))
+        about = email.message_from_bytes(archive.read(information + "METADATA"))
+        entry_points = archive.read(information + "entry_points.txt").decode()
+    source = (path.relative_to(REPOSITORY) for path in (REPOSITORY / "engine").rglob("*") if path.is_file())
+    code = {path.as_posix() for path in source if "__pycache__" not in path.parts}
+    weights = {f"engine/checkpoints/{file}" for name in build_script().share(MAIN) for file in files(name)}
+    assert {name for name in names if not name.startswith(information)} == code | weights
+    assert len(names) == len(set(names))
+    assert {"engine/py.typed", "engine/evaluate/human.cjs", "engine/templates/report.html.jinja"} <= code
+    assert "engine/extractors/weight_maps/web-incept.toml" in code
+    assert "engine/checkpoints/yunet.onnx" in weights
+    assert f"{information}licenses/LICENSE" in names
+    assert (about["Name"], about["Version"]) == (MAIN, engine.__version__)
+    assert entry_points.split() == ["[console_scripts]", "cloak", "=", "engine.__main__:main"]
+
+
+def test_an_editable_install_copies_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    with zipfile.ZipFile(tmp_path / build_editable(str(tmp_path))) as archive:
+        assert {Path(name).suffix for name in archive.namelist() if ".dist-info/" not in name} == {".pth"}
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The engine as it is with the main wheel alone; the folder of its checkpoints."""
+    inside = tmp_path / "site" / "engine" / "checkpoints"
+    inside.mkdir(parents=True)
+    for name in build_script().share(MAIN):
+        (inside / name).symlink_to(ZOO / name)
+    monkeypatch.setattr(checkpoint, "root", lambda: inside)
+    return inside
+
+
+def install_weights(installed: Path, monkeypatch: pytest.MonkeyPatch, *, without: str | None = None) -> Path:
+    package = installed.parents[1] / "fawkes_engine_weights"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for name in share(WEIGHTS) - {without}:
+        (package / name).symlink_to(ZOO / name)
+    monkeypatch.syspath_prepend(package.parent)
+    return package
+
+
+def sentence(name: str, how: str = "") -> str:
+    return f"the weights of {name} are not installed: pip install {how}fawkes-engine-weights"
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize(
+    "use",
+    [
+        extractors.load,
+        lambda name: dependencies(Recipe(extractors=(name,))),
+        lambda name: ExtractorRecogniser(name, None),  # type: ignore[arg-type]
+    ],
+    ids=["load", "dependencies", "recogniser"],
+)
+def test_a_network_that_is_not_installed_says_so(installed: Path, name: str, use: Callable[[str], object]) -> None:
+    with pytest.raises(checkpoint.CheckpointError) as error:
+        use(name)
+    assert str(error.value) == sentence(name)
+
+
+def test_the_other_networks_work_without_the_weights_package(installed: Path) -> None:
+    assert set(registry.missing()) == set(ELSEWHERE)
+    assert extractors.load(people.EXTRACTOR).weights_sha256 == NETWORKS[people.EXTRACTOR]["sha256"]
+    names = Recipe().names
+    assert set(dependencies(Recipe(objective="target"))["weights"]) == set(names)
+    assert len(people.bank(names)) == len(names)
+
+
+def test_the_weights_package_brings_the_rest(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = install_weights(installed, monkeypatch)
+    assert registry.missing() == {}
+    assert registry.find("mobileface").path == package / "mobileface"
+    assert registry.find(people.EXTRACTOR).path == installed / people.EXTRACTOR
+    assert extractors.load("mobileface").weights_sha256 == NETWORKS["mobileface"]["sha256"]
+    assert registry.about("mobileface")["megabytes"] == pytest.approx(size({"mobileface"}) / 1e6)
+
+
+def test_an_older_weights_package_is_to_be_upgraded(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_weights(installed, monkeypatch, without="sface")
+    assert registry.missing() == {"sface": sentence("sface", "--upgrade ")}
+
+
+def test_a_clone_has_all_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "fawkes_engine_weights" / "sface").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registry.missing() == {}
+    assert registry.find("sface").path == ZOO / "sface"
+
+
+def test_models_lists_what_is_not_installed(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models", "--json"]) == cli.OK
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out) if row["name"] in NETWORKS}
+    assert rows.keys() == NETWORKS.keys()
+    assert [name for name, row in sorted(rows.items()) if not row["installed"]] == ELSEWHERE
+    assert {row["megabytes"] for row in rows.values() if not row["installed"]} == {None}
+    assert cli.main(["models"]) == cli.OK
+    listed = capsys.readouterr().out
+    assert listed.count("px, not installed (pip install fawkes-engine-weights), ") == len(ELSEWHERE)
+    assert cli.main(["models", "sface"]) == cli.OK
+    assert "9,629,632 parameters, not installed (pip install fawkes-engine-weights)\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "IN", "--out", "OUT", "--extractors", "mobilefacenet-192-robust,sface"],
+        ["evaluate", "IN", "--out", "OUT", "--extractors", "sface"],
+        ["bench", "--extractors", "sface", "--only", "compile"],
+        ["train-robust", "sface", "--data", "IN", "--out", "OUT", "--dry-run"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_commands_that_need_it_say_it_and_begin_nothing(
+    arguments: list[str], installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for person in ("ann", "bob"):
+        (tmp_path / "IN" / person).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / "IN" / person / f"{number}.png")
+    places = {"IN": str(tmp_path / "IN"), "OUT": str(tmp_path / "OUT")}
+    assert cli.main([places.get(one, one) for one in arguments]) == cli.USAGE
+    captured = capsys.readouterr()
+    assert captured.err.strip() == f"cloak: {sentence('sface')}"
+    assert not (tmp_path / "OUT").exists()
+
+
+def test_verify_measures_by_what_is_installed_and_names_the_rest(
+    installed: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "available", lambda: (people.EXTRACTOR, "sface"))  # the others are as slow as many
+    photo = str(photos / "astronaut.png")
+    assert cli.main(["verify", photo, photo, "--json"]) == cli.OK
+    report = json.loads(capsys.readouterr().out)
+    assert report["faces"][0]["shift"] == {people.EXTRACTOR: 0}
+    assert report["missing"] == {name: sentence(name) for name in ELSEWHERE}
+    assert cli.main(["verify", photo, photo]) == cli.OK
+    assert f"not installed (see `cloak models`): {', '.join(ELSEWHERE)}\n" in capsys.readouterr().out
