@@ -81,12 +81,19 @@ class Draft:
     """
 
     def __init__(
-        self, path: Path, *, root: Path | None = None, parts: Path | None = None, name: str = "", mode: int = PRIVATE
+        self,
+        path: Path,
+        *,
+        root: Path | None = None,
+        parts: Path | None = None,
+        name: str = "",
+        mode: int | None = PRIVATE,
     ) -> None:
         """Make the missing folders below root, and begin. Raises OSError, NotAFileError for what lies in the way.
 
         root: a folder below which no symbolic link is followed, by default the one that holds `path`. parts: a folder
-        for the unfinished file, by default that of `path`. name: begins the unfinished file's name. mode: permissions.
+        for the unfinished file, by default that of `path`. name: begins the unfinished file's name. mode: permissions;
+        None: those that the user's umask leaves.
         """
         root = path.parent if root is None else root
         self.path, self.mode = path, mode
@@ -103,7 +110,8 @@ class Draft:
 
     def _begin(self) -> None:
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = os.fdopen(os.open(self._part, flags, PRIVATE, dir_fd=self._at), "w+b")
+        mode = 0o666 if self.mode is None else PRIVATE
+        self._file = os.fdopen(os.open(self._part, flags, mode, dir_fd=self._at), "w+b")
         _unfinished.add(self)
 
     def write(self, data: bytes | Iterable[bytes]) -> Draft:
@@ -127,7 +135,7 @@ class Draft:
         assert self._file is not None
         self._file.flush()
         descriptor = self._file.fileno()
-        if self.mode != PRIVATE:
+        if self.mode is not None and self.mode != PRIVATE:
             with suppress(OSError):  # a file system without permissions
                 os.fchmod(descriptor, self.mode)
         if modified is not None:
@@ -193,7 +201,7 @@ def write(
     root: Path | None = None,
     parts: Path | None = None,
     name: str = "",
-    mode: int = PRIVATE,
+    mode: int | None = PRIVATE,
     modified: int | None = None,
 ) -> None:
     """Put a file in place whole or not at all; nothing half-written stays. Raises OSError. Arguments as in `Draft`."""
@@ -238,17 +246,6 @@ def folder(root: Path, below: Path, *, create: bool = False) -> int:
             os.close(at)
         at = inner
     return at
-
-
-def private(path: Path) -> Path:
-    """A folder for its owner alone, made if it is missing. Raises NotAFileError for a link or a file, and OSError."""
-    at = folder(path.parent, Path(path.name), create=True)
-    try:
-        with suppress(OSError):  # somebody else's, or a file system without permissions
-            os.fchmod(at, PRIVATE_FOLDER)
-    finally:
-        os.close(at)
-    return path
 
 
 def append(path: Path, data: bytes) -> None:

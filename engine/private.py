@@ -8,26 +8,39 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
+from contextlib import suppress
 from pathlib import Path
+
+from engine import files
 
 OTHERS_WRITE, OTHERS = 0o022, 0o077
 """Bits of a mode: what others may write, and whatever they may do."""
 
 
-def folder(path: Path) -> bool:
+def made(path: Path) -> Path:
+    """A folder for its owner alone, made if it is missing. Raises NotAFileError for a link or a file, and OSError."""
+    at = files.folder(path.parent, Path(path.name), create=True)
+    try:
+        with suppress(OSError):  # somebody else's, or a file system without permissions
+            os.fchmod(at, files.PRIVATE_FOLDER)
+    finally:
+        os.close(at)
+    return path
+
+
+def trusted(path: Path) -> bool:
     """Whether `path` is a folder of the user's own, which is made, or closed to others, if need be.
 
     False for a link, for anything of another user, and for a folder in which others could write until now: what lies
     there may be theirs. Also False if it cannot be made.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=files.PRIVATE_FOLDER, parents=True, exist_ok=True)
         status = path.lstat()
         if not stat.S_ISDIR(status.st_mode) or not _own(status, OTHERS_WRITE):
             return False
         if status.st_mode & OTHERS:
-            path.chmod(0o700)
+            path.chmod(files.PRIVATE_FOLDER)
     except OSError:
         return False
     return True
@@ -45,28 +58,15 @@ def read(path: Path) -> bytes | None:
         return None
 
 
-def write(path: Path, data: bytes) -> None:
-    """A file of mode 0600, whole or not at all. Raises OSError if it cannot be written."""
-    # mkstemp's files have that mode from the start.
-    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
-
-
 def claim(path: Path) -> None:
     """A file of mode 0600 at `path`, an empty one if there is none, for a library that opens it by its name.
 
     Raises OSError if it cannot be made.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0), 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0), files.PRIVATE)
     try:
         if hasattr(os, "fchmod") and os.fstat(descriptor).st_uid == os.geteuid():
-            os.fchmod(descriptor, 0o600)
+            os.fchmod(descriptor, files.PRIVATE)
     finally:
         os.close(descriptor)
 

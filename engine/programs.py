@@ -31,7 +31,7 @@ import jax
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
-from engine import private
+from engine import files, private
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -143,7 +143,7 @@ def _make(path: Path, jitted: Any, arguments: tuple) -> Callable[..., Any]:
     except Exception:  # not everything can be serialised, and nobody is told which: it only costs time, the next time
         return program
     with suppress(OSError):  # nor does a folder that is full
-        private.write(path, _mac(key, path, kept) + kept)
+        files.write(path, _mac(key, path, kept) + kept)
         _remove(path.parent)
     return program
 
@@ -159,14 +159,14 @@ def _remove(folder: Path) -> None:
 
 def _key(folder: Path) -> bytes | None:
     """The folder's key, made if there is none; None if the folder is not the user's alone: nothing is kept there."""
-    if not private.folder(folder):
+    if not private.trusted(folder):
         return None
     place = folder.with_name(folder.name + KEY)
     key = private.read(place)
     if key is None or len(key) != 32:
         key = secrets.token_bytes(32)
         try:
-            private.write(place, key)
+            files.write(place, key)
         except OSError:
             return None
     return key

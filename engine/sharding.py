@@ -34,7 +34,7 @@ def configure(*, cache: Path | None = None, keep: bool = False) -> None:
 
     cache: its folder; by default `fawkes-engine` in the user's cache directory. What the caller's environment says
     (XLA_FLAGS naming the same flag, JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE, MALLOC_ARENA_MAX or
-    GLIBC_TUNABLES) stands. But a folder that is not the user's alone (`private.folder`) is not used, whoever named it:
+    GLIBC_TUNABLES) stands. But a folder that is not the user's alone (`private.trusted`) is not used, whoever named it:
     what is cached there is run. keep: whole programs too (`engine.programs`); only for a process that runs no network
     and no change that is not the engine's own.
     """
@@ -50,7 +50,7 @@ def configure(*, cache: Path | None = None, keep: bool = False) -> None:
     folder = str(jax.config.values["jax_compilation_cache_dir"])
     if "://" in folder:  # JAX's own kinds of store, which have permissions of their own
         return
-    if not private.folder(Path(folder)):
+    if not private.trusted(Path(folder)):
         jax.config.update("jax_enable_compilation_cache", False)
     if keep and jax.config.values["jax_enable_compilation_cache"]:
         programs.keep(Path(folder) / "programs")

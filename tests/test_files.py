@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import files
+from engine import files, private
 
 
 def left(folder: Path) -> list[str]:
@@ -41,7 +41,24 @@ def test_a_write_replaces_makes_folders_and_sets_mode_and_time(tmp_path: Path) -
     assert path.read_bytes() == b"two"
     assert path.stat().st_mode & 0o777 == 0o640
     assert path.stat().st_mtime_ns == 10**18
+    before = os.umask(0o027)
+    try:
+        files.write(path, b"three", mode=None)
+    finally:
+        os.umask(before)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"three", 0o640)
     assert left(tmp_path) == ["b.jpg"]
+
+
+def test_a_private_folder_is_made_and_closed_and_no_link(tmp_path: Path) -> None:
+    for name in ("new", "open"):
+        (tmp_path / "open").mkdir(mode=0o755, exist_ok=True)
+        assert private.made(tmp_path / name).stat().st_mode & 0o777 == 0o700
+    (tmp_path / "link").symlink_to("open")
+    (tmp_path / "file").touch()
+    for name in ("link", "file"):
+        with pytest.raises(files.NotAFileError):
+            private.made(tmp_path / name)
 
 
 @pytest.mark.parametrize("fails", ["write", "fsync", "rename"])

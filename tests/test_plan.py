@@ -15,7 +15,7 @@ import pytest
 
 from engine.bulk import places
 from engine.bulk.inputs import collect
-from engine.bulk.manifest import INTERRUPTED, Manifest, Row, finished
+from engine.bulk.manifest import INTERRUPTED, Manifest, Row, Survey, finished
 from engine.bulk.places import Disk
 from engine.bulk.plan import Options, Plan, announce, plan
 from engine.bulk.records import Records
@@ -328,6 +328,28 @@ def test_what_version_0_1_did_with_other_settings_is_done_again(
         assert "Another photo of that name" in reason
         assert set(found.holders) == {"deep/moved.jpg", "edited.jpg", "same.jpg"}
     assert album.call("in").earlier["cloaked"] == 3
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("faces", "[" * 100_000), ("faces", "[1]"), ("faces", "{}"), ("faces", None), ("status", "done"),
+        ("size", "large"), ("size", None), ("written", 0.5), ("place", None),
+    ],
+)  # fmt: skip
+def test_a_damaged_row_is_named_and_raises_nothing_else(album: Album, column: str, value: object) -> None:
+    album.photo("in/a.jpg"), album.photo("in/b.jpg")
+    album.call("in")
+    manifest = album.out / ".cloak" / "manifest.sqlite"
+    with closing(sqlite3.connect(manifest)) as database, database:
+        database.execute("CREATE TABLE one AS SELECT * FROM photos")  # without its constraints
+        database.execute("DROP TABLE photos")
+        database.execute("ALTER TABLE one RENAME TO photos")
+        database.execute(f"UPDATE photos SET {column} = ? WHERE target = 'b.jpg'", (value,))
+    with Survey(album.out) as survey, pytest.raises(sqlite3.Error, match=column):
+        list(survey.rows())
+    with Manifest(album.out) as one, pytest.raises(sqlite3.Error, match=column):
+        list(one.rows())
 
 
 @pytest.mark.parametrize("inner", ["in/out", "in/deep/out"])

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from engine import __version__, files, html
+from engine import __version__, files, html, private
 from engine.bulk import article as articles
 from engine.bulk import claims
 from engine.bulk.inputs import OWN_FOLDER
@@ -46,7 +46,7 @@ class Album:
 
         helper: name of a process that works for a run, which has announced itself; it has a spool of its own.
         """
-        folder = files.private(out / OWN_FOLDER)
+        folder = private.made(out / OWN_FOLDER)
         name = f"report-{shard[0]}-of-{shard[1]}{helper and '-' + helper}.spool"
         with ExitStack() as stack:
             if not helper:

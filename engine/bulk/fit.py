@@ -1,8 +1,8 @@
 """The budget as a guarantee: cloaks are composited, encoded, measured on the encoded file, and scaled until they fit.
 
 Whatever resampling and the codec take or leave, the cloak of a face gets the scale at which the file spends the budget,
-and no more than MOST: on a large face the same change costs far less DSSIM than on the canvas, and to spend all that is
-left would make it visible.
+and no more than MOST. The cloak of a large face is not scaled up: there the same change costs far less DSSIM than on
+the canvas, and to spend what is left would make it visible.
 
 What a scale costs is found on the face's part of the photo alone, encoded as the whole will be. The whole photo is then
 encoded once, mostly, and what counts is measured on that.
@@ -30,8 +30,8 @@ Box = tuple[int, int, int, int]
 Seen = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]]
 
 TRIALS = 12
-MOST = 1.1
-"""Largest scale of a cloak."""
+MOST, LARGE = 1.1, 264
+"""Largest scale of a cloak, and the longer side of a region, in pixels, from which on it is 1."""
 AIM = 0.99
 """Share of the amplitude that would just fit which a rescaled cloak gets, since that is an estimate."""
 SPENT = 0.97
@@ -182,19 +182,21 @@ def _fine(encoder: Encoder, loss: Callable[[Encoder], np.ndarray], rho: float) -
 def _spent(
     predicted: Callable[[np.ndarray], np.ndarray], lost: np.ndarray, regions: Sequence[Box], *, rho: float
 ) -> np.ndarray:
-    """The largest scale of each cloak, at most MOST, whose predicted cost is within rho. lost: what the codec costs."""
+    """The largest scale of each cloak that is allowed and predicted to cost at most rho. lost: what the codec costs."""
     scale = np.ones(len(lost))
+    sides = [max(bottom - top, right - left) for top, left, bottom, right in regions]
+    most = np.where(np.array(sides) < LARGE, MOST, 1.0)
     low, high = np.zeros(len(lost)), np.full(len(lost), np.inf)
     for _ in range(ROUNDS):
         cost = predicted(scale)
         fits = cost <= rho
         low, high = np.where(fits, np.maximum(low, scale), low), np.where(fits, high, np.minimum(high, scale))
-        if (fits & ((cost >= SPENT * rho) | (scale >= MOST))).all():
+        if (fits & ((cost >= SPENT * rho) | (scale >= most))).all():
             break
         # Beyond the codec's own loss DSSIM is nearly quadratic in the scale.
         left, used = np.maximum(AIM**2 * rho - lost, 0), np.maximum(cost - lost, 1e-9)
-        wanted = np.minimum(scale * np.sqrt(left / used), MOST)
-        wanted = np.where((wanted <= low) | (wanted >= high), (low + np.minimum(high, MOST)) / 2, wanted)
+        wanted = np.minimum(scale * np.sqrt(left / used), most)
+        wanted = np.where((wanted <= low) | (wanted >= high), (low + np.minimum(high, most)) / 2, wanted)
         scale = scale * _together(wanted / scale, regions)
     # A face that no scale was found for gets the last that was tried: what the whole file costs is measured in the end.
     return _together(np.where(low > 0, low, scale), regions)

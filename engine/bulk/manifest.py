@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import quote
 
-from engine import faults, files
+from engine import faults, files, private
 from engine.bulk.inputs import OWN_FOLDER, InputError
 
 WAIT = 5.0
@@ -128,7 +128,7 @@ class Manifest:
         Raises BusyError while another run holds it, ManifestError for one that cannot be used, OSError if there can be
         none.
         """
-        folder = files.private(out / OWN_FOLDER)
+        folder = private.made(out / OWN_FOLDER)
         name = f"manifest{shard and '-' + shard}"
         self.path = folder / f"{name}.sqlite"
         with ExitStack() as stack:
@@ -328,9 +328,12 @@ def read_row(found: dict[str, Any]) -> Row:
     try:
         if "faces" in values:
             values["faces"] = json.loads(values["faces"])
-        row = Row(**values)
     except (TypeError, ValueError, RecursionError) as error:
-        raise sqlite3.DatabaseError(f"a row is damaged: {error}") from error
+        raise sqlite3.DatabaseError(f"a row is damaged: its faces cannot be read ({error})") from error
+    try:
+        row = Row(**values)
+    except TypeError as error:
+        raise sqlite3.DatabaseError(f"its columns are not those of this program: {error}") from error
     wrong = next((name for name, kind in _KINDS.items() if type(getattr(row, name)) is not kind), "")
     if row.status not in ORDER:
         wrong = "status"

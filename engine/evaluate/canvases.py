@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from engine import private
+from engine import files
 from engine.bulk.prepare import Prepared, digest, prepare
 from engine.config import CANVAS, Detection
 from engine.detect import Detector
@@ -96,4 +96,4 @@ def stack(canvases: Sequence[Canvas | None]) -> tuple[UInt8[np.ndarray, "k c c 3
 # (before 3.11.8) does not do reliably in several threads (its issue 106905).
 def _write(path: Path, canvas: Canvas | None) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    private.write(path, b"" if canvas is None else canvas.tobytes())
+    files.write(path, b"" if canvas is None else canvas.tobytes())

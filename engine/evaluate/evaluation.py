@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from engine import private, sharding
+from engine import files, sharding
 from engine.config import Output, Recipe
 from engine.evaluate import figures, report
 from engine.evaluate.dataset import People, choose
@@ -63,7 +63,7 @@ def _keep(place: Path, key: str, findings: Findings) -> None:
     if isinstance(findings.figure, Figure):
         findings = replace(findings, figure=figures.svg(findings.figure))
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    private.write(place, json.dumps({"key": key, "findings": asdict(findings)}, default=_number).encode())
+    files.write(place, json.dumps({"key": key, "findings": asdict(findings)}, default=_number).encode())
 
 
 def _kept(place: Path, key: str) -> Findings | None:

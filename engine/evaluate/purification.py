@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from engine import private
+from engine import files
 from engine.bulk.prepare import digest
 from engine.photo import read
 
@@ -97,7 +97,7 @@ def purified(
         if not copy.exists():
             data = io.BytesIO()
             Image.fromarray(PURIFICATIONS[name](read(photo).pixels)).save(data, "PNG")
-            private.write(copy, data.getvalue())
+            files.write(copy, data.getvalue())
         copies[photo] = copy
         progress(done, len(photos))
     return copies

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from engine import __version__, html
+from engine import __version__, files, html
 from engine.evaluate import figures, tables
 from engine.evaluate.dataset import People
 from engine.evaluate.presets import Findings, Preset
@@ -200,9 +199,5 @@ def _plain(value: Any) -> Any:
 
 def _put(path: Path, *pieces: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        file.writelines(pieces)
-        file.flush()
-        os.fsync(file.fileno())
-    return part.replace(path)
+    files.write(path, (piece.encode() for piece in pieces), mode=None)
+    return path

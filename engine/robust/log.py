@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine import files
 from engine.robust.validation import Validation
 
 
@@ -19,9 +20,7 @@ class Log:
         """
         self.path = path
         kept = [row for row in read(path) if row["step"] <= after]
-        temporary = path.with_suffix(".new")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        temporary.replace(path)
+        files.write(path, "".join(json.dumps(row) + "\n" for row in kept).encode(), mode=None)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""

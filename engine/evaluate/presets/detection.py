@@ -11,8 +11,8 @@ from jaxtyping import Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from engine import files
 from engine import photo as photos
-from engine import private
 from engine.bulk.prepare import digest
 from engine.evaluate import figures
 from engine.evaluate.canvases import Canvases, stack
@@ -139,7 +139,7 @@ def rewritten(study: Study, photo: Path) -> Path:
     if not path.is_file():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = photos.encode(source, source.pixels, format=output.format, quality=output.quality)
-        private.write(path, data)
+        files.write(path, data)
     return path
 
 
