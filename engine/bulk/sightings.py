@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from engine import files
+from engine import files, private
 from engine.bulk.manifest import connected
 from engine.config import CLOAKS
 from engine.detect import Detector
@@ -117,7 +117,7 @@ def _open(folder: Path) -> sqlite3.Connection | None:
     path = folder / NAME
     for again in (False, True):
         try:
-            with files.locked(files.private(folder) / "probe.lock", shared=True) as locks:
+            with files.locked(private.made(folder) / "probe.lock", shared=True) as locks:
                 if not locks:  # several shards would write into each other's rows
                     return None
             return _connected(path)
