@@ -13,7 +13,7 @@ import pytest
 from conftest import REPOSITORY
 from cyclopts import MissingArgumentError
 
-from engine import cli
+from engine import checkpoint, cli
 from engine.bulk.cloaker import Cloaked, CloakedFace
 
 PAGES = (
@@ -127,7 +127,8 @@ def test_options_in_sentences_are_options_of_a_command(page: Path) -> None:
     every = others.union(*(option_names(name) for name in commands()))
     for code in inline(page):
         if code.startswith("--"):
-            assert re.split(r"[ =]", code)[0] in every, code
+            given = {word.partition("=")[0] for word in code.split() if word.startswith("--")}
+            assert given <= every, code
 
 
 def commands() -> list[str]:
@@ -190,3 +191,28 @@ def test_the_example_uses_what_there_is() -> None:
     for owner, attribute in attributes - {("cloaker", "cloak")}:
         assert attribute in known[owner]
     assert ("cloaker", "cloak") in attributes
+
+
+def test_every_network_has_its_figures_and_its_card() -> None:
+    page = REPOSITORY / "checkpoints" / "README.md"
+    rows = re.findall(
+        r"^\| \[([\w-]+)\]\(#([\w-]+)\)( \*)? \| (\d+), (\d+) px \| (\S+) \| (\S+) \|.*\| (\S+) \|$",
+        page.read_text(),
+        re.M,
+    )
+    networks = checkpoint.manifest()["extractors"]
+    assert {name for name, *_ in rows} == set(networks)
+    for name, anchor, star, dim, side, auc, tar, licence in rows:
+        table = networks[name]
+        assert (int(dim), int(side), licence) == (table["dim"], table["input"]["size"], table["licence"]), name
+        assert float(auc) == pytest.approx(table["metric"]["lfw_pairs_auc"], abs=5e-5), name
+        assert float(tar) == pytest.approx(table["metric"]["lfw_pairs_tar"], abs=5.1e-4), name
+        assert bool(star) == ("package" in table), name
+        assert anchor == ("robust-networks" if table["robust"] else name)
+    trained = re.findall(r"^\| ([\w-]+) \| \S+ of 255 \| (\d+), \d+ \| (\S+) \| (\S+) \|$", page.read_text(), re.M)
+    assert {name for name, *_ in trained} == {name for name, table in networks.items() if table["robust"]}
+    for name, steps, auc, tar in trained:
+        metric = networks[name]["metric"]
+        assert int(steps) == networks[name]["training"]["steps"]
+        assert float(auc) == pytest.approx(metric["unseen_pairs_auc"], abs=5e-5), name
+        assert float(tar) == pytest.approx(metric["unseen_pairs_tar"], abs=5.1e-4), name

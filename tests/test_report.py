@@ -245,6 +245,9 @@ def test_a_page_s_brief_table_has_three_telling_rows(tmp_path: Path) -> None:
     brief, whole = page.read_text().split("<!-- a-brief: end -->")
     names = re.compile(r"^\| ([a-z ]+) \| (?:in|held out) \|", re.MULTILINE)
     assert names.findall(brief) == ["own weak", "near", "far"]
+    few = {"presets": {"protection": {"rows": [one for one in rows if one["recogniser"] not in ("mid", "near")]}}}
+    few_rows = names.findall(tables.readme_table({**few, "recipe": recipe}, brief=True))
+    assert few_rows == ["own", "own weak", "far"], "one recogniser took no part"
     assert names.findall(whole) == list(shares)
     assert efficacy.main([str(tmp_path / "results.json"), str(page), "--name", "a", "--check"]) == 0
 

@@ -154,8 +154,8 @@ def unrounded(rows: Rows) -> str:
 def readme_table(results: Mapping[str, Any], *, brief: bool = False) -> str:
     """The efficacy table of a results.json: a line for each recogniser, a column for each kind of tracker.
 
-    brief: only those recognisers against which protection is worst, of those that took part, and best and worst, of
-    those that did not. Raises ValueError if the preset "protection" is not among the results.
+    brief: only three, against which protection is best or worst, of those that took part and of others. Raises
+    ValueError if the preset "protection" is not among the results.
     """
     try:
         rows, recipe = results["presets"]["protection"]["rows"], results["recipe"]
@@ -184,18 +184,18 @@ def readme_table(results: Mapping[str, Any], *, brief: bool = False) -> str:
 
 
 def _telling(rows: Rows) -> list[str]:
-    """The recognisers of the brief table, by the mean protection over their trackers."""
+    """The recognisers of the brief table, by the mean protection over their trackers.
+
+    The worst of those that took part, the best and the worst of others; and the best that took part, if that are two.
+    """
     means: dict[str, dict[str, float]] = {part: {} for part in PARTS}
     for row in rows:
         own = [one["protection"] for one in rows if one["recogniser"] == row["recogniser"]]
         known = [value for value in own if value is not None and not math.isnan(value)]
         if known:
             means[row["part"]][row["recogniser"]] = sum(known) / len(known)
-    took, held = means["in"], means["held-out"]
-    chosen = [min(took, key=took.__getitem__)] if took else []
-    if held:
-        chosen += [max(held, key=held.__getitem__), min(held, key=held.__getitem__)]
-    return list(dict.fromkeys(chosen))
+    ends = [end(part, key=part.__getitem__) for part in means.values() if part for end in (max, min)]
+    return list(dict.fromkeys(ends))[-3:]
 
 
 def replaced(text: str, name: str, new: str) -> str:
