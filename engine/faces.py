@@ -174,7 +174,8 @@ def warp(
     An achromatic change takes 4 bytes a pixel that it reaches, another one 12.
     """
     boxes = [_footprint(matrix, size) for matrix in matrices]
-    return [Warped(box, _warp_back(*face, box)) for box, *face in zip(boxes, deltas, matrices, strict=True)]
+    triples = zip(boxes, deltas, matrices, strict=True)
+    return [Warped(box, _warp_back(delta, matrix, box)) for box, delta, matrix in triples]
 
 
 def add(

@@ -21,7 +21,7 @@ from jaxtyping import Float32, UInt8
 from engine.bulk.prepare import Prepared
 from engine.config import CANVAS
 from engine.dssim import dssim_pixels
-from engine.faces import composite
+from engine.faces import Warped, add, warp
 from engine.photo import Encoder
 from engine.types import PhotoError
 
@@ -72,10 +72,10 @@ def fit(
     PhotoError where no scale fits, because the format alone costs more than the budget.
     """
     photo, regions = prepared.photo, prepared.regions
-    parts = [_part(prepared, region) for region in regions]
+    parts = [_part(prepared, deltas, region) for region in regions]
 
     def predicted(scale: np.ndarray, seen: Seen) -> np.ndarray:
-        return np.array([part.cost(deltas, scale, seen, grey=photo.grey) for part in parts])
+        return np.array([part.cost(scale, seen, grey=photo.grey) for part in parts])
 
     seen: Seen = lambda pixels: pixels  # noqa: E731  # without the codec, if all that is known of it is a function
     lost = np.zeros(len(deltas))
@@ -83,8 +83,9 @@ def fit(
         encode, lost = _fine(encode, lambda encoder: predicted(np.zeros(len(deltas)), encoder.part), rho)
         seen = encode.part
     scale = _spent(lambda scale: predicted(scale, seen), lost, regions, rho=rho)
+    warped = warp(photo.size, [cut.matrix for cut in prepared.cuts], deltas)
     for trial in range(TRIALS):
-        data = encode(_cloaked(photo.pixels, [cut.matrix for cut in prepared.cuts], deltas, scale, grey=photo.grey))
+        data = encode(_cloaked(photo.pixels, warped, scale, grey=photo.grey))
         pixels = decode(data)
         cost = np.array([dssim_pixels(photo.pixels[box], pixels[box]) for box in map(_slices, regions)])
         if (cost <= rho).all():
@@ -102,24 +103,24 @@ def fit(
 class _Part(NamedTuple):
     """The surroundings of one face region, with the faces whose canvas reaches into them.
 
-    pixels: of the original, inner: the region in them. matrices: from their pixels to the canvases of `faces`.
+    pixels: of the original, inner: the region in them. warped: the changes of `faces`, as they are on these pixels.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
     inner: Box
     faces: list[int]
-    matrices: list[np.ndarray]
+    warped: list[Warped]
 
-    def cost(self, deltas: Sequence[np.ndarray], scale: np.ndarray, seen: Seen, *, grey: bool) -> float:
+    def cost(self, scale: np.ndarray, seen: Seen, *, grey: bool) -> float:
         """DSSIM of the region with the cloaks at this scale. seen: what becomes of pixels that are written and read."""
-        own, amount = [deltas[face] for face in self.faces], scale[self.faces]
-        pixels = _cloaked(self.pixels, self.matrices, own, amount, grey=grey) if amount.any() else self.pixels
+        amount = scale[self.faces]
+        pixels = _cloaked(self.pixels, self.warped, amount, grey=grey) if amount.any() else self.pixels
         pixels = seen(pixels)
         box = _slices(self.inner)
         return dssim_pixels(self.pixels[box], pixels[box])
 
 
-def _part(prepared: Prepared, region: Box) -> _Part:
+def _part(prepared: Prepared, deltas: Sequence[Float32[np.ndarray, "c c 3"]], region: Box) -> _Part:
     height, width = prepared.photo.size
     top, left = (max(0, edge // GRID - 1) * GRID for edge in region[:2])
     bottom, right = (
@@ -134,7 +135,8 @@ def _part(prepared: Prepared, region: Box) -> _Part:
             faces.append(face)
             matrices.append(cut.matrix @ shift)
     inner = region[0] - top, region[1] - left, region[2] - top, region[3] - left
-    return _Part(prepared.photo.pixels[top:bottom, left:right], inner, faces, matrices)
+    pixels = prepared.photo.pixels[top:bottom, left:right]
+    return _Part(pixels, inner, faces, warp(pixels.shape[:2], matrices, [deltas[face] for face in faces]))
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:
@@ -147,15 +149,9 @@ def _slices(box: Box) -> tuple[slice, slice]:
 
 
 def _cloaked(
-    pixels: UInt8[np.ndarray, "h w 3"],
-    matrices: Sequence[np.ndarray],
-    deltas: Sequence[Float32[np.ndarray, "c c 3"]],
-    scale: np.ndarray,
-    *,
-    grey: bool,
+    pixels: UInt8[np.ndarray, "h w 3"], warped: Sequence[Warped], scale: np.ndarray, *, grey: bool
 ) -> UInt8[np.ndarray, "h w 3"]:
-    scaled = [delta * np.float32(s) for delta, s in zip(deltas, scale, strict=True)]
-    result = composite(pixels, matrices, scaled)
+    result = add(pixels, warped, scale.tolist())
     for top in range(
         0, len(result) if grey else 0, 256
     ):  # in strips: a float copy of the whole takes four times its size
