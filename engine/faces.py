@@ -12,13 +12,15 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int16, UInt8
 
 from engine.config import CANVAS, REGION, TEMPLATE
 from engine.types import Face
 
 FEATHER = 8.0
 """Canvas pixels over which the cloak fades in from the edge of the face region."""
+STRIP = 64
+"""Rows of the photo that changes are added to at once."""
 
 
 class Cut(NamedTuple):
@@ -95,7 +97,7 @@ def cut(pixels: UInt8[np.ndarray, "h w 3"], face: Face) -> Cut:
     top, left, bottom, right = _footprint(matrix, pixels.shape[:2])
     if bottom - top < 2 or right - left < 2:
         raise ValueError(f"face at {face.box.tolist()} lies outside a photo of {pixels.shape[1]}x{pixels.shape[0]}")
-    patch = pixels[top:bottom, left:right].astype(np.float32) / 255
+    patch = pixels[top:bottom, left:right].astype(np.float32)
     local = _square(matrix) @ _shift(left, top)
     scale = scale_of(matrix)
     if scale < 1:
@@ -105,6 +107,7 @@ def cut(pixels: UInt8[np.ndarray, "h w 3"], face: Face) -> Cut:
         patch = cv2.resize(patch, (width, height), interpolation=cv2.INTER_AREA)
         # Pixel centres: position p of the small patch is (p + .5) * scale - .5 of the large one.
         local = local @ np.array([[x_scale, 0, x_scale / 2 - 0.5], [0, y_scale, y_scale / 2 - 0.5], [0, 0, 1]])
+    patch /= 255  # once it is small
     warp = {"M": local[:2], "dsize": (CANVAS, CANVAS), "flags": cv2.INTER_LINEAR}
     canvas = cv2.warpAffine(patch, **warp)
     inside = cv2.warpAffine(np.ones(patch.shape[:2], np.float32), **warp) > 0.999
@@ -139,6 +142,17 @@ def _footprint(matrix: np.ndarray, size: Sequence[int]) -> tuple[int, int, int, 
     return int(top), int(left), int(bottom), int(right)
 
 
+class Warped(NamedTuple):
+    """A change made on a canvas, as it is on the photo.
+
+    box: (top, left, bottom, right) of what it reaches. change: (h, w) if it is achromatic, else (h, w, 3), in units of
+    [0, 1].
+    """
+
+    box: tuple[int, int, int, int]
+    change: Float32[np.ndarray, "h w *channels"]
+
+
 def composite(
     pixels: UInt8[np.ndarray, "h w 3"],
     matrices: Sequence[np.ndarray],
@@ -147,30 +161,74 @@ def composite(
     """Add changes made on canvases to a photo: warped to native size, summed where faces overlap, rounded once.
 
     deltas: in units of [0, 1], already masked. Returns new pixels; those that no change reaches are bit-identical.
+    To try several scales, `warp` once and `add` each time.
     """
-    # A float sum depends on its order in the last bit, so the faces are summed in one order of their own.
-    faces = sorted(zip(matrices, deltas, strict=True), key=lambda face: np.asarray(face[0]).ravel().tolist())
-    boxes = [_footprint(matrix, pixels.shape[:2]) for matrix, _ in faces]
-    warped = [_warp_back(delta, matrix, box) for (matrix, delta), box in zip(faces, boxes, strict=True)]
+    return add(pixels, warp(pixels.shape[:2], matrices, deltas))
+
+
+def warp(
+    size: Sequence[int], matrices: Sequence[np.ndarray], deltas: Sequence[Float32[np.ndarray, "c c 3"]]
+) -> list[Warped]:
+    """The changes as they are on a photo of `size` (height, width), for `add`; in the order of the faces.
+
+    An achromatic change takes 4 bytes a pixel that it reaches, another one 12.
+    """
+    boxes = [_footprint(matrix, size) for matrix in matrices]
+    return [Warped(box, _warp_back(*face, box)) for box, *face in zip(boxes, deltas, matrices, strict=True)]
+
+
+def add(
+    pixels: UInt8[np.ndarray, "h w 3"], warped: Sequence[Warped], scale: Sequence[float] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Add warped changes to the photo of their size, each times its scale (1 by default).
+
+    Changes are summed where they overlap, and rounded once. Returns new pixels.
+
+    Example:
+        >>> changes = warp(photo.size, [one.matrix], [delta])
+        >>> weaker = add(photo.pixels, changes, [0.5])
+    """
+    amounts = [1.0] * len(warped) if scale is None else list(scale)
+    pairs = list(zip(warped, amounts, strict=True))
+    # A float sum depends on its order in the last bit, so faces that overlap are summed in one order of their own.
+    pairs.sort(key=lambda pair: (pair[0].box, pair[1], pair[0].change.tobytes() if len(pairs) > 1 else b""))
     result = pixels.copy()
-    for top, left, bottom, right in boxes:
-        total = pixels[top:bottom, left:right] / np.float32(255)
-        for other, change in zip(boxes, warped, strict=True):
-            y0, x0, y1, x1 = max(top, other[0]), max(left, other[1]), min(bottom, other[2]), min(right, other[3])
-            if y0 < y1 and x0 < x1:
-                total[y0 - top : y1 - top, x0 - left : x1 - left] += change[
-                    y0 - other[0] : y1 - other[0], x0 - other[1] : x1 - other[1]
-                ]
-        # Every box gets the sum of all changes that reach it, so the order of faces does not matter.
-        result[top:bottom, left:right] = np.rint(np.clip(total, 0, 1) * 255).astype(np.uint8)
+    for (top, left, bottom, right), _ in (one for one, _ in pairs):
+        # In strips: what is worked on stays in the processor's cache, and memory does not grow with the face.
+        for first in range(top, bottom, STRIP):
+            strip = first, left, min(first + STRIP, bottom), right
+            place = np.s_[first : strip[2], left:right]
+            # Every box gets the sum of all changes that reach it, so the order of faces does not matter.
+            result[place] = cv2.add(pixels[place], _levels(strip, pairs), dtype=cv2.CV_8U)  # stops at 0 and 255
     return result
+
+
+def _levels(strip: tuple[int, int, int, int], pairs: Sequence[tuple[Warped, float]]) -> Int16[np.ndarray, "h w 3"]:
+    """The sum of all changes in a strip of the photo, in whole levels of 255."""
+    top, left, bottom, right = strip
+    total: np.ndarray | None = None
+    for (other, change), amount in pairs:
+        y0, x0, y1, x1 = max(top, other[0]), max(left, other[1]), min(bottom, other[2]), min(right, other[3])
+        if y0 >= y1 or x0 >= x1:
+            continue
+        part = change[y0 - other[0] : y1 - other[0], x0 - other[1] : x1 - other[1]] * np.float32(amount * 255)
+        if total is None:
+            total = np.zeros((bottom - top, right - left, *part.shape[2:]), np.float32)
+        if part.ndim != total.ndim:
+            part, total = (np.stack([one] * 3, axis=2) if one.ndim == 2 else one for one in (part, total))
+        total[y0 - top : y1 - top, x0 - left : x1 - left] += part
+    assert total is not None
+    levels = np.rint(total, out=total).astype(np.int16)
+    return levels if levels.ndim == 3 else cv2.merge([levels] * 3)
 
 
 def _warp_back(
     delta: Float32[np.ndarray, "c c 3"], matrix: np.ndarray, box: tuple[int, int, int, int]
-) -> Float32[np.ndarray, "h w 3"]:
+) -> Float32[np.ndarray, "h w *channels"]:
     top, left, bottom, right = box
     scale = scale_of(matrix)
+    if (delta == delta[..., :1]).all():
+        delta = delta[..., 0]
     delta = np.ascontiguousarray(delta, np.float32)
     if scale > 1:  # the photo is coarser than the canvas: remove what it cannot hold
         delta = cv2.GaussianBlur(

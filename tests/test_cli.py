@@ -18,6 +18,7 @@ from engine.extractors import available
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compiles")
 def test_verify_measures_the_two_files(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Image.open(photos / "astronaut.png") as image:
         pixels = np.asarray(image.convert("RGB")).copy()
