@@ -51,7 +51,7 @@ Rows = np.ndarray
 
 
 def parsed(text: str) -> Recipe:
-    """NETWORKS[/FIELD=VALUE...], what is not named as in the default recipe; no NETWORKS: the default's."""
+    """NETWORKS[/FIELD=VALUE...], what is not named as in the default recipe; no NETWORKS (/FIELD=VALUE): the default's."""
     networks, *settings = text.split("/")
     changes: dict[str, Any] = {"extractors": tuple(networks.split(","))} if networks else {}
     for setting in settings:
@@ -207,6 +207,19 @@ def told(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def command(arguments: argparse.Namespace, recipes: Sequence[str]) -> str:
+    """The call, without the paths of this machine."""
+    words = ["python benchmarks/transfer.py FACES --out DIR", f"--users {arguments.users}"]
+    words += [f"--skip {arguments.skip}"] if arguments.skip else []
+    words += [f"--photos {arguments.photos}"] if arguments.photos else []
+    words += ["--leave-one-out"] if arguments.leave_one_out else []
+    words += [f"--galleries {arguments.galleries}"] if arguments.galleries != "100" else []
+    if arguments.recognisers:
+        names = [one.partition("=") for one in arguments.recognisers.split(",")]
+        words.append("--recognisers " + ",".join(f"{name}=FOLDER" if place else name for name, _, place in names))
+    return " ".join([*words, *recipes])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faces", type=Path)
@@ -263,7 +276,7 @@ def main() -> None:
         print(f"{text}: DSSIM {mean:.4f}, most {worst:.4f}\n{told(results[text])}", flush=True)
         print(f"    {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     document = {
-        "command": " ".join(["python benchmarks/transfer.py FACES --out DIR", *sys.argv[2:]]),
+        "command": command(arguments, texts),
         "users": len(users),
         "skip": arguments.skip,
         "photos": sum(len(one.scraped) for one in users),

@@ -39,7 +39,7 @@ STEPS: dict[str, dict[str, int]] = {
     "paper": {"low": 1000, "mid": 1000, "high": 1000},
     "fawkes1": {"low": 40, "mid": 75, "high": 150},
 }
-"""Steps by solver and mode. Ours: twice as many gain 1.3 % of shift (benchmarks/README.md). The paper's are from its
+"""Steps by solver and mode. Ours: twice as many gain 1 to 2 % of shift (benchmarks/README.md). The paper's are from its
 section 5.1, the released tool's from its `protection.py`."""
 
 ENSEMBLE: tuple[str, ...] = (

@@ -85,8 +85,10 @@ def test_a_model_s_card_says_it_all(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_model_is_told_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["models", "arcface"]) == cli.USAGE
-    known = ", ".join(sorted(checkpoint.manifest()["extractors"]))
-    assert f"'arcface'; there are {known}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "'arcface'; there are " in said
+    # Other tests of this process may have registered more.
+    assert set(checkpoint.manifest()["extractors"]) <= set(said.partition("there are ")[2].strip().split(", "))
     assert cli.main(["models", "arcface", "--json"]) == cli.USAGE
     assert "arcface" in json.loads(capsys.readouterr().out)["error"]
 
