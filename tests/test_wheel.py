@@ -219,7 +219,7 @@ def test_models_lists_what_is_not_installed(installed: Path, capsys: pytest.Capt
         ["run", "IN", "--out", "OUT", "--extractors", "mobilefacenet-192-robust,sface"],
         ["evaluate", "IN", "--out", "OUT", "--extractors", "sface"],
         ["bench", "--extractors", "sface", "--only", "compile"],
-        ["train-robust", "sface", "--data", "IN", "--out", "OUT", "--dry-run"],
+        ["train-robust", "sface", "--data", "IN", "--out", "OUT", "--name", "mine", "--dry-run"],
     ],
     ids=lambda arguments: arguments[0],
 )
