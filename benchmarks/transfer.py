@@ -51,7 +51,7 @@ Rows = np.ndarray
 
 
 def parsed(text: str) -> Recipe:
-    """NETWORKS[/FIELD=VALUE...], what is not named as in the default recipe; no NETWORKS (/FIELD=VALUE): the default's."""
+    """NETWORKS[/FIELD=VALUE...], what is not named as in the default recipe. No NETWORKS: the default's, as /turn=1."""
     networks, *settings = text.split("/")
     changes: dict[str, Any] = {"extractors": tuple(networks.split(","))} if networks else {}
     for setting in settings:
