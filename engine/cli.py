@@ -516,7 +516,10 @@ def train_robust(
     out: Annotated[Path | None, Parameter(help="Folder for checkpoints, log, plot and the extractor.")] = None,
     preset: Annotated[str, Parameter(help="paper, pgd, fast or free.")] = "fast",
     presets: Annotated[bool, Parameter(negative="", help="Describe the presets and end.")] = False,
-    name: Annotated[str | None, Parameter(help="Of the new extractor; default: EXTRACTOR-robust.")] = None,
+    name: Annotated[
+        str | None,
+        Parameter(help="Of the new extractor; default: EXTRACTOR-robust, with -2 behind it if the engine ships one."),
+    ] = None,
     without: Annotated[
         tuple[Path, ...], Parameter(help="people.json of an evaluation: nobody in it is trained on or held out.")
     ] = (),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from engine import checkpoint
 from engine.robust import data, distributed, export, job, log, run
 from engine.robust.job import Options
 from engine.robust.presets import PRESETS, Preset, find, strengthened
@@ -88,7 +89,7 @@ def plan(
     options = Options(**values)
     excluded = frozenset[str]().union(*(data.names_in(path) for path in without))
     people = data.photos_of(folder, without=excluded)
-    named_as = name or f"{extractor}-robust"
+    named_as = name or default_name(extractor)
     configure()
     if together is not None:
         coordinator, processes, process = together
@@ -104,6 +105,12 @@ def plan(
     flags += [f"--without {path.name}" for path in without]
     command = " ".join([f"cloak train-robust {extractor} --data DIR --out DIR --preset {preset}", *flags])
     return Plan(extractor, named_as, out, cache or out / "faces", people, chosen, options, command)
+
+
+def default_name(extractor: str) -> str:
+    """EXTRACTOR-robust, or EXTRACTOR-robust-2 if the engine ships one of that name."""
+    name = f"{extractor}-robust"
+    return f"{name}-2" if name in checkpoint.manifest()["extractors"] else name
 
 
 def changed(preset: Preset, choice: Mapping[str, Any]) -> Preset:
