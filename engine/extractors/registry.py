@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -148,8 +147,14 @@ def lineage(names: Iterable[str]) -> frozenset[str]:
 
 def network(name: str, options: Mapping[str, Any]) -> Callable[..., nnx.Module]:
     """`build` of the module `name` of this package, with its options. Raises ValueError where there is none."""
-    found = name.isidentifier() and importlib.util.find_spec(f"engine.extractors.{name}") is not None
-    if not found or not hasattr(module := importlib.import_module(f"engine.extractors.{name}"), "build"):
+    module = None
+    if name.isidentifier():
+        try:
+            module = importlib.import_module(f"engine.extractors.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"engine.extractors.{name}":
+                raise
+    if not hasattr(module, "build"):
         raise ValueError(f"there is no network named {name!r}")
     return functools.partial(module.build, **options)
 
