@@ -19,6 +19,7 @@ import numpy as np
 from engine import checkpoint
 from engine.bulk import cloaker
 from engine.bulk.batching import FaceCloak, FaceJob, Usage
+from engine.bulk.sightings import Sightings
 from engine.config import Detection, Recipe
 from engine.detect import YuNet
 from engine.types import Face
@@ -106,9 +107,19 @@ class StandIn(cloaker.Cloaker):
         self._goal, self._grouped, self._bank = None, True, ()
         self.only = None if only is None else self._reference(only)
 
-    def targets(self, sources: Any, *, progress: Callable[[int], None] = lambda done: None) -> cloaker.Targets:
+    @property
+    def _networks(self) -> tuple[str, ...]:
+        return (*self.recipe.names, "identity")
+
+    def targets(
+        self,
+        sources: Any,
+        *,
+        progress: Callable[[int], None] = lambda done: None,
+        sightings: Sightings | None = None,
+    ) -> cloaker.Targets:
         """Looks at all photos, as the engine does under objective "person"; noise needs no mean."""
-        self.look(sources, progress=progress)
+        self.look(sources, progress=progress, sightings=sightings)
         return {}
 
     def _identify(self, canvases: Sequence[np.ndarray], embedded: object = None) -> list[np.ndarray]:
@@ -123,6 +134,10 @@ class Remembered:
 
     def __init__(self, detection: Detection) -> None:
         self._detection = detection
+
+    @property
+    def key(self) -> str:
+        return f"stand-in {self._detection}"
 
     def detect(self, pixels: np.ndarray) -> list[Face]:
         key = hashlib.sha256(f"{pixels.shape} {self._detection}".encode() + pixels.tobytes()).hexdigest()

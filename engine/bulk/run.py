@@ -28,7 +28,7 @@ from engine.bulk.manifest import Manifest, Row, Status, finished
 from engine.bulk.pipeline import Clock, Stages, stream
 from engine.bulk.plan import Options, Task, announce, dry, fingerprint, plan
 from engine.bulk.prepare import Prepared, prepare
-from engine.bulk.sightings import Sightings
+from engine.bulk.sightings import Sightings, tidy
 from engine.bulk.summary import Summary, summarise
 
 __all__ = ["Here", "Options", "Runner", "Task", "clean", "fingerprint", "run"]
@@ -244,6 +244,7 @@ def clean(out: Path, *, shard: tuple[int, int]) -> None:
     """Remove what a killed run left half-written."""
     for left in (out / OWN_FOLDER).glob(f"{shard[0]}-of-{shard[1]}-*{files.PART}"):
         left.unlink(missing_ok=True)
+    tidy(out / OWN_FOLDER)
 
 
 def _write(out: Path, target: str, data: bytes, source: Path, *, shard: tuple[int, int]) -> None:

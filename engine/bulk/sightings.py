@@ -30,6 +30,8 @@ from engine.types import Face
 NAME = "sightings.sqlite"
 SCHEMA = 1
 """The form of the table, as SQLite's user_version."""
+WAIT = 2000
+"""Milliseconds that a shard waits for another one's row."""
 FACE = 15
 """Numbers of a face: box, landmarks, score."""
 Matrix = Float32[np.ndarray, "n d"]
@@ -87,14 +89,33 @@ class Sightings:
                 return None
             rows = np.frombuffer(data, "<f4").astype(np.float32)
             return rows.reshape(count, -1 if count else FACE)
-        except (sqlite3.Error, ValueError, TypeError):  # no row of ours
-            return None
+        except sqlite3.Error:
+            self._give_up()
+        except (ValueError, TypeError):  # no row of ours
+            pass
+        return None
 
     def _put(self, sha256: str, rows: dict[str, Matrix]) -> None:
         values = [(sha256, by, len(one), np.ascontiguousarray(one, "<f4").tobytes()) for by, one in rows.items()]
-        with suppress(sqlite3.Error), self._lock, self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", values)
+        try:
+            with self._lock, self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", values)
+        except sqlite3.Error:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Go on in memory: a disk that fails once would cost a wait for every photo."""
+        with self._lock:
+            self._database.close()
+            self._database = _memory()
+            weakref.finalize(self, self._database.close)
+
+
+def tidy(folder: Path) -> None:
+    """Take away what SQLite left beside the database when a run was killed."""
+    if any((folder / f"{NAME}{suffix}").exists() for suffix in ("-wal", "-shm")) and (found := _open(folder)):
+        found.close()
 
 
 def network_key(weights: str, precision: str, spec: object) -> str:
@@ -140,6 +161,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     os.close(descriptor)
     database = connected(path, locks=True, threads=True)
     try:
+        database.execute(f"PRAGMA busy_timeout={WAIT}")
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=OFF")  # what a power cut takes is found again
         (version,) = database.execute("PRAGMA user_version").fetchone()
