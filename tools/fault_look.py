@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from fault_runs import Ended
 from fault_shim import KILLS, Fault, Kinds
 
+from engine.bulk.sightings import NAME
+
 PROPERTIES = {
     "originals": "an original was touched",
     "lost": "an output that was good before is gone or damaged",
@@ -24,6 +26,8 @@ PROPERTIES = {
     "hung": "it did not end",
 }
 OK, FAILED, USAGE, NOTHING = 0, 1, 2, 3
+MADE_AGAIN = {f".cloak/{NAME}"}
+"""What a run only keeps to save time, and the next one that has work to do makes again."""
 
 
 class Row(NamedTuple):
@@ -202,7 +206,7 @@ class Look:
                 yield "resumed", f"{name}: row {_told(state.rows.get(name))} instead of {_told(row)}"
         if not self.moved and (extra := state.own - then.state.own - self.before.own):
             yield "half", f"left for good: {_plain(min(extra))}"
-        if not self.moved and (less := then.state.own - state.own):
+        if not self.moved and (less := then.state.own - state.own - MADE_AGAIN):
             yield "resumed", f"no {_plain(min(less))}"
 
     def _kept(self, name: str, state: State) -> bool:
