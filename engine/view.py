@@ -81,7 +81,10 @@ class View:
 
     def started(self, photos: int) -> None:
         """How many photos there are to do."""
-        self._update(total=photos, description="compiling (kept for the next time)" if photos else "nothing to do")
+        # Rows that came before are of what cannot be done: they are none of these.
+        self._update(
+            total=photos, completed=0, description="compiling (kept for the next time)" if photos else "nothing to do"
+        )
 
     def grouping(self, done: int, photos: int) -> None:
         """In `done` of all `photos` it is known who is who."""
