@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,22 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--batch", type=int, default=16)
     options = parser.parse_args()
-    names = options.extractors.split(",")
-    forward = sum(card(name)["gflops"] for name in names) * 1e9
-    passes = 2 * options.steps + 1 + options.steps / 10
-    flops = forward * passes
-    print(f"forward {forward / 1e9:.2f} GFLOP a face ({', '.join(names)})")
-    print(f"{options.steps} steps x 2 + 1 + {options.steps / 10:g} = {passes:g} passes: {flops / 1e9:.0f} GFLOP a face")
+    recipe = Recipe(extractors=tuple(options.extractors.split(",")), steps=options.steps)
+    names, turns = recipe.names, recipe.turns
+
+    def a_face(each: Sequence[float]) -> float:
+        """In all: a step is two forward passes of its turn's networks; one look in ten steps is one of all."""
+        step = sum(each[index] for members in turns for index in members) / len(turns)
+        return 2 * options.steps * step + (1 + options.steps / 10) * sum(each)
+
+    each = [card(name)["gflops"] * 1e9 for name in names]
+    flops = a_face(each)
+    print(f"forward {sum(each) / 1e9:.2f} GFLOP a face ({', '.join(names)})")
+    print(f"{options.steps} steps in {len(turns)} turns, and a look every 10: {flops / 1e9:.0f} GFLOP a face")
     rows = []
     for chip, (peak, bandwidth) in CHIPS.items():
         dtype = jnp.bfloat16 if "bfloat16" in chip else jnp.float32
-        moved = sum(bytes_of(name, options.batch, dtype) for name in names) * passes / 2
+        moved = a_face([bytes_of(name, options.batch, dtype) / 2 for name in names])
         compute, memory = flops / peak, moved / bandwidth
         row = {
             "chip": chip,

@@ -50,7 +50,7 @@ ENSEMBLE: tuple[str, ...] = (
     "faceres-robust:2",
     "web-incept-robust",
 )
-"""The extractors of the default recipe, one a step in turn: six families of networks at the price of one."""
+"""The extractors of the default recipe, one a step in turn: six networks at the price of one."""
 
 
 CHUNK: int = 10

@@ -14,7 +14,8 @@ def protection(networks: Sequence[str]) -> tuple[str, str]:
     """What cloaks made on these networks protect against, and what not."""
     these = "this network" if len(networks) == 1 else "these networks"
     return (
-        f"Cloaks made against {listed(networks)} often mislead recognisers built on {these}.",
+        f"Cloaks made against {listed(networks)} mislead recognisers built on {these}: by network and budget from some "
+        "of a person's photos to nearly all.",
         "Against others it is anything from most of a person's photos to none: see 'Does it protect?' in the README.",
     )
 
