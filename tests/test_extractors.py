@@ -163,6 +163,25 @@ def test_max_pool_and_its_gradient():
 # --- weight maps ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("ours", "plain"),
+    [
+        (layers.shifted, lambda x, row: x + row[None, None]),
+        (layers.scaled, lambda x, row: x * row[None, None]),
+        (layers.leaky, lambda x, row: jnp.where(x > 0, x, x * row[None, None])),
+    ],
+)
+def test_what_acts_by_channel_has_the_automatic_gradients(ours, plain):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, weight = (jax.random.normal(key, (2, 5, 7, 3)) for key in keys[:2])
+    row = jax.random.normal(keys[2], (3,))
+    own, expected = (
+        jax.value_and_grad(lambda x, row, f=f: jnp.sum(weight * jax.vmap(f, (0, None))(x, row)), (0, 1))(x, row)
+        for f in (ours, plain)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), own, expected)
+
+
 def test_braces_expand_as_in_bash():
     assert weight_map.expand("a{1..3}/{w,b}") == ["a1/w", "a1/b", "a2/w", "a2/b", "a3/w", "a3/b"]
     assert weight_map.expand("x{1..9..4}") == ["x1", "x5", "x9"]

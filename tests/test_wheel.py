@@ -98,6 +98,26 @@ def test_the_package_and_its_distribution_have_one_version(folder: Path, module:
 def test_the_weights_are_under_the_licences_that_the_manifest_names() -> None:
     said = set(metadata(ZOO).core.license_expression.split(" AND "))
     assert said == {NETWORKS[name]["licence"] for name in ELSEWHERE}
+    assert said == set(metadata(REPOSITORY).core.license_expression.split(" AND "))
+
+
+def test_the_notices_name_every_network_under_its_licence() -> None:
+    notices, mit, apache = (ZOO / "LICENCES").read_text().split("-" * 80)
+    assert "Permission is hereby granted, free of charge" in mit
+    assert apache.strip() == (REPOSITORY / "LICENSE").read_text().strip()
+    listed = {}
+    for block in re.split(r"\n(?=\S)", notices):
+        for name in re.findall(r"^  (\S+)  ", block, re.MULTILINE):
+            listed[name] = block.split()[0]
+    expected = {name: table["licence"].removesuffix("-1.0") for name, table in NETWORKS.items() if not table["robust"]}
+    assert listed == expected | {"yunet.onnx": "MIT"}
+    assert all(NETWORKS[table["source"].split()[1]]["licence"] == table["licence"] for table in robust_ones())
+    for folder, name in ((REPOSITORY, "checkpoints/LICENCES"), (ZOO, "LICENCES")):
+        assert name in metadata(folder).core.license_files
+
+
+def robust_ones() -> list[dict[str, str]]:
+    return [table for table in NETWORKS.values() if table["robust"]]
 
 
 @pytest.mark.slow
@@ -119,7 +139,7 @@ def test_the_main_wheel_has_all_that_the_command_needs(tmp_path: Path) -> None:
     assert {"engine/py.typed", "engine/evaluate/human.cjs", "engine/templates/report.html.jinja"} <= code
     assert "engine/extractors/weight_maps/web-incept.toml" in code
     assert "engine/checkpoints/yunet.onnx" in weights
-    assert f"{information}licenses/LICENSE" in names
+    assert {f"{information}licenses/{name}" for name in ("LICENSE", "checkpoints/LICENCES")} <= set(names)
     assert (about["Name"], about["Version"]) == (MAIN, engine.__version__)
     assert entry_points.split() == ["[console_scripts]", "cloak", "=", "engine.__main__:main"]
 
