@@ -23,10 +23,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
-from embed_folder import embed_photos, people_of
+from embed_folder import embed_photos
 
 from engine import extractors, sharding
 from engine.bulk import people
+from engine.dataset import photos_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PEOPLE, PHOTOS = 60, 10
@@ -122,7 +123,7 @@ def main() -> int:
     if not options.folder.is_dir():
         parser.error(f"no folder {options.folder}: give one with a folder of photos for each person")
     sharding.configure()
-    found = people_of(options.folder)
+    found = photos_of(options.folder)
     photos = {name: own[: PHOTOS if len(own) >= PHOTOS else FEW] for name, own in found.items()}
     paths = [path for own in photos.values() for path in own]
     label = np.repeat(np.arange(len(photos)), [len(own) for own in photos.values()])

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from engine.config import Output, Recipe
-from engine.evaluate.dataset import photos_of
+from engine.dataset import photos_of
 from engine.evaluate.evaluation import study_of
 from engine.evaluate.protocol import part, part_of, rate
 from engine.evaluate.recognisers import Recogniser

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Int16, UInt8
+from jaxtyping import Float, Float32, Int16, UInt8
 
 from engine.config import CANVAS, REGION, TEMPLATE
 from engine.types import Face
@@ -34,6 +34,16 @@ class Cut(NamedTuple):
     mask: Float32[np.ndarray, "c c 1"]
     region: np.ndarray
     matrix: np.ndarray
+
+
+def central(boxes: Sequence[Float[np.ndarray, "4"]], size: tuple[int, int]) -> int:
+    """Index of the box (x, y, width, height) whose centre is nearest to the middle of a photo.
+
+    size: of the photo, (height, width). In a collection by person that face is the person's.
+    """
+    middle = np.array([size[1], size[0]]) / 2
+    centres = np.array([np.asarray(box[:2]) + np.asarray(box[2:]) / 2 for box in boxes])
+    return int(np.linalg.norm(centres - middle, axis=1).argmin())
 
 
 def similarity(landmarks: Float32[np.ndarray, "5 2"]) -> np.ndarray:

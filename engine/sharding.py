@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from engine import private, programs
@@ -43,8 +44,8 @@ def configure(*, cache: Path | None = None, keep: bool = False) -> None:
     if version("jaxlib").startswith(CPU_FLAG_VERSIONS) and CPU_FLAG.split("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {CPU_FLAG}".strip()
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache or home / "fawkes-engine"))
+        own = cache or platformdirs.user_cache_path("fawkes-engine", appauthor=False)
+        jax.config.update("jax_compilation_cache_dir", str(own))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     folder = str(jax.config.values["jax_compilation_cache_dir"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.dataset import photos_of
 from engine.evaluate import dataset
 from engine.evaluate.dataset import People, Person
 
@@ -88,16 +89,14 @@ def test_what_is_no_photo_is_passed_by(tmp_path):
     (root / ".hidden").mkdir()
     (root / ".hidden" / "b.jpg").touch()
     (root / "empty").mkdir()
-    assert {name: [p.name for p in own] for name, own in dataset.photos_of(root).items()} == {
-        "a": ["a_000.jpg", "a_001.jpg"]
-    }
+    assert {name: [p.name for p in own] for name, own in photos_of(root).items()} == {"a": ["a_000.jpg", "a_001.jpg"]}
 
 
 def test_a_folder_without_people_is_refused(tmp_path):
     with pytest.raises(ValueError, match="it has none"):
-        dataset.photos_of(tmp_path)
+        photos_of(tmp_path)
     with pytest.raises(ValueError, match="no folder"):
-        dataset.photos_of(tmp_path / "nowhere")
+        photos_of(tmp_path / "nowhere")
 
 
 def test_saved_people_come_back_also_in_another_place(crowd, tmp_path):

@@ -61,7 +61,7 @@ def test_gain_leaves_out_whoever_descends_from_either(cards: None, tmp_path: Pat
     assert {made_on for made_on, _ in parts} == {"sturdy", "beta"}
     assert all((part == "held-out") == (name == "installed") for (_, name), part in parts.items())
     assert [row["protection"] for row in findings.rows if row["recogniser"] == "installed"] == [1, 1, 0, 0]
-    assert any("from 0.0 % to 100 %" in said for said in findings.sentences)
+    assert any("from 0 % to 100 %" in said for said in findings.sentences)
 
 
 def test_attack_moves_further_the_more_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

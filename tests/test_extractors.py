@@ -238,6 +238,15 @@ def test_embedding_has_length_one_and_is_the_same_alone_or_batched(tiny):
         np.testing.assert_allclose(extractors.embed(tiny, one), expected, atol=1e-5)
 
 
+def test_any_number_of_canvases_is_embedded_as_each_alone(tiny):
+    canvases = np.random.default_rng(0).integers(0, 256, (5, CANVAS, CANVAS, 3), np.uint8)
+    rows = extractors.embed_all(tiny, canvases, batch=2)
+    assert rows.shape == (5, 5)
+    alone = [extractors.embed_all(tiny, [one.astype(np.float32) / np.float32(255)], batch=2)[0] for one in canvases]
+    np.testing.assert_array_equal(rows, np.stack(alone))
+    assert extractors.embed_all(tiny, []).shape == (0, 5)
+
+
 def test_input_is_scaled_as_the_spec_says(tiny, monkeypatch):
     seen = []
     monkeypatch.setattr(Tiny, "__call__", lambda self, x: seen.append(x) or jnp.mean(x, axis=(0, 1)))

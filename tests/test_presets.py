@@ -332,7 +332,3 @@ def test_fake_accounts_need_a_public(tmp_path: Path) -> None:
     made = fake_study.study(tmp_path, public=1)
     with pytest.raises(ValueError, match="public"):
         PRESETS["sybil"].run(made)
-
-
-def test_percentages_are_short() -> None:
-    assert [common.percent(share) for share in (0, 0.015, 0.0996, 0.8)] == ["0.0 %", "1.5 %", "10 %", "80 %"]

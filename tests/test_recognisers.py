@@ -27,12 +27,11 @@ from engine.evaluate.recognisers import (
     ExtractorRecogniser,
     Remembered,
     available,
-    central,
     in_threads,
     recogniser,
 )
 from engine.extractors import Entry, registry
-from engine.faces import cut
+from engine.faces import central, cut
 from engine.types import Face
 
 SIDE = 240

@@ -189,7 +189,7 @@ def test_the_summary_says_what_is_protected_and_what_is_not() -> None:
         ({"protection": None, "protection_low": None, "protection_high": None}, "-"),
         ({"others": 0.5}, "50 %"),
         ({"others_count": 3}, "3"),
-        ({"detector_accuracy": 0.875}, "87.5 %"),
+        ({"detector_accuracy": 0.875}, "88 %"),
         ({"auc": 0.99961}, "0.9996"),
         ({"dssim_max": 0.0069994}, "0.00700"),
         ({"rho": 0.007}, "0.007"),
@@ -225,7 +225,7 @@ def test_the_readme_s_table_comes_from_the_results(tmp_path: Path, capsys: pytes
     assert text.startswith(
         "# Title\n\n<!-- efficacy: begin -->\n\n| recogniser | in or held out | linear head | 1-NN |"
     )
-    assert "| web-incept | in | 80 % (74-86); 1.5 % | 33.3 % (27.3-39.3); 1.5 % |" in text
+    assert "| web-incept | in | 80 % (74-86); 1.5 % | 33 % (27-39); 1.5 % |" in text
     assert "| sface | held out | -; 1.5 % | - |" in text
     assert "100 cloaked photos" in text
     assert "largest 0.00700" in text
@@ -261,3 +261,8 @@ def test_a_readme_without_marks_is_refused(text: str, tmp_path: Path, capsys: py
     (tmp_path / "results.json").write_text("{}")
     assert efficacy.main([str(tmp_path / "results.json"), str(tmp_path / "README.md")]) == 2
     assert "protection" in capsys.readouterr().err
+
+
+def test_percentages_are_short() -> None:
+    shares = (0, 0.015, 0.02, 0.0996, 0.875, 1.0, None, float("nan"))
+    assert [tables.percent(share) for share in shares] == ["0 %", "1.5 %", "2 %", "10 %", "88 %", "100 %", "-", "-"]

@@ -26,28 +26,14 @@ BATCH = 16
 SAVED_EVERY = 512
 
 
-def people_of(folder: Path) -> dict[str, list[Path]]:
-    """The photos of each person, both in the order of their names. Raises ValueError for a folder without any."""
-    people = {person.name: sorted(person.iterdir()) for person in sorted(folder.iterdir()) if person.is_dir()}
-    people = {name: photos for name, photos in people.items() if photos}
-    if not people:
-        raise ValueError(f"{folder} must have a folder of photos for each person; it has none")
-    return people
-
-
 def central_canvas(path: Path, detector: YuNet) -> np.ndarray | None:
     """The canvas of the face nearest to the centre of a photo; None where there is no face, or no photo."""
     try:
         pixels = photo.read(path).pixels
     except PhotoError:
         return None
-    middle = np.array(pixels.shape[1::-1], np.float32) / 2
     found = detector.detect(pixels)
-    if not found:
-        return None
-    return cut(
-        pixels, min(found, key=lambda face: float(np.abs(face.box[:2] + face.box[2:] / 2 - middle).sum()))
-    ).canvas
+    return cut(pixels, found[central([face.box for face in found], pixels.shape[:2])]).canvas if found else None
 
 
 def embed_photos(paths: Sequence[Path], *, names: Sequence[str], cache: Path | None = None) -> dict[str, np.ndarray]:
@@ -74,19 +60,9 @@ def embed_photos(paths: Sequence[Path], *, names: Sequence[str], cache: Path | N
 
 
 def _embed(network: Extractor, canvases: Sequence[np.ndarray | None]) -> np.ndarray:
-    """Always in a batch of BATCH slots: a photo's embedding does not depend on which others are in the cache."""
-    shape = next((one.shape for one in canvases if one is not None), None)
+    there = [slot for slot, one in enumerate(canvases) if one is not None]
     rows = np.full((len(canvases), network.dim), np.nan, np.float32)
-    if shape is None:
-        return rows
-    batch = np.zeros((BATCH, *shape), np.float32)
-    for slot, one in enumerate(canvases):
-        if one is not None:
-            batch[slot] = one
-    embedded = np.asarray(extractors.embed_batch(network, batch))
-    for slot, one in enumerate(canvases):
-        if one is not None:
-            rows[slot] = embedded[slot]
+    rows[there] = extractors.embed_all(network, [canvases[slot] for slot in there], batch=BATCH)
     return rows
 
 

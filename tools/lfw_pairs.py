@@ -29,10 +29,9 @@ def canvases(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     for label, person in enumerate(generator.choice(np.array(people, object), PEOPLE, replace=False)):
         for photo in generator.choice(np.array(sorted(person.glob("*.jpg")), object), PHOTOS, replace=False):
             pixels = cv2.cvtColor(cv2.imread(str(photo)), cv2.COLOR_BGR2RGB)
-            # The photo's subject is the face at its centre.
             all_faces = detector.detect(pixels)
-            centre = [np.abs(face.box[:2] + face.box[2:] / 2 - 125).max() for face in all_faces]
-            canvas = faces.cut(pixels, all_faces[int(np.argmin(centre))]).canvas
+            subject = all_faces[faces.central([face.box for face in all_faces], pixels.shape[:2])]
+            canvas = faces.cut(pixels, subject).canvas
             found.append(np.rint(canvas * 255).astype(np.uint8))
             labels.append(label)
     return np.stack(found), np.array(labels)
@@ -40,8 +39,7 @@ def canvases(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def embedded(extractor: Extractor, images: np.ndarray) -> np.ndarray:
     """The embeddings of uint8 canvases."""
-    batches = [images[i : i + 16].astype(np.float32) / 255 for i in range(0, len(images), 16)]
-    return np.concatenate([np.asarray(extractors.embed_batch(extractor, batch)) for batch in batches])
+    return extractors.embed_all(extractor, images)
 
 
 def accuracy(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:

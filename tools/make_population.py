@@ -20,13 +20,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from embed_folder import embed_photos, people_of
+from embed_folder import embed_photos
 from scipy.cluster.vq import kmeans2
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine import checkpoint, extractors, sharding
 from engine.bulk.people import centroids_of
+from engine.dataset import photos_of
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPED_BY = ("faceres", "mobileface", "mobilefacenet-192", "sface", "web-incept")
@@ -102,7 +103,7 @@ def main() -> int:
     names = [name for name in extractors.available() if centroids_of(name) == name]
     people = {
         name: photos[:PHOTOS]
-        for name, photos in people_of(options.folder).items()
+        for name, photos in photos_of(options.folder).items()
         if len(photos) < PROTECTED and name not in options.without
     }
     paths = [path for photos in people.values() for path in photos]

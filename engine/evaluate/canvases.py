@@ -15,8 +15,8 @@ from engine import files
 from engine.bulk.prepare import Prepared, digest, prepare
 from engine.config import CANVAS, Detection
 from engine.detect import Detector
-from engine.evaluate.recognisers import central
 from engine.evaluate.study import Study
+from engine.faces import central
 from engine.types import PhotoError
 
 Canvas = UInt8[np.ndarray, "c c 3"]

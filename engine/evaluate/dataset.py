@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+from engine.dataset import photos_of
+
 SMALLEST = 3
 """Fewest photos of one of the others: two for the tracker to learn from and one to test it."""
 
@@ -71,21 +72,6 @@ class People:
         """All of them."""
         everybody = (*self.users, *self.others, *self.public)
         return [photo for one in everybody for photo in (*one.scraped, *one.tests)]
-
-
-def photos_of(root: Path) -> dict[str, list[Path]]:
-    """The photos of each person under root/NAME/, in the order of their names. Raises ValueError if there are none."""
-    if not root.is_dir():
-        raise ValueError(f"{root} must be a folder with a folder of photos for each person; it is no folder")
-    found = {
-        folder.name: sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-        for folder in sorted(root.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
-    }
-    found = {name: photos for name, photos in found.items() if photos}
-    if not found:
-        raise ValueError(f"{root} must have a folder of photos for each person; it has none")
-    return found
 
 
 def choose(

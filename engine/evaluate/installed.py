@@ -24,7 +24,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from engine import checkpoint, photo
-from engine.evaluate.recognisers import central, in_threads
+from engine.evaluate.recognisers import in_threads
+from engine.faces import central
 from engine.types import PhotoError
 
 HUMAN = "3.3.6"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float32, UInt8
 
 from engine import checkpoint, extractors, private
 from engine.bulk.dependencies import weights_of
@@ -22,6 +22,7 @@ from engine.bulk.prepare import digest, prepare
 from engine.config import CLOAKS, Detection
 from engine.detect import YuNet
 from engine.extractors import Extractor, registry
+from engine.faces import central
 from engine.types import Face, PhotoError
 
 BATCH = 16
@@ -60,16 +61,6 @@ class Recogniser(Protocol):
         the file. Raises OSError for a file that is not there.
         """
         ...
-
-
-def central(boxes: Sequence[Float[np.ndarray, "4"]], size: tuple[int, int]) -> int:
-    """Index of the box (x, y, width, height) nearest to the middle of a photo of `size` (height, width).
-
-    In collections by person that is the person.
-    """
-    middle = np.array([size[1], size[0]]) / 2
-    centres = np.array([np.asarray(box[:2]) + np.asarray(box[2:]) / 2 for box in boxes])
-    return int(np.linalg.norm(centres - middle, axis=1).argmin())
 
 
 def in_threads(work: Callable[[S], T], items: Sequence[S], *, ahead: int = 2 * BATCH) -> Iterator[T]:
@@ -137,11 +128,8 @@ class ExtractorRecogniser:
 
         def flush() -> None:
             if waiting:
-                batch = np.zeros((BATCH, *waiting[0][1].shape), np.float32)
-                for slot, (_, canvas) in enumerate(waiting):
-                    batch[slot] = canvas
-                rows = np.asarray(extractors.embed_batch(self._extractor, batch))
-                for (index, _), row in zip(waiting, rows, strict=False):
+                rows = extractors.embed_all(self._extractor, [canvas for _, canvas in waiting], batch=BATCH)
+                for (index, _), row in zip(waiting, rows, strict=True):
                     found[index] = row.copy()
                 waiting.clear()
 
@@ -274,7 +262,7 @@ def recogniser(wanted: str, detector: YuNet) -> Recogniser:
         >>> recogniser("dlib", DetectedOnce()).name
         'dlib'
     """
-    from engine.evaluate import installed  # it needs `central` of this module
+    from engine.evaluate import installed  # it needs `in_threads` of this module
 
     kind, _, place = wanted.partition("=")
     if kind in ("opencv-sface", "human"):

@@ -23,7 +23,8 @@ from engine.config import Detection, Output, Recipe
 from engine.detect import YuNet
 from engine.dssim import dssim_pixels
 from engine.evaluate.dataset import People, Person
-from engine.evaluate.recognisers import Recogniser, central
+from engine.evaluate.recognisers import Recogniser
+from engine.faces import central
 from engine.photo import read
 from engine.types import PhotoError
 

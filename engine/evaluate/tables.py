@@ -91,8 +91,11 @@ def heading(key: str) -> str:
 
 
 def percent(share: float | None) -> str:
-    """In percent, with one digit where it says something: "24 %", "1.5 %"."""
-    return "-" if share is None or math.isnan(share) else f"{100 * share:.1f}".removesuffix(".0") + " %"
+    """Whole percents from ten on, else one digit if it says something: "24 %", "1.5 %", "2 %". Without a value: "-"."""
+    if share is None or math.isnan(share):
+        return "-"
+    digits = 0 if abs(share) >= 0.0995 else 1
+    return f"{100 * share:.{digits}f}".removesuffix(".0") + " %"
 
 
 def with_interval(row: Mapping[str, Any], key: str) -> str:

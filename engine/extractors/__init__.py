@@ -44,7 +44,7 @@ Without a package, `register("my-faces", entry())` does the same for one process
 
 from engine.extractors.card import card
 from engine.extractors.crop import crop
-from engine.extractors.extractor import Extractor, embed, embed_batch, embed_crop, tuned
+from engine.extractors.extractor import Extractor, embed, embed_all, embed_batch, embed_crop, tuned
 from engine.extractors.registry import Entry, available, load, register
 from engine.extractors.spec import InputSpec
 
@@ -56,6 +56,7 @@ __all__ = [
     "card",
     "crop",
     "embed",
+    "embed_all",
     "embed_batch",
     "embed_crop",
     "load",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 
 from engine import checkpoint
 from engine.files import opened
@@ -61,11 +61,7 @@ def home() -> Path:
     """FAWKES_ENGINE_HOME, or `fawkes-engine` in the platform's folder for a user's data."""
     if given := os.environ.get("FAWKES_ENGINE_HOME"):
         return Path(given)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "fawkes-engine"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "fawkes-engine"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "fawkes-engine"
+    return platformdirs.user_data_path("fawkes-engine", appauthor=False)
 
 
 def cards(folder: Path | None = None) -> dict[str, dict[str, Any]]:

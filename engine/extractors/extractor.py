@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from engine.config import Precision
 from engine.extractors.crop import crop
@@ -16,6 +18,8 @@ from engine.extractors.spec import InputSpec
 
 EPSILON = 1e-10
 """Least squared length an embedding is divided by, as in facenet's l2_normalize: no NaN for a grey canvas."""
+BATCH = 16
+"""Canvases that host code has embedded at once: more gain nothing on a CPU."""
 
 
 @jax.tree_util.register_dataclass
@@ -85,3 +89,20 @@ def embed_crop(extractor: Extractor, x: Float[Array, "s s 3"]) -> Float[Array, "
 def embed_batch(extractor: Extractor, canvases: Float[Array, "b c c 3"]) -> Float[Array, "b d"]:
     """The embeddings of a batch of canvases, compiled: the entry for host code. Float32, length one each."""
     return jax.vmap(lambda canvas: embed(extractor, canvas))(canvases)
+
+
+def embed_all(
+    extractor: Extractor, canvases: Sequence[np.ndarray] | np.ndarray, *, batch: int = BATCH
+) -> Float32[np.ndarray, "n d"]:
+    """The embeddings of any number of canvases (c, c, 3), `batch` at a time: float32 in [0, 1], or uint8.
+
+    The last batch is filled up with black. So one program serves all, and no embedding depends on how many there are.
+    """
+    rows = np.empty((len(canvases), extractor.dim), np.float32)
+    for first in range(0, len(canvases), batch):
+        some = np.stack([np.asarray(one) for one in canvases[first : first + batch]])
+        scale = np.float32(255 if some.dtype == np.uint8 else 1)
+        padded = np.zeros((batch, *some.shape[1:]), np.float32)
+        padded[: len(some)] = some / scale
+        rows[first : first + len(some)] = np.asarray(embed_batch(extractor, padded), np.float32)[: len(some)]
+    return rows

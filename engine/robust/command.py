@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import checkpoint
+from engine.dataset import photos_of
 from engine.robust import data, distributed, export, job, log, run
 from engine.robust.job import Options
 from engine.robust.presets import PRESETS, Preset, find, strengthened
@@ -88,7 +89,7 @@ def plan(
     values: dict[str, Any] = {**settings, "steps": choice["steps"], "frozen": named}
     options = Options(**values)
     excluded = frozenset[str]().union(*(data.names_in(path) for path in without))
-    people = data.photos_of(folder, without=excluded)
+    people = photos_of(folder, without=excluded)
     named_as = name or default_name(extractor)
     configure()
     if together is not None:

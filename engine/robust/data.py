@@ -25,8 +25,6 @@ from engine.robust.train import Batch
 Window = tuple[float, float] | tuple[tuple[float, float], tuple[float, float]]
 """A network's crop in canvas pixels: (lo, hi) of y, then of x, or one for both."""
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -56,24 +54,6 @@ class Augmentation:
             raise ValueError(f"qualities must be (lowest, highest) of 1 to 100; got {self.qualities}")
         if not 0 < self.sigmas[0] <= self.sigmas[1]:
             raise ValueError(f"sigmas must be (lowest, highest), positive; got {self.sigmas}")
-
-
-def photos_of(root: Path, *, without: frozenset[str] = frozenset()) -> dict[str, list[Path]]:
-    """The photos of each person under root/NAME/, in the order of their names, but for the people `without`.
-
-    Raises ValueError where there are none.
-    """
-    if not root.is_dir():
-        raise ValueError(f"{root} must be a folder with a folder of photos for each person; it is no folder")
-    found = {
-        folder.name: sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-        for folder in sorted(root.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".") and folder.name not in without
-    }
-    found = {name: photos for name, photos in found.items() if photos}
-    if not found:
-        raise ValueError(f"{root} must have a folder of photos for each person; none is left")
-    return found
 
 
 def names_in(path: Path) -> frozenset[str]:

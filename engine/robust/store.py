@@ -22,14 +22,13 @@ from jaxtyping import Float32, Int, UInt8
 from engine import checkpoint, photo, private
 from engine.config import CANVAS
 from engine.detect import YuNet
-from engine.extractors import Extractor, embed_batch
-from engine.faces import cut
+from engine.extractors import Extractor, embed_all
+from engine.faces import central, cut
 from engine.types import PhotoError
 
 NO_FACE = -1
 CHUNK = 64
-"""Photos between two writes."""
-BATCH = 16
+"""Photos, or embeddings, between two writes."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and of how many."""
@@ -79,11 +78,9 @@ class Store:
             done = path.stat().st_size // width if path.exists() else 0
             _truncate(path, done * width)
             with path.open("ab") as file:
-                for first in range(done, len(canvases), BATCH):
-                    part = canvases[first : first + BATCH]
-                    batch = np.zeros((BATCH, *part.shape[1:]), np.float32)
-                    batch[: len(part)] = part / np.float32(255)
-                    file.write(np.asarray(embed_batch(extractor, batch), np.float32)[: len(part)].tobytes())
+                for first in range(done, len(canvases), CHUNK):
+                    part = canvases[first : first + CHUNK]
+                    file.write(embed_all(extractor, part).tobytes())
                     if progress is not None:
                         progress("faces embedded", first + len(part), len(canvases))
         return _mapped(path, np.dtype(np.float32), (extractor.dim,))
@@ -128,9 +125,8 @@ def _canvas(path: Path, detector: YuNet) -> UInt8[np.ndarray, "c c 3"] | None:
     """The canvas of the face nearest to the centre of a photo."""
     try:
         pixels = photo.read(path).pixels
-        middle = np.array(pixels.shape[1::-1], np.float32) / 2
         faces = detector.detect(pixels)
-        nearest = min(faces, key=lambda face: float(np.abs(face.box[:2] + face.box[2:] / 2 - middle).sum()))
+        nearest = faces[central([face.box for face in faces], pixels.shape[:2])]
         return np.rint(cut(pixels, nearest).canvas * 255).astype(np.uint8)
     except (PhotoError, ValueError):  # not a photo, no face, or a face that no canvas can be cut of
         return None

@@ -12,10 +12,12 @@ from engine.bulk.prepare import Prepared
 from engine.evaluate.dataset import Person
 from engine.evaluate.presets import Value
 from engine.evaluate.protocol import Named, Part, measure, name, part
-from engine.evaluate.recognisers import Recogniser, central
+from engine.evaluate.recognisers import Recogniser
 from engine.evaluate.study import Cloaks, CloakSet, Study
+from engine.evaluate.tables import percent
 from engine.evaluate.trackers import HEADS, EmbeddingTracker
 from engine.extractors import registry
+from engine.faces import central
 
 K = TypeVar("K")
 MAIN_HEADS = ("linear head", "1-NN")
@@ -111,11 +113,6 @@ def by_set(
         made[key] = cloaks, rows
         study.say(f"{wanted.label}: in {rates(where(rows, part='in'))}; held out {rates(where(rows, part='held-out'))}")
     return made
-
-
-def percent(share: float) -> str:
-    """In words: whole percents from ten on, else one digit after the point."""
-    return f"{100 * share:.0f} %" if abs(share) >= 0.0995 else f"{100 * share:.1f} %"
 
 
 def mean(rows: Sequence[Mapping[str, Value]], key: str = "protection") -> float:

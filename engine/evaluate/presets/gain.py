@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from engine.evaluate.presets import Findings, Preset, Value
-from engine.evaluate.presets.common import MAIN_HEADS, by_set, mean, percent, photos_cloaked, rates, setting, where
+from engine.evaluate.presets.common import MAIN_HEADS, by_set, mean, photos_cloaked, rates, setting, where
 from engine.evaluate.presets.plots import dots
 from engine.evaluate.study import CloakSet, Study
+from engine.evaluate.tables import percent
 
 
 def sets(study: Study) -> dict[str, CloakSet]:

@@ -10,7 +10,6 @@ from engine.evaluate.presets.common import (
     each_tracker,
     leaked,
     mean,
-    percent,
     pooled,
     rates,
     setting,
@@ -20,6 +19,7 @@ from engine.evaluate.presets.common import (
 from engine.evaluate.presets.plots import curves
 from engine.evaluate.protocol import judged, name
 from engine.evaluate.study import Study
+from engine.evaluate.tables import percent
 
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 DRAWS = 3

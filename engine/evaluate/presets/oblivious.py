@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.evaluate.presets import Findings, Preset, Value, verification
-from engine.evaluate.presets.common import apart, each_tracker, percent, rates, setting, where
+from engine.evaluate.presets.common import apart, each_tracker, rates, setting, where
 from engine.evaluate.presets.plots import dots
 from engine.evaluate.protocol import measure
 from engine.evaluate.recognisers import Recogniser
 from engine.evaluate.study import Study
+from engine.evaluate.tables import percent
 from engine.extractors import registry
 
 UNKNOWN = "not known"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from engine.evaluate.dataset import Person
 from engine.evaluate.presets import Findings, Preset, Value
-from engine.evaluate.presets.common import MAIN_HEADS, each_tracker, few, mean, percent, rates, setting, where
+from engine.evaluate.presets.common import MAIN_HEADS, each_tracker, few, mean, rates, setting, where
 from engine.evaluate.presets.plots import dots
 from engine.evaluate.protocol import measure
 from engine.evaluate.purification import PURIFICATIONS, purified
 from engine.evaluate.study import Study
+from engine.evaluate.tables import percent
 
 USERS = 10
 OTHERS = 20

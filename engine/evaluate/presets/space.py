@@ -15,10 +15,11 @@ from matplotlib.lines import Line2D
 from engine.evaluate import figures
 from engine.evaluate.dataset import Person
 from engine.evaluate.presets import Findings, Preset, Value
-from engine.evaluate.presets.common import apart, mean, percent, robust, setting, where
+from engine.evaluate.presets.common import apart, mean, robust, setting, where
 from engine.evaluate.protocol import part
 from engine.evaluate.recognisers import Recogniser
 from engine.evaluate.study import Cloaks, Study
+from engine.evaluate.tables import percent
 
 SHOWN = 3
 """Users in the figure: more colours are hard to tell apart in so many dots."""

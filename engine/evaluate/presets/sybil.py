@@ -25,7 +25,6 @@ from engine.evaluate.presets.common import (
     each_tracker,
     few,
     leaked,
-    percent,
     pooled,
     rates,
     setting,
@@ -35,6 +34,7 @@ from engine.evaluate.presets.common import (
 from engine.evaluate.presets.plots import curves
 from engine.evaluate.protocol import judged, name
 from engine.evaluate.study import BATCH, Study, linked
+from engine.evaluate.tables import percent
 from engine.types import PhotoError
 
 USERS = 5

@@ -14,8 +14,9 @@ from engine.checkpoint import CheckpointError
 from engine.evaluate import figures
 from engine.evaluate.presets import Findings, Preset, Value
 from engine.evaluate.presets.budget import users
-from engine.evaluate.presets.common import MAIN_HEADS, by_set, percent, photos_cloaked, rates, setting, where
+from engine.evaluate.presets.common import MAIN_HEADS, by_set, photos_cloaked, rates, setting, where
 from engine.evaluate.study import CloakSet, Study
+from engine.evaluate.tables import percent
 from engine.extractors import registry
 
 NO_CLOAK = "no cloak"

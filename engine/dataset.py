@@ -1,0 +1,27 @@
+"""A folder of people: root/NAME/ has the photos of the person NAME."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from engine.photo import SUFFIXES
+
+
+def photos_of(root: Path, *, without: Collection[str] = ()) -> dict[str, list[Path]]:
+    """The photos of each person, people and photos in the order of their names, but for the people `without`.
+
+    Raises ValueError if there is no such folder, or nobody in it.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root} must be a folder with a folder of photos for each person; it is no folder")
+    found = {
+        folder.name: sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        for folder in sorted(root.iterdir())
+        if folder.is_dir() and not folder.name.startswith(".") and folder.name not in without
+    }
+    found = {name: photos for name, photos in found.items() if photos}
+    if not found:
+        left = "nobody is left" if without else "it has none"
+        raise ValueError(f"{root} must have a folder of photos for each person; {left}")
+    return found
