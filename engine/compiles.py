@@ -124,7 +124,7 @@ def record() -> Iterator[Recorder]:
 
     Example:
         >>> with record() as compiled:
-        ...     jax.jit(jnp.sin)(1.0)
+        ...     _ = jax.jit(jnp.sin)(1.0)
         >>> compiled.as_dict()["programs"]
         1
     """

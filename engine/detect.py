@@ -93,7 +93,7 @@ class YuNet:
         """Faces in pixels of the photo, largest first, at least `min_size` and `min_score`.
 
         Example:
-            >>> YuNet(checkpoint.detector()).detect(photo.pixels)[0].score
+            >>> round(float(YuNet(checkpoint.detector()).detect(photo.pixels)[0].score), 2)
             0.94
         """
         faces = self._scan(pixels)

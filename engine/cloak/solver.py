@@ -225,7 +225,7 @@ def solve(recipe: Recipe, extractors: Extractors, batch: Batch) -> Result:
     The cloak of a face depends on the face, its key and the recipe, not on what else is in the batch.
 
     Example:
-        >>> solve(Recipe(steps=20), (load("web-incept"),), batch).dssim.max() <= 0.007
+        >>> bool(solve(Recipe(extractors=("mobileface",), steps=1), (extractor,), batch).dssim.max() <= 0.007)
         True
     """
     slots = begin(recipe, batch, embed(extractors, batch.canvas), jnp.ones(len(batch.canvas), bool))

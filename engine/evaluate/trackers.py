@@ -124,8 +124,8 @@ class EmbeddingTracker:
     """A recogniser and a head of HEADS. A photo without a face is not learnt from, and named NOBODY.
 
     Example:
-        >>> EmbeddingTracker(Dlib(), "1-NN").name
-        '1-NN on dlib'
+        >>> EmbeddingTracker(recogniser("sface", DetectedOnce()), "1-NN").name
+        '1-NN on sface'
     """
 
     def __init__(self, recogniser: Recogniser, head: str) -> None:

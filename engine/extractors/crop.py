@@ -31,7 +31,9 @@ def crop(
     `window_yx` has the rows (lo, hi) of y, then x, in canvas pixels; it may be traced, and lo > hi on an axis
     mirrors that axis. A window of `size` whole pixels at a whole offset is an exact copy.
 
-    >>> crop(canvas, size=112, window_yx=jnp.array([[32.0, 144.0], [32.0, 144.0]]))  # canvas[32:144, 32:144]
+    >>> part = crop(canvas, size=112, window_yx=jnp.array([[32.0, 144.0], [32.0, 144.0]]))
+    >>> bool(jnp.array_equal(part, canvas[32:144, 32:144]))
+    True
     """
     rows = resampling_matrix(canvas.shape[0], size=size, window=window_yx[0])
     columns = resampling_matrix(canvas.shape[1], size=size, window=window_yx[1])

@@ -65,7 +65,7 @@ def embed(
     `window_yx` has the rows (lo, hi) of y, then x, in canvas pixels, and stands in for the network's own window
     (jitter, mirror); it may be traced. Differentiable in the canvas and in the window.
 
-    >>> embeddings = jax.vmap(functools.partial(embed, extractor))(canvases)
+    >>> embeddings = jax.vmap(lambda canvas: embed(extractor, canvas))(canvases)
     """
     spec = extractor.spec
     if window_yx is None:

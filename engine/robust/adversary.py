@@ -196,8 +196,11 @@ def against(
     """The changes that all steps make of a batch of crops.
 
     Example:
-        >>> clean = embed_batch_of_crops(network, crops)
-        >>> against(Attack(8 / 255, 10, 2 / 255), network, Target(None, clean, labels), crops, seeds)
+        >>> clean = jax.vmap(lambda crop: embed_crop(extractor, crop))(crops)
+        >>> target = Target(None, clean, jnp.zeros(len(crops), int))
+        >>> changes = against(Attack(2 / 255, 1, 2 / 255), extractor, target, crops, jnp.zeros(len(crops), "uint32"))
+        >>> bool(abs(changes).max() < 2.001 / 255)
+        True
     """
     deltas = begin(attack, crops, noise)
     # A host loop: inside a lax loop XLA:CPU runs the convolutions several times slower, and a hundred unrolled steps

@@ -6,8 +6,9 @@ never sent: a person is a number there. `pip install 'fawkes-engine[services]'` 
 
 Example:
     >>> tracker = ServiceTracker(SERVICES["rekognition"], consent=False)
-    >>> tracker.names([], np.array([], int), [])  # doctest: +SKIP
-    NotAsked: Amazon Rekognition was not asked: it was not named in --services; nothing was sent
+    >>> tracker.names([], np.array([], int), [])
+    Traceback (most recent call last):
+    engine.evaluate.services.service.NotAsked: Amazon Rekognition was not asked: it was not named in --services; ...
 """
 
 from __future__ import annotations
