@@ -177,7 +177,7 @@ def _sides(longest: int, min_size: int) -> list[int]:
     return [round(finest * (coarsest / finest) ** (step / steps)) for step in range(steps)] + [coarsest]
 
 
-def _framed(pixels: UInt8[np.ndarray, "h w 3"], room: int) -> UInt8[np.ndarray, "h w 3"]:
+def _framed(pixels: UInt8[np.ndarray, "h w 3"], room: int) -> UInt8[np.ndarray, "H W 3"]:
     """An RGB picture as BGR, with black around it."""
     return cv2.copyMakeBorder(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), room, room, room, room, cv2.BORDER_CONSTANT)
 

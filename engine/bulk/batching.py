@@ -39,7 +39,7 @@ class FaceJob(NamedTuple):
     grey: bool
     sha256: str
     index: int
-    target: tuple[Float32[np.ndarray, "d"], ...]
+    target: tuple[Float32[np.ndarray, "_d"], ...]
 
 
 class FaceCloak(NamedTuple):
@@ -108,9 +108,9 @@ class Batcher:
             cloaks.update(lane.advance())
         return [cloaks[index] for index in range(len(cloaks))]
 
-    def embed(self, canvases: Sequence[Float32[np.ndarray, "c c 3"]]) -> list[tuple[Float32[np.ndarray, "d"], ...]]:
+    def embed(self, canvases: Sequence[Float32[np.ndarray, "c c 3"]]) -> list[tuple[Float32[np.ndarray, "_d"], ...]]:
         """For each canvas its embedding by every extractor, any number of canvases."""
-        found: list[tuple[Float32[np.ndarray, "d"], ...]] = []
+        found: list[tuple[Float32[np.ndarray, "_d"], ...]] = []
         for first in range(0, len(canvases), self.size):
             some = list(canvases[first : first + self.size])
             padded = some + some[:1] * (self.size - len(some))
@@ -118,7 +118,7 @@ class Batcher:
             found += [tuple(column[i] for column in columns) for i in range(len(some))]
         return found
 
-    def no_target(self) -> tuple[Float32[np.ndarray, "d"], ...]:
+    def no_target(self) -> tuple[Float32[np.ndarray, "_d"], ...]:
         """What stands in a FaceJob for the face's own embedding."""
         return tuple(np.zeros(extractor.dim, np.float32) for extractor in self.extractors)
 
@@ -132,7 +132,7 @@ class _Face(NamedTuple, Generic[T]):
 
     ticket: T
     job: FaceJob
-    clean: tuple[Float32[np.ndarray, "d"], ...] = ()
+    clean: tuple[Float32[np.ndarray, "_d"], ...] = ()
 
 
 class Lane(Generic[T]):

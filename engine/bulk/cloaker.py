@@ -30,12 +30,12 @@ from engine.detect import Detector, YuNet
 from engine.extractors import load
 from engine.types import PhotoError
 
-Target = tuple[Float32[np.ndarray, "d"], ...]
+Target = tuple[Float32[np.ndarray, "_d"], ...]
 Targets = dict[tuple[str, int], Target]
 """By photo hash and index of the face."""
 LENGTH = 0.01
 """How much the length of a goal's embeddings may differ from one."""
-Bank = tuple[Float32[np.ndarray, "k d"], ...]
+Bank = tuple[Float32[np.ndarray, "k _d"], ...]
 
 
 class _Look(NamedTuple):

@@ -109,13 +109,13 @@ def _nearest(means: Float32[np.ndarray, "n d"]) -> tuple[Int[np.ndarray, "n"], F
 
 
 def mean_embedding(
-    embeddings: Sequence[tuple[Float32[np.ndarray, "d"], ...]],
-) -> tuple[Float32[np.ndarray, "d"], ...]:
+    embeddings: Sequence[tuple[Float32[np.ndarray, "_d"], ...]],
+) -> tuple[Float32[np.ndarray, "_d"], ...]:
     """The mean of one person's faces in every extractor, scaled to length one."""
     return tuple(_unit(np.mean(column, axis=0)).astype(np.float32) for column in zip(*embeddings, strict=True))
 
 
-def bank(names: Sequence[str]) -> tuple[Float32[np.ndarray, "k d"], ...]:
+def bank(names: Sequence[str]) -> tuple[Float32[np.ndarray, "k _d"], ...]:
     """The centroids of the population in each extractor, of length one; row i is the same group of people in all.
 
     An extractor that was trained to give the embeddings of another one has the other's. Raises CheckpointError for an

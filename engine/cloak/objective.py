@@ -30,8 +30,8 @@ class Problem(NamedTuple):
     original: Clean
     mask: Float[Array, "c c 1"]
     weights: Float[Array, "m m"]
-    clean: tuple[Float[Array, "d"], ...]
-    target: tuple[Float[Array, "d"], ...]
+    clean: tuple[Float[Array, "_d"], ...]
+    target: tuple[Float[Array, "_d"], ...]
     grey: Bool[Array, ""]
     key: PRNGKeyArray
 
@@ -42,19 +42,19 @@ def window_weights(region: Bool[Array, "c c"]) -> Float[Array, "m m"]:
     return windows / jnp.maximum(windows.sum(), 1.0)
 
 
-def embeddings(extractors: Extractors, canvas: Float[Array, "c c 3"]) -> tuple[Float[Array, "d"], ...]:
+def embeddings(extractors: Extractors, canvas: Float[Array, "c c 3"]) -> tuple[Float[Array, "_d"], ...]:
     """The L2-normalised embedding of the canvas by each extractor, at its own crop."""
     return tuple(embed(extractor, canvas) for extractor in extractors)
 
 
-def distances(these: tuple[Float[Array, "d"], ...], those: tuple[Float[Array, "d"], ...]) -> Float[Array, "k"]:
+def distances(these: tuple[Float[Array, "_d"], ...], those: tuple[Float[Array, "_d"], ...]) -> Float[Array, "k"]:
     """L2 distance in each extractor, in [0, 2]; its gradient is finite where the two are equal."""
     squared = jnp.stack([((a - b) ** 2).sum() for a, b in zip(these, those, strict=True)])
     return jnp.sqrt(squared + 1e-12)
 
 
 def gain(
-    recipe: Recipe, face: Problem, found: tuple[Float[Array, "d"], ...], *, members: tuple[int, ...] | None = None
+    recipe: Recipe, face: Problem, found: tuple[Float[Array, "_d"], ...], *, members: tuple[int, ...] | None = None
 ) -> Float[Array, ""]:
     """What the solver maximises: the extractors' weighted mean distance from face.target, or minus that to it.
 
@@ -74,7 +74,7 @@ def jittered(
     amount: float,
     key: PRNGKeyArray,
     members: tuple[int, ...],
-) -> tuple[Float[Array, "d"], ...]:
+) -> tuple[Float[Array, "_d"], ...]:
     """Embeddings of crops at random scale, offset and mirroring: what holds for all of them transfers further.
 
     amount: range of scale and offset, as a share of the crop's side; 0 is the extractors' own crops. members: indices

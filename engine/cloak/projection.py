@@ -10,8 +10,8 @@ from engine import dssim
 from engine.cloak.objective import Problem
 
 
-def shape(face: Problem, delta: Float[Array, "c c 3"]) -> Float[Array, "c c 3"]:
-    """Only inside the mask, achromatic for a grey photo, and never past black or white."""
+def shape(face: Problem, delta: Float[Array, "c c k"]) -> Float[Array, "c c 3"]:
+    """Of one channel or three, as three: only inside the mask, achromatic for a grey photo, and never past black or white."""
     delta = jnp.where(face.grey, delta.mean(axis=-1, keepdims=True), delta) * face.mask
     return jnp.clip(face.original.image + delta, 0.0, 1.0) - face.original.image
 
@@ -39,7 +39,7 @@ def room(face: Problem) -> Float[Array, "c c 1"]:
     return jnp.sqrt(2 * variance + dssim.C2)
 
 
-def smooth(image: Float[Array, "c c 3"], *, sigma: float) -> Float[Array, "c c 3"]:
+def smooth(image: Float[Array, "c c k"], *, sigma: float) -> Float[Array, "c c k"]:
     """Gaussian blur of the same size, sigma in canvas pixels, as two matrix products; 0 leaves it alone."""
     if sigma == 0:
         return image

@@ -64,7 +64,7 @@ class Batch(NamedTuple):
     canvas: Float[Array, "b c c 3"]
     mask: Float[Array, "b c c 1"]
     region: Bool[Array, "b c c"]
-    target: tuple[Float[Array, "b d"], ...]
+    target: tuple[Float[Array, "b _d"], ...]
     grey: Bool[Array, "b"]
     identity: UInt32[Array, "b 4"]
 
@@ -90,13 +90,13 @@ class Result(NamedTuple):
 
 
 @kept()
-def embed(extractors: Extractors, canvas: Float[Array, "b c c 3"]) -> tuple[Float[Array, "b d"], ...]:
+def embed(extractors: Extractors, canvas: Float[Array, "b c c 3"]) -> tuple[Float[Array, "b _d"], ...]:
     """The embeddings of a batch of canvases by every extractor."""
     return jax.vmap(lambda one: embeddings(extractors, one))(canvas)
 
 
 @kept(static=0)
-def begin(recipe: Recipe, batch: Batch, clean: tuple[Float[Array, "b d"], ...], fresh: Bool[Array, "b"]) -> Slots:
+def begin(recipe: Recipe, batch: Batch, clean: tuple[Float[Array, "b _d"], ...], fresh: Bool[Array, "b"]) -> Slots:
     """Slots with the faces of the batch at their start; those that are not fresh are empty: done before they begin.
 
     clean: their embeddings, of `embed`.

@@ -11,7 +11,7 @@ CANDIDATES = 24
 
 
 def farthest(
-    person: tuple[Float[Array, "d"], ...], bank: tuple[Float[Array, "n d"], ...], *, seed: int
+    person: tuple[Float[Array, "_d"], ...], bank: tuple[Float[Array, "n _d"], ...], *, seed: int
 ) -> Int[Array, ""]:
     """The index of the centroid to send a person to: the farthest, mean over extractors, of those the seed draws.
 

@@ -32,7 +32,7 @@ def recompressed(pixels: Pixels, *, format: str, quality: int) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def resized(pixels: Pixels, scale: float) -> Pixels:
+def resized(pixels: Pixels, scale: float) -> UInt8[np.ndarray, "H W 3"]:
     """Scaled by Lanczos' filter, as browsers and phones do; at least one pixel remains."""
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
