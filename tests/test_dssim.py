@@ -111,6 +111,7 @@ def test_scale_scales_the_change() -> None:
         assert rational == pytest.approx(oracle(x, x + t * delta), abs=1e-5)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("x", "y"),
     [((10, 40, 3), (10, 40, 3)), ((40, 10, 3), (40, 10, 3)), ((20, 20, 3), (20, 21, 3)), ((0, 0, 3), (0, 0, 3))],
