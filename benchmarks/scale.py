@@ -1,23 +1,18 @@
-"""Collections that outgrow a laptop: who is who, planning, and the report, with up to a million faces or photos.
+"""Collections that outgrow a laptop: who is who among up to a million made-up faces, and planning many photos.
 
-    python benchmarks/scale.py group [--counts 10000,50000,100000,1000000]
-    python benchmarks/scale.py plan [--counts 10000,100000,1000000]
-    python benchmarks/scale.py report [--counts 1000,10000,100000]
-    python benchmarks/scale.py lfw FOLDER --cache FILE.npz
+    python benchmarks/scale.py group [--counts 10000,20000,50000,100000,1000000]
+    python benchmarks/scale.py plan [--counts 10000,100000]
 
-`group`: made-up embeddings, with people in sizes that follow a power law (1 to 1,000 photos) and with the spreads of
-mobilefacenet-192 on LFW (results/identity.json; each row has both). Seconds, memory, pairwise precision and recall of
+The faces are of people in sizes that follow a power law (1 to 1,000 photos), with the spreads of mobilefacenet-192 on
+LFW (results/identity.json; each row has both). Measured are the time, memory, pairwise precision and recall of
 `people.group`; up to 50,000 faces also by cells alone, against the exact groups. The ceiling is what average linkage
 gives at that size, which falls with the number of people: the more there are, the more look alike.
 
-`plan`: an output folder whose manifest has so many rows, with tiny photos (up to --files of them; beyond that all rows
-are of photos that are hard links to those): the first plan, a second call that has nothing to do, and a dry run.
-
-`report`: the pages of so many rows without pictures.
+`plan` makes so many photos of a few bytes. Measured are the first plan, which hashes all, a second one that has nothing
+to do, since the manifest has a row for each, and the same as a dry run. The ceiling is looking at each file once.
 
 Each count is a process of its own. CPU seconds are the process's own, so other work on the machine lengthens only the
-wall time. What was measured replaces that of the same name in results/scale.json; the plot is results/scale.svg. The last line is
-one JSON object.
+wall time. What was measured replaces that of the same count in results/scale.json. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -28,6 +23,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +107,7 @@ def timed(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     return result, {"cpu_seconds": round(spent[0], 2), "seconds": round(spent[1], 2)}
 
 
-def group(count: int, options: argparse.Namespace) -> dict[str, Any]:
+def group(count: int) -> dict[str, Any]:
     """Who is who among so many made-up faces."""
     from engine.bulk import linkage, people
 
@@ -144,13 +140,40 @@ def group(count: int, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def plan(count: int) -> dict[str, Any]:
+    """What there is to do in a folder of so many photos, before and after it was done."""
+    from engine.bulk.inputs import collect
+    from engine.bulk.manifest import Manifest
+    from engine.bulk.plan import Options
+    from engine.bulk.plan import plan as planned
+
+    with tempfile.TemporaryDirectory() as folder:
+        photos, out = Path(folder) / "photos", Path(folder) / "out"
+        for number in range(count):
+            place = photos / f"{number // 1000:04d}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number:07d}.jpg").write_bytes(b"\xff\xd8\xff" + number.to_bytes(8, "big"))
+        items, collecting = timed(lambda: collect([photos], out=out))
+        result: dict[str, Any] = {"photos": count, "collect": collecting}
+        with Manifest(out) as manifest:
+            first, result["first"] = timed(lambda: planned(items, out, "settings", Options()))
+            _, result["rows"] = timed(lambda: manifest.put(*(task.row("no_face", "No face.") for task in first.tasks)))
+        result["manifest_mb"] = round(manifest.path.stat().st_size / 1e6, 1)
+        for name, dry in (("second", False), ("dry_run", True)):
+            found, result[name] = timed(lambda dry=dry: planned(items, out, "settings", Options(dry_run=dry)))
+            if found.tasks or found.earlier["no_face"] != count:
+                sys.exit(f"{len(found.tasks)} of {count} photos are to be done again")
+    return {**result, "peak_mb": peak()}
+
+
 def peak() -> float:
     """Largest resident memory so far, in MB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3), 1)
 
 
-SECTIONS: dict[str, Callable[[int, argparse.Namespace], dict[str, Any]]] = {"group": group}
-COUNTS = {"group": "10000,50000,100000,1000000", "plan": "10000,100000,1000000", "report": "1000,10000,100000"}
+SECTIONS: dict[str, Callable[[int], dict[str, Any]]] = {"group": group, "plan": plan}
+COUNTS = {"group": "10000,20000,50000,100000,1000000", "plan": "10000,100000"}
+NOUN = {"group": "faces", "plan": "photos"}
 
 
 def main() -> int:
@@ -161,19 +184,21 @@ def main() -> int:
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(SECTIONS[options.section](options.one, options)))
+        print(json.dumps(SECTIONS[options.section](options.one)))
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "scale.json"
     results = json.loads(file.read_text()) if file.exists() else {}
-    rows = []
+    noun = NOUN[options.section]
+    rows = {row[noun]: row for row in results.get(options.section, [])}
     for count in (options.counts or COUNTS[options.section]).split(","):
         command = [sys.executable, __file__, options.section, "--one", count]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-        machine = {"cores": os.cpu_count(), "load": [round(one, 1) for one in os.getloadavg()]}
-        results[options.section] = {**machine, "rows": rows}
+        machine = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+        row = {**json.loads(done.stdout.splitlines()[-1]), **machine}
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        rows[row[noun]] = row
+        results[options.section] = [rows[one] for one in sorted(rows)]
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(results[options.section]))
     return 0
