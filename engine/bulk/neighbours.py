@@ -1,7 +1,6 @@
 """The most similar of many vectors: all of them compared, or, if they are too many, those in the cells nearby.
 
-Blocked matrix products of NumPy do both. At equal recall the cells take as long as the inverted file of faiss, which
-works the same way (benchmarks/scale.py has the figures).
+Blocked matrix products of NumPy do both. The cells work as the inverted file of faiss does, without the dependency.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ BATCH = 1 << 16
 CENTRES = 4
 """Cells for each root of the number of vectors: finding the cell then costs about what comparing inside it does."""
 PROBES = 24
-"""Cells in which a vector's neighbours are looked for: of the pairs of one person, .99 are found among 50,000 faces."""
+"""Cells in which neighbours are looked for. Of those among 50,000 made-up faces 16 cells find .984, 32 .990."""
 SAMPLE, TURNS = 32, 3
 """Vectors for each cell from which the centres are made, and turns of k-means (Lloyd 1982)."""
 
