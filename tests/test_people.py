@@ -85,13 +85,6 @@ def test_agrees_with_scipys_average_linkage(similarity, dim):
     assert partition(people.group(embeddings, similarity=similarity)) == partition(expected)
 
 
-def test_rows_are_compared_in_blocks(monkeypatch):
-    embeddings, _ = crowd(persons=15, each=5, noise=1.0)
-    whole = people.group(embeddings, similarity=0.4)
-    monkeypatch.setattr(people, "BLOCK", 7)
-    np.testing.assert_array_equal(people.group(embeddings, similarity=0.4), whole)
-
-
 @pytest.mark.parametrize("bad", [np.zeros(4, np.float32), np.full((2, 3), np.nan, np.float32)])
 def test_what_is_not_a_matrix_of_numbers_is_refused(bad):
     with pytest.raises(ValueError, match="finite"):

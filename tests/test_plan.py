@@ -15,7 +15,7 @@ import pytest
 
 from engine.bulk import places
 from engine.bulk.inputs import collect
-from engine.bulk.manifest import INTERRUPTED, Manifest, Row, Survey, finished
+from engine.bulk.manifest import INTERRUPTED, BusyError, Manifest, Row, Survey, finished
 from engine.bulk.places import Disk
 from engine.bulk.plan import Options, Plan, announce, plan
 from engine.bulk.records import Records
@@ -221,6 +221,57 @@ def test_shards_know_what_all_of_them_did(album: Album) -> None:
     other = album.call("in", settings="other")
     assert (len(other.tasks), other.passed) == (12, [])
     assert album.call("in", shard=(0, 2), settings="other").tasks == [], "the newest row counts, whoever wrote it"
+
+
+def test_shards_then_one_call_then_other_shards_make_each_photo_once(album: Album) -> None:
+    for index in range(24):
+        album.photo(f"in/{index}.jpg")
+    album.photo("in/bad.jpg")
+    done = [album.call("in", shard=(index, 3)) for index in range(3)]
+    assert [len(one.passed) for one in done] == [0, 0, 0]
+    assert sum(len(one.tasks) for one in done) == 25
+    written = album.written()
+    whole = album.call("in")
+    assert (whole.tasks, whole.passed) == ([], [])
+    assert [row.source for row in whole.left] == [str(album.root / "in/bad.jpg")]
+    for index in range(2):
+        assert album.call("in", shard=(index, 2)).tasks == []
+    assert album.written() == written
+    # A photo that has changed, and one that is new, are done by the one whose turn it is, whoever made the others.
+    album.photo("in/3.jpg", "edited"), album.photo("in/new.jpg")
+    done = [album.call("in", shard=(index, 2)) for index in range(2)]
+    assert sorted(name for one in done for name in tasks(one)) == ["3.jpg", "new.jpg"]
+    assert album.call("in").tasks == album.call("in", shard=(2, 3)).tasks == []
+    with Survey(album.out) as survey:
+        rows = list(survey.rows())
+    assert Counter(row.status for row in rows) == Counter(cloaked=25, failed=1)
+    assert len({row.target for row in rows}) == 26
+
+
+def test_what_a_killed_shard_left_is_done_by_a_call_without(album: Album) -> None:
+    for index in range(12):
+        album.photo(f"in/{index}.jpg")
+    album.call("in", shard=(0, 3))
+    with Manifest(album.out, shard="1-of-3") as manifest:
+        mine = album.plan("in", shard=(1, 3)).tasks
+        announce(manifest, mine)
+    album.out.joinpath(mine[0].item.target).write_bytes(b"whole, and without its row")
+    album.out.joinpath(mine[1].item.target).write_bytes(b"")
+    found = album.call("in")
+    assert {task.item.target for task in mine} <= set(tasks(found))
+    assert (found.passed, album.call("in", shard=(1, 3)).tasks) == ([], [])
+    assert len(album.written()) == 12
+
+
+def test_runs_that_divide_the_photos_in_another_way_do_not_meet(album: Album) -> None:
+    with Manifest(album.out, shard="0-of-3"), Manifest(album.out, shard="2-of-3"):
+        for shard in ("", "0-of-2"):
+            with pytest.raises(BusyError, match="with --shard I/3"), Manifest(album.out, shard=shard):
+                pass
+    with Manifest(album.out), pytest.raises(BusyError, match="without --shard"), Manifest(album.out, shard="0-of-3"):
+        pass
+    with Manifest(album.out, shard="0-of-2"):
+        pass
 
 
 def test_a_false_failure_of_an_earlier_version_is_set_right(album: Album) -> None:

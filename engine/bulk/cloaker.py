@@ -20,6 +20,7 @@ from PIL import Image
 from engine import checkpoint, sharding
 from engine.bulk import budget, people
 from engine.bulk.batching import Batcher, FaceCloak, FaceJob
+from engine.bulk.crowd import Crowd, Seen
 from engine.bulk.fit import Fitted, fit
 from engine.bulk.pipeline import Stages, stream
 from engine.bulk.prepare import Prepared, Source, digest, prepare, subset
@@ -44,17 +45,6 @@ class _Look(NamedTuple):
     sha256: str
     canvases: list[Float32[np.ndarray, "c c 3"]]
     known: list[Matrix] | None = None
-
-
-class Seen(NamedTuple):
-    """One face in the pass over all photos. own: its embeddings by the recipe's extractors. identity: one that tells
-    people apart.
-    """
-
-    sha256: str
-    index: int
-    own: Target
-    identity: Float32[np.ndarray, "d"]
 
 
 @dataclass(frozen=True)
@@ -286,12 +276,12 @@ class Cloaker:
         *,
         progress: Callable[[int], None] = lambda done: None,
         sightings: Sightings | None = None,
-    ) -> list[Seen]:
+    ) -> Crowd:
         """The faces of all photos, in order. progress: how many photos have been looked at.
 
         sightings: of this detector; what it knows is not looked at again, and it is told what is new.
         """
-        faces: list[Seen] = []
+        faces = Crowd()
         remaining, done = iter(sources), 0
         room = budget.Budget()
         kept = Sightings(self.detector) if sightings is None else sightings
@@ -314,10 +304,10 @@ class Cloaker:
                 found = [one for one in pool.map(looked, some) if one is not None]
                 for one, (*own, identity) in zip(found, self._embedded(found, kept), strict=True):
                     mine = [i for i, who in enumerate(identity) if self._is_wanted(who)]
-                    faces += [
+                    faces.extend(
                         Seen(one.sha256, index, tuple(rows[i] for rows in own), identity[i])
                         for index, i in enumerate(mine)
-                    ]
+                    )
                 done += len(some)
                 progress(done)
         return faces
@@ -386,15 +376,16 @@ def bank_of(recipe: Recipe) -> Bank:
     return people.bank(recipe.names) if recipe.objective == "target" else ()
 
 
-def aims(recipe: Recipe, faces: Sequence[Seen], bank: Bank) -> Targets:
+def aims(recipe: Recipe, faces: Crowd, bank: Bank) -> Targets:
     """What each of these faces is to be moved from or to, as of `Cloaker.targets`. bank: of the recipe."""
     if not faces:
         return {}
-    persons = people.group(np.stack([face.identity for face in faces]))
+    persons = people.group(faces.identities())
+    order = np.argsort(persons, kind="stable")
     result: Targets = {}
     far = jax.device_put(bank)
-    for person in np.unique(persons):
-        members = [faces[i] for i in np.flatnonzero(persons == person).tolist()]
+    for mine in np.split(order, np.flatnonzero(np.diff(persons[order])) + 1):
+        members = [faces[i] for i in mine.tolist()]
         # A face on which a network fails is failed by itself (`FaceCloak.fault`), not with all others of its person.
         sound = [face.own for face in members if all(np.isfinite(one).all() for one in face.own)]
         if not sound:

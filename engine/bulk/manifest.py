@@ -123,9 +123,10 @@ class Manifest:
     """The manifest of one output folder, held by one run at a time. A context manager."""
 
     def __init__(self, out: Path, *, shard: str = "") -> None:
-        """Opens or creates it, for its owner alone. shard: names a manifest of its own.
+        """Opens or creates it, for its owner alone. shard: "I-of-N" names a manifest of its own.
 
-        Raises BusyError while another run holds it, ManifestError for one that cannot be used, OSError if there can be
+        Raises BusyError while another run holds it, or one that shares the photos out otherwise: both would do a photo.
+        ManifestError for one that cannot be used, OSError if there can be
         none.
         """
         folder = private.made(out / OWN_FOLDER)
@@ -137,6 +138,7 @@ class Manifest:
             except files.HeldError as error:
                 who = f" ({error.by})" if error.by else ""
                 raise BusyError(f"another run is writing to {out}{who}: wait for it, or choose another --out") from None
+            self._share(stack, out, shard.rpartition("-of-")[2] or "1")
             flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             os.close(os.open(self.path, flags, files.PRIVATE))
             try:
@@ -148,6 +150,20 @@ class Manifest:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
                 raise ManifestError(_fault(self.path, error)) from error
             self._open = stack.pop_all()
+
+    def _share(self, stack: ExitStack, out: Path, count: str) -> None:
+        """Announce into how many shares the photos are divided, and see that no run is at work with another number."""
+        own = self.path.with_name(f"shares-{count}.lock")
+        stack.enter_context(files.locked(own, shared=True, wait=True))
+        for other in sorted(self.path.parent.glob("shares-*.lock")):
+            try:
+                if other != own:
+                    with files.locked(other):
+                        pass
+            except files.HeldError:
+                number = other.stem.partition("-")[2]
+                by = "without --shard" if number == "1" else f"with --shard I/{number}"
+                raise BusyError(f"a run {by} is writing to {out}, and has the same photos: wait for it") from None
 
     def _prepare(self, locks: bool) -> None:
         """Make the tables of an empty database, bring those of an earlier version up to date, refuse others."""

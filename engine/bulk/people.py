@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from engine import checkpoint
+from engine.bulk.linkage import average_linkage
 from engine.extractors import registry
 
 EXTRACTOR = "mobilefacenet-192"
@@ -29,9 +30,6 @@ ALIKE = 0.9
 """Mean cosine of a trained extractor's embeddings to those of the one it was trained from (its card's, on people held
 out) from which the two share centroids: those of one are where the other has these people too."""
 
-BLOCK = 2048
-"""Rows compared at a time: memory is BLOCK x faces x 4 bytes (160 MB for 20,000 faces), never faces x faces."""
-
 
 def same_person(reference: Float32[np.ndarray, "d"], embedding: Float32[np.ndarray, "d"]) -> bool:
     """Whether two faces are one person's. reference, embedding: of EXTRACTOR, of length one."""
@@ -41,9 +39,10 @@ def same_person(reference: Float32[np.ndarray, "d"], embedding: Float32[np.ndarr
 def group(embeddings: Float32[np.ndarray, "n d"], *, similarity: float = SIMILARITY) -> Int[np.ndarray, "n"]:
     """A person's number for every face, from 0 in the order of each person's first face.
 
-    Average linkage (UPGMA, Sokal & Michener 1958) on the cosine: the two most similar groups merge as long as the mean
-    similarity of their faces is at least `similarity`. The partition does not depend on the order of the faces. Any
-    number of faces: time grows with its square (some ten seconds for 20,000), memory does not.
+    Average linkage on the cosine: the two most similar groups merge as long as the mean similarity of their faces is at
+    least `similarity`. The partition does not depend on the order of the faces. Up to `linkage.EXACT` faces nothing is
+    missed, and time grows with their square; with more of them neighbours are looked for nearby, and some are missed
+    (benchmarks/scale.py).
 
     embeddings: of length one. Raises ValueError for anything but a matrix of finite numbers.
 
@@ -54,58 +53,18 @@ def group(embeddings: Float32[np.ndarray, "n d"], *, similarity: float = SIMILAR
     embeddings = np.asarray(embeddings, np.float32)
     if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
         raise ValueError(f"embeddings must be a finite (n, d) matrix; got shape {embeddings.shape}")
+    if not len(embeddings):
+        return np.empty(0, int)
     # Sums round differently in another order of the faces, so the order is made the same first.
-    order = np.lexsort(embeddings.T)
+    rows = np.ascontiguousarray(embeddings).view(np.dtype((np.void, embeddings[:1].nbytes))).ravel()
+    order = np.argsort(rows, kind="stable")
+    new = np.concatenate([[True], rows[order][1:] != rows[order][:-1]])
+    which = np.cumsum(new) - 1  # photos that are there twice are one
+    sizes = np.bincount(which).astype(np.float32)
     owner = np.empty(len(embeddings), int)
-    owner[order] = _average_linkage(embeddings[order], similarity)
+    owner[order] = average_linkage(embeddings[order[new]], sizes, similarity)[which]
     _, first, number = np.unique(owner, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[number]
-
-
-def _average_linkage(faces: Float32[np.ndarray, "n d"], similarity: float) -> Int[np.ndarray, "n"]:
-    """A group's number for every face. Groups are their means: the mean similarity of two groups is its product.
-
-    Two groups that are each other's most similar merge in average linkage whatever else does (Murtagh 1983), so a round
-    merges all such pairs at once; a group with nothing similar enough will never have it, and is done.
-    """
-    owner = np.arange(len(faces))
-    active, means, sizes = np.arange(len(faces)), faces, np.ones(len(faces), np.float32)
-    while len(active) > 1:
-        nearest, best = _nearest(means)
-        rows = np.arange(len(active))
-        merging = (nearest[nearest] == rows) & (rows < nearest) & (best >= similarity)
-        if not merging.any() and best.max() >= similarity:  # rounding can turn a tie into a ring
-            top = int(best.argmax())
-            nearest[nearest[top]] = top
-            merging[min(top, nearest[top])] = True
-        left, right = rows[merging], nearest[merging]
-        target = active.copy()
-        target[right] = active[left]
-        renumbered = np.arange(len(faces))
-        renumbered[active] = target
-        owner = renumbered[owner]
-        means, sizes = means.copy(), sizes.copy()
-        total = sizes[left] + sizes[right]
-        share = (sizes[left] / total)[:, None]
-        means[left] = share * means[left] + (1 - share) * means[right]
-        sizes[left] = total
-        keep = best >= similarity
-        keep[right] = False
-        active, means, sizes = active[keep], means[keep], sizes[keep]
-    return owner
-
-
-def _nearest(means: Float32[np.ndarray, "n d"]) -> tuple[Int[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
-    """For every row the most similar other row, and how similar it is."""
-    nearest, best = np.empty(len(means), int), np.empty(len(means), np.float32)
-    for first in range(0, len(means), BLOCK):
-        some = slice(first, min(first + BLOCK, len(means)))
-        products = means[some] @ means.T
-        own = np.arange(some.stop - first)
-        products[own, own + first] = -np.inf
-        nearest[some] = products.argmax(axis=1)
-        best[some] = products[own, nearest[some]]
-    return nearest, best
 
 
 def mean_embedding(

@@ -28,7 +28,8 @@ import numpy as np
 
 from engine import sharding
 from engine.bulk.album import Album
-from engine.bulk.cloaker import Cloaker, Seen, Targets, aims, bank_of, grouped
+from engine.bulk.cloaker import Cloaker, Targets, aims, bank_of, grouped
+from engine.bulk.crowd import Crowd, Seen
 from engine.bulk.inputs import OWN_FOLDER, InputError
 from engine.bulk.manifest import Row
 from engine.bulk.pipeline import Clock
@@ -155,7 +156,7 @@ class Crew:
             faces[number] = found
             done += len(chunks[number])
             progress(done)
-        return aims(recipe, list(chain.from_iterable(faces[number] for number in sorted(faces))), bank)
+        return aims(recipe, Crowd(chain.from_iterable(faces[number] for number in sorted(faces))), bank)
 
     def cloak(
         self,
@@ -263,7 +264,7 @@ class _Looker(_Worker):
     """Sees who is in photos."""
 
     def _do(self, chunk: Sequence[Path]) -> list[Seen]:
-        return self._here.cloaker.look(chunk, sightings=self._here.sightings)
+        return list(self._here.cloaker.look(chunk, sightings=self._here.sightings))
 
 
 class _Cloaker(_Worker):
