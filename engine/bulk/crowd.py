@@ -18,7 +18,7 @@ class Seen(NamedTuple):
 
     sha256: str
     index: int
-    own: tuple[Float32[np.ndarray, "d"], ...]
+    own: tuple[Float32[np.ndarray, "_d"], ...]
     identity: Float32[np.ndarray, "d"]
 
 

@@ -34,7 +34,7 @@ WAIT = 2000
 """Milliseconds that a shard waits for another one's row."""
 FACE = 15
 """Numbers of a face: box, landmarks, score."""
-Matrix = Float32[np.ndarray, "n d"]
+Matrix = Float32[np.ndarray, "n _d"]
 
 
 class Sightings:
