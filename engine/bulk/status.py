@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.bulk.kinds import LOOKS
 from engine.bulk.manifest import Row, columns_of, read_row
@@ -86,6 +86,26 @@ def largest_dssim(row: Row) -> float | None:
     """Of its faces, None without a cloaked one."""
     found = [value for face in row.faces if isinstance(value := face.get("dssim"), (int, float))]
     return max(found, default=None)
+
+
+class Record(NamedTuple):
+    """What a machine is told of a photo. output: None without one. faces: how many. dssim: the largest of them."""
+
+    source: str
+    output: str | None
+    status: str
+    unprotected: bool
+    faces: int
+    dssim: float | None
+    bytes: int
+    reason: str
+
+    @classmethod
+    def of(cls, row: Row) -> Record:
+        """That of a row."""
+        output = row.target if row.status == "cloaked" else None
+        dssim = largest_dssim(row)
+        return cls(row.source, output, row.status, row.unprotected, len(row.faces), dssim, row.written, row.reason)
 
 
 @dataclass
