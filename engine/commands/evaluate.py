@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from engine.commands.options import CloakOptions, OutputOptions, StudyOptions, Telling, names
+from engine.commands.options import FACES, STUDY, CloakOptions, OutputOptions, StudyOptions, Telling, names
 from engine.commands.outcome import OK, failed, interrupted, print_json, usage
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ EXTRA = "pip install 'fawkes-engine[evaluate]'"
 
 
 def evaluate(
-    dataset: Annotated[Path | None, Parameter(help="Folder with a folder of photos for each person.")] = None,
+    dataset: Annotated[Path | None, FACES] = None,
     /,
     *,
-    out: Annotated[Path | None, Parameter(help="Folder for report.html, results.json and all it is made of.")] = None,
+    out: Annotated[Path | None, STUDY] = None,
     presets: Annotated[str | None, Parameter(help="Which, e.g. budget,transfer, or all; --list tells them.")] = None,
     study: StudyOptions = StudyOptions(),
     public: Annotated[int, Parameter(help="People on whom adaptive trackers practise.")] = 40,

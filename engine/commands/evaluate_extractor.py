@@ -8,17 +8,17 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from engine.commands.evaluate import EXTRA, evaluated
-from engine.commands.options import Budget, StudyOptions, Telling, names
+from engine.commands.options import FACES, STUDY, Budget, StudyOptions, Telling, names
 from engine.commands.outcome import usage
 from engine.config import Output
 
 
 def evaluate_extractor(
     extractor: Annotated[str, Parameter(help="The extractor that is judged; `cloak models` lists them.")],
-    dataset: Annotated[Path, Parameter(help="Folder with a folder of photos for each person.")],
+    dataset: Annotated[Path, FACES],
     /,
     *,
-    out: Annotated[Path, Parameter(help="Folder for report.html, results.json and all it is made of.")],
+    out: Annotated[Path, STUDY],
     against: Annotated[
         str | None, Parameter(help="Extractor to compare it with; default: the one that it was trained from.")
     ] = None,

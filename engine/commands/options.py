@@ -14,6 +14,11 @@ from cyclopts import Parameter
 
 from engine.config import Format, Mode, Objective, Output, Recipe, SolverName
 
+SEED = Parameter(help="Of every random choice.")
+DEVICES = Parameter(help="How many devices to use; default: all.")
+FACES = Parameter(help="Folder with a folder of photos for each person.")
+STUDY = Parameter(help="Folder for report.html, results.json and all it is made of.")
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Budget:
     mode: Annotated[Mode, Parameter(help="Budget: DSSIM .004, .007 or .017 round each face.")] = "mid"
     rho: Annotated[float | None, Parameter(help="Budget of your own instead of the mode's.")] = None
     steps: Annotated[int | None, Parameter(help="Solver steps instead of the solver's own.")] = None
-    seed: Annotated[int, Parameter(help="Of every random choice.")] = 0
+    seed: Annotated[int, SEED] = 0
 
     def recipe(self, **more: object) -> Recipe:
         """The recipe, with more of its fields. Raises ValueError for what cannot be."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from engine.commands.options import CloakOptions, OutputOptions, Telling
+from engine.commands.options import DEVICES, CloakOptions, OutputOptions, Telling
 from engine.commands.outcome import FAILED, NOTHING, OK, failed, interrupted, usage
 from engine.config import Detection, Recipe
 
@@ -48,7 +48,7 @@ class Machine:
     batch: Annotated[
         int | None, Parameter(help="Faces solved at once; default: 8, 64 for each accelerator, fewer for fewer photos.")
     ] = None
-    devices: Annotated[int | None, Parameter(help="How many devices to use; default: all.")] = None
+    devices: Annotated[int | None, DEVICES] = None
     workers: Annotated[int | None, Parameter(help="Threads that read and write; default: the cores.")] = None
     shard: Annotated[str, Parameter(help="I/N: this process does the I-th of N shares (from 0).")] = "0/1"
     runner: Annotated[

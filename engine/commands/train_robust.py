@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from engine.commands.options import Telling
+from engine.commands.options import DEVICES, FACES, SEED, Telling
 from engine.commands.outcome import OK, failed, interrupted, print_json, say, usage
 from engine.config import Precision
 
@@ -39,7 +39,7 @@ class TrainOptions:
     freeze: Annotated[float, Parameter(help="Share of the lower layers that stay as they are.")] = 0.0
     frozen: Annotated[str | None, Parameter(help="Layers that stay as they are, by name: stem,blocks/0")] = None
     precision: Annotated[Precision, Parameter(help="Of the network's products.")] = "float32"
-    seed: Annotated[int, Parameter(help="Of every random choice.")] = 0
+    seed: Annotated[int, SEED] = 0
 
 
 @Parameter(name="*")
@@ -47,7 +47,7 @@ class TrainOptions:
 class Processes:
     """What trains. A training of several processes has a coordinator."""
 
-    devices: Annotated[int | None, Parameter(help="How many devices to use; default: all.")] = None
+    devices: Annotated[int | None, DEVICES] = None
     coordinator: Annotated[
         str | None, Parameter(help="HOST:PORT of process 0, for a training of several processes on one --out.")
     ] = None
@@ -59,7 +59,7 @@ def train_robust(
     extractor: Annotated[str | None, Parameter(help="The network to start from; `cloak models` lists them.")] = None,
     /,
     *,
-    data: Annotated[Path | None, Parameter(help="Folder with a folder of photos for each person.")] = None,
+    data: Annotated[Path | None, FACES] = None,
     out: Annotated[Path | None, Parameter(help="Folder for checkpoints, log, plot and the extractor.")] = None,
     name: Annotated[
         str | None,
