@@ -27,7 +27,9 @@ CODES = (
 
 COMMANDS = {
     "run": "Cloak photos. A second call with the same --out goes on where the first one ended.",
-    "status": "Say what became of every photo of an output folder: which are protected, which are not, and why.",
+    "status": "Say what became of every photo of an output folder: which are protected, which are not, and why.\n\n"
+    "Exit codes here: 0 every face that was found is protected; 1 a photo failed or has a face that is not; 2 no run "
+    "has written there, or a manifest cannot be read; 3 no photos.",
     "verify": "Measure what a cloak changed: DSSIM at native size, largest change of a pixel, embedding shift by "
     "extractor.",
     "models": "List the extractors: size, licence, source, accuracy, robust or not. With a name, all there is to say "
