@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from engine import terminal
@@ -17,6 +16,8 @@ def say(text: str) -> None:
 
 def print_json(value: object) -> None:
     """A line of JSON on stdout."""
+    import json  # not for the help
+
     print(json.dumps(value))
 
 
@@ -29,7 +30,7 @@ def usage(message: str, *, as_json: bool) -> int:
 def failed(message: str, *, as_json: bool) -> int:
     """The command was cut short. The exception that is being handled, if any, is shown with `--verbose`."""
     if sys.exc_info()[0] is not None:
-        import logging  # not for the help
+        import logging
 
         logging.getLogger(__name__).debug("it arose here", exc_info=True)
     say(f"cloak: {message}")
