@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # an evaluation brings matplotlib along
 EVERY = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 SHOWN = 20
-"""Photos that are named one by one; the rest is in the manifest."""
+"""Photos that are named one by one; `cloak status` names the rest."""
 
 
 class View(Watch):
