@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any
 import jax
 
 from engine import programs
+
+log = logging.getLogger(__name__)
 
 TRACE = "/jax/core/compile/jaxpr_trace_duration"
 LOWER = "/jax/core/compile/jaxpr_to_mlir_module_duration"
@@ -95,6 +98,8 @@ class Recorder:
             self._inside.saved = duration_secs
         if event not in (TRACE, LOWER, COMPILE, programs.LOAD):
             return
+        if event in (COMPILE, programs.LOAD):
+            log.debug("%s ready after %.2f s", _name(fun_name), duration_secs)
         with self._lock:
             program = self.by_program.setdefault(_name(fun_name), Program())
             if event == programs.LOAD:

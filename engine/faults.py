@@ -19,7 +19,7 @@ from engine import files
 LOG = "errors.log"
 """In a run's own folder: where unexpected errors arose."""
 LOG_LIMIT = 10_000_000
-"""Bytes after which a log takes no more: one mistake can repeat itself with every photo."""
+"""Bytes after which a log takes only what is new: one mistake can repeat itself with every photo."""
 LITTLE = 64 << 10
 """Bytes of a disk that is full, as far as a database is concerned."""
 LEAST_MEMORY = 1 << 30
@@ -28,6 +28,8 @@ NO_MEMORY = ("can't start new thread", "annot allocate memory", "failed to map s
 """In messages about memory that are no MemoryError."""
 LENGTH = 300
 """Characters of another program's message that are shown."""
+_noted: set[tuple[Path, object]] = set()
+"""By log, the places at which exceptions arose that are in it."""
 
 
 def words(error: BaseException) -> str:
@@ -56,18 +58,28 @@ def no_room(folder: Path) -> bool:
     return found.f_bavail * found.f_frsize < LITTLE
 
 
-def noted(error: BaseException, folder: Path | None = None) -> Path | None:
-    """Write down where an exception arose; returns the file, None if it cannot be written. folder: for a log.
+def noted(error: BaseException, folder: Path | None = None, *, about: str = "") -> Path | None:
+    """Write down where an exception arose; returns the file, None if it cannot be written.
 
-    Without a folder, or if it takes no more files, it is a new file in the system's folder for temporary files.
+    folder: for a log; without one, or if it takes no more files, it is a new file in the system's folder for temporary
+    files. about: the photo it was. Of exceptions that arose at the same place in this process the first has its whole
+    traceback in a log and the others a line each, up to `LOG_LIMIT`.
     """
-    text = "".join(traceback.format_exception(error))
-    data = f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{text}\n".encode(errors="backslashreplace")
-    if folder is not None and folder.is_dir():
-        log = folder / LOG
+    origin = type(error), tuple((frame.filename, frame.lineno) for frame in _frames(error))
+    log = None if folder is None or not folder.is_dir() else folder / LOG
+    again = log is not None and (log, origin) in _noted and log.exists()
+    versions = f"cloak {sys.modules['engine'].__version__}, Python {sys.version.split()[0]}, {sys.platform}"
+    head = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {versions}{about and ': ' + about}\n"
+    if again:
+        text = f"{head}{type(error).__name__}: {words(error)}, where the same arose above\n\n"
+    else:
+        text = head + "".join(traceback.format_exception(error)) + "\n"
+    data = text.encode(errors="backslashreplace")
+    if log is not None:
         try:
-            if not log.exists() or log.stat().st_size < LOG_LIMIT:
+            if not again or log.stat().st_size < LOG_LIMIT:
                 files.append(log, data)
+            _noted.add((log, origin))
             return log
         except OSError:
             pass
@@ -80,13 +92,29 @@ def noted(error: BaseException, folder: Path | None = None) -> Path | None:
     return Path(name)
 
 
-def unexpected(error: BaseException, folder: Path | None = None) -> str:
-    """What is said of an exception that nobody foresaw, which is noted. folder: as for `noted`."""
-    log = noted(error, folder)
+def _frames(error: BaseException) -> traceback.StackSummary:
+    return traceback.extract_tb(error.__traceback__)
+
+
+def place(error: BaseException) -> str:
+    """The line of this package in which an exception arose, as FILE:LINE, or what was called there; "" without any.
+
+    Example:
+        >>> place(ValueError("of nobody"))
+        ''
+    """
+    root = Path(__file__).parent
+    own = [frame for frame in _frames(error) if Path(frame.filename).is_relative_to(root)]
+    return f"{Path(own[-1].filename).relative_to(root.parent)}:{own[-1].lineno}" if own else ""
+
+
+def unexpected(error: BaseException, folder: Path | None = None, *, about: str = "") -> str:
+    """What is said of an exception that nobody foresaw, which is noted. folder, about: as for `noted`."""
+    log = noted(error, folder, about=about)
+    at = f" at {found}" if (found := place(error)) else ""
     where = f" with {log}, which says where it arose" if log else ""
-    return (
-        f"Unexpected {type(error).__name__}: {words(error)}. It is a mistake in the program: please report it{where}."
-    )
+    said = f"Unexpected {type(error).__name__}{at}: {words(error)}"
+    return f"{said}. It is a mistake in the program: please report it{where}."
 
 
 def of_disk(error: BaseException) -> str:

@@ -24,7 +24,7 @@ def readable(text: str) -> str:
         >>> readable("two\nlines")
         'two\\nlines'
     """
-    return "".join(map(_shown, text))
+    return text if text.isprintable() else "".join(map(_shown, text))
 
 
 def _shown(character: str) -> str:

@@ -23,9 +23,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from engine.bulk import claims, kinds
+from engine.bulk import claims, status
 from engine.bulk.manifest import Row
 from engine.bulk.summary import Summary
+from engine.bulk.watch import Watch
 from engine.config import Recipe
 from engine.terminal import readable
 
@@ -36,17 +37,21 @@ if TYPE_CHECKING:  # an evaluation brings matplotlib along
 EVERY = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 SHOWN = 20
-"""Photos that are named one by one; the rest is in the manifest."""
+"""Photos that are named one by one; `cloak status` names the rest."""
 
 
-class View:
+class View(Watch):
     """Progress and findings on stderr, the summary on stdout. A context manager.
 
     Progress is a bar on a terminal. Elsewhere it is a line now and then, so that a log shows that the work goes on.
     """
 
-    def __init__(self, *, quiet: bool, dry: bool = False) -> None:
-        """quiet: no progress; what is not protected is named all the same. dry: name also what would be cloaked."""
+    def __init__(self, *, quiet: bool, dry: bool = False, verbose: bool = False) -> None:
+        """quiet: no progress; what is not protected is named all the same. dry: name also what would be cloaked.
+
+        verbose: name every photo, with what is to know of it.
+        """
+        self._verbose = verbose
         self._dry = dry and not quiet
         self._console = Console(stderr=True, highlight=False)
         self._shown = 0
@@ -118,22 +123,14 @@ class View:
             self._lines.update(self._progress.tasks[0])
 
     def _name(self, row: Row) -> None:
-        if row.status == "failed":
-            word = "FAILED"
-        elif row.status == "no_face":
-            word = "NOT PROTECTED"
-        elif row.unprotected:
-            word = "PROTECTED IN PART"
-        elif row.status == "skipped" and row.reason.startswith(kinds.LOOKS):
-            word = "NOT READ"
-        else:
+        if not (self._verbose or status.of_note(row)):
             return
         self._shown += 1
-        if self._shown <= SHOWN:
+        if self._verbose or self._shown <= SHOWN:
             # Not rich's print: a log's lines are not to be folded, nor names taken for its markup.
-            self._console.print(Text(f"{word} {readable(row.source)}: {readable(row.reason)}"), soft_wrap=True)
+            self._console.print(Text(status.line(row)), soft_wrap=True)
         elif self._shown == SHOWN + 1:
-            self._console.print("... and more: the manifest has a row for every photo")
+            self._console.print("... and more: `cloak status` tells of every photo")
 
     def summary(self, summary: Summary, out: Path, recipe: Recipe) -> None:
         """The last lines, on stdout."""

@@ -11,6 +11,7 @@ import sys
 import warnings
 import zlib
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from engine import photo
-from engine.photo import containers, metadata
+from engine.config import Format
+from engine.photo import containers, decoding, encoding, metadata, writing
 from engine.types import Photo, PhotoError
 
 WILD = Path(__file__).parents[2] / "shared" / "wild"
@@ -697,3 +699,14 @@ def test_wild_files():
 def metadata_of(item):
     exif = item.encoding.get("exif")
     return flat(metadata.to_order(exif.tags, exif.order, "<")) if exif else {}
+
+
+def test_the_lists_of_formats_agree() -> None:
+    by_content = {kind for _, kind in photo._MAGIC} | {"WEBP", "AVIF", "HEIF"}
+    assert by_content == set(decoding.READERS)
+    assert set(encoding.WRITERS) == set(decoding.READERS) - {"GIF"}, "which is written as PNG"
+    assert {*encoding.NO_ALPHA, *encoding.LONGEST_SIDE} <= set(encoding.WRITERS)
+    assert set(get_args(Format)) == {"keep", *writing.FORMATS}
+    for kind, suffix in writing.FORMATS.values():
+        assert kind in encoding.WRITERS
+        assert suffix in photo.SUFFIXES

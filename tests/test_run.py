@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -91,8 +92,11 @@ def test_every_input_is_accounted_for_and_a_second_call_does_nothing(
 ) -> None:
     out = tmp_path / "out"
     before = contents(collection)
-    code, summary, _ = call(collection, "--out", out, capsys=capsys)
+    code, summary, said = call(collection, "--out", out, "--verbose", capsys=capsys)
     assert code == cli.FAILED
+    assert re.search(r"^cloaked \S+/turned\.jpg: 1 face, DSSIM 0\.00\d+", said, re.M)
+    assert re.search(r"^ *\d+ ms engine\.bulk\.run: 9 files: 8 to do, 0 done earlier, 1 passed by", said, re.M)
+    assert "Traceback" not in said, "what is wrong with a photo was foreseen"
     assert summary["counts"] == {"cloaked": 3, "no_face": 1, "skipped": 1, "failed": 4}
     assert summary["faces"] == 3
     assert 0 < summary["dssim_mean"] <= summary["dssim_max"] <= 0.007
@@ -106,6 +110,11 @@ def test_every_input_is_accounted_for_and_a_second_call_does_nothing(
     assert all(reason for status, reason, _ in found.values() if status != "cloaked")
     assert "empty" in found["empty.png"][1]
     assert "symbolic link" in found["loop.jpg"][1]
+    assert cli.main(["status", str(out), "--json"]) == cli.FAILED
+    totals = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {name: totals[name] for name in ("counts", "faces", "dssim_max", "unprotected")} == {
+        name: summary[name] for name in ("counts", "faces", "dssim_max", "unprotected")
+    }
 
     written = contents(out)
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.[pj][np]g")}

@@ -7,6 +7,7 @@ face's cloak does not depend on the others nor on when it came.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,8 @@ from engine.cloak.objective import Extractors
 from engine.config import Recipe
 from engine.extractors import tuned
 from engine.faces import Cut
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -92,6 +95,7 @@ class Batcher:
         self.recipe = recipe
         self.size = -(-size // mesh.size) * mesh.size
         self.mesh = mesh
+        log.info("%d faces at once, %d steps each, on %s", self.size, recipe.steps, [*map(str, mesh.devices.flat)])
         self.extractors = sharding.replicate(tuple(map(tuned, extractors)), mesh)
 
     def lane(self) -> Lane:

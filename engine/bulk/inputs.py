@@ -11,8 +11,8 @@ from pathlib import Path
 
 from engine.bulk.kinds import passed_by
 from engine.config import Format
+from engine.photo.writing import FORMATS
 
-NEW_SUFFIX: dict[str, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 OWN_FOLDER = ".cloak"
 """Where a run keeps its manifest and half-written files, inside its output folder."""
 
@@ -153,7 +153,7 @@ def _renamed(items: list[Item], *, out: Path, format: Format) -> list[Item]:
     """The items with the suffix of the wanted format. Raises InputError for one that would fall on its original."""
     if format != "keep":
         stems = Counter(_stem(item) for item in items if not item.skip)
-        new = NEW_SUFFIX[format]
+        _, new = FORMATS[format]
         items = [
             item if item.skip else replace(item, target=_target(item.target, new, keep_old=stems[_stem(item)] > 1))
             for item in items

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from engine.bulk.kinds import LOOKS
 from engine.bulk.manifest import INTERRUPTED, Manifest, Row, Status, stamped
 from engine.bulk.prepare import digest, prepare
 from engine.bulk.records import Known, Records, owns
+from engine.bulk.watch import Watch
 from engine.config import Detection, Output, Recipe
 from engine.types import PhotoError
 
@@ -261,7 +262,7 @@ def announce(manifest: Manifest, tasks: Sequence[Task]) -> None:
     manifest.put(*(replace(task.row("failed", INTERRUPTED), key="") for task in fresh))
 
 
-def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, report: Callable[[Row], None]) -> list[Row]:
+def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, watch: Watch) -> list[Row]:
     """What a run would make of photos: which have faces, which would fail. Computes no cloak and writes nothing."""
 
     def found(task: Task) -> Row:
@@ -279,6 +280,6 @@ def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, report: Calla
     rows = []
     with ThreadPoolExecutor(cloaker.workers) as pool:
         for row in pool.map(found, tasks):
-            report(row)
+            watch.row(row)
             rows.append(row)
     return rows

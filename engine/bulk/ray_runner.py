@@ -34,6 +34,7 @@ from engine.bulk.inputs import OWN_FOLDER, InputError
 from engine.bulk.manifest import Row
 from engine.bulk.pipeline import Clock
 from engine.bulk.run import Here, Options, Task, clean, fingerprint
+from engine.bulk.watch import Watch
 from engine.checkpoint import CheckpointError
 from engine.config import Detection, Recipe
 
@@ -143,7 +144,7 @@ class Crew:
             if isinstance(handler, logging.StreamHandler):  # the other one is a file and keeps all
                 handler.setLevel(logging.WARNING)
 
-    def targets(self, sources: Sequence[Path], *, progress: Callable[[int], None]) -> Targets:
+    def targets(self, sources: Sequence[Path], *, watch: Watch) -> Targets:
         """As `Cloaker.targets`; the workers look at the photos."""
         recipe = self._orders.recipe
         if not grouped(recipe, len(sources)):
@@ -155,7 +156,7 @@ class Crew:
         for number, found in self._hand_out(_Looker, chunks):
             faces[number] = found
             done += len(chunks[number])
-            progress(done)
+            watch.grouping(done, len(sources))
         return aims(recipe, Crowd(chain.from_iterable(faces[number] for number in sorted(faces))), bank)
 
     def cloak(
@@ -166,7 +167,7 @@ class Crew:
         begin: Callable[[Sequence[Task]], None],
         album: Album | None,
         clock: Clock,
-        progress: Callable[[int, int], None] | None,
+        watch: Watch,
     ) -> Iterator[tuple[Task, Row]]:
         """Every task with its row, a chunk at a time. album: not needed, the workers keep articles of their own."""
         del album
@@ -184,8 +185,7 @@ class Crew:
             for name, value in spent.items():
                 clock.add(name, value)
             faces += sum(len(row["faces"]) for _, row in rows)
-            if progress is not None:
-                progress(faces, 0)
+            watch.solving(faces, 0)
             yield from ((chunks[number][i], Row(**row)) for i, row in rows)
         clean(self._orders.out, shard=self._orders.options.shard)
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
 
-from engine.bulk.inputs import OWN_FOLDER
-from engine.bulk.manifest import INTERRUPTED, Row, columns_of, connected, last_written, read_row, stored
+from engine.bulk.manifest import INTERRUPTED, Row, columns_of, connected, read_row, stored
+from engine.bulk.untouched import manifests, reading
 
 
 class _Entry(NamedTuple):
@@ -55,8 +52,7 @@ class Records:
         self.out, self.fold = out, fold
         self._entries: dict[str, list[_Entry]] = defaultdict(list)
         self._outputs: dict[str, Row] = {}
-        paths = sorted((out / OWN_FOLDER).glob("manifest*.sqlite"), key=last_written, reverse=True)
-        for path in paths:
+        for path in manifests(out):
             with _reading(path, untouched=untouched) as database:
                 for table in ("photos", "kept"):
                     for row in _rows(database, table):
@@ -116,24 +112,8 @@ def present(path: Path) -> bool:
 
 @contextmanager
 def _reading(path: Path, *, untouched: bool) -> Iterator[sqlite3.Connection]:
-    if not untouched:
-        with closing(connected(path)) as database:
-            yield database
-        return
-    log = path.with_name(path.name + "-wal")
-    if not (log.exists() and log.stat().st_size):
-        with closing(_untouched(path)) as database:
-            yield database
-        return
-    with tempfile.TemporaryDirectory() as folder:  # SQLite writes beside what it reads if there is a log
-        for one in (path, log):
-            shutil.copyfile(one, Path(folder) / one.name)
-        with closing(connected(Path(folder) / path.name)) as database:
-            yield database
-
-
-def _untouched(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(os.fsencode(path.resolve()))}?immutable=1", uri=True, isolation_level=None)
+    with reading(path) if untouched else closing(connected(path)) as database:
+        yield database
 
 
 def _rows(database: sqlite3.Connection, table: str, *, target: str | None = None) -> Iterator[Row]:

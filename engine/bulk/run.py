@@ -7,6 +7,7 @@ depends on the photo, the settings and the weights alone.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
@@ -26,18 +27,20 @@ from engine.bulk.cloaker import Cloaker, Targets
 from engine.bulk.inputs import OWN_FOLDER, collect
 from engine.bulk.manifest import Manifest, Row, Status, finished
 from engine.bulk.pipeline import Clock, Stages, stream
-from engine.bulk.plan import Options, Task, announce, dry, fingerprint, plan
+from engine.bulk.plan import Options, Plan, Task, announce, dry, fingerprint, plan
 from engine.bulk.prepare import Prepared, prepare
 from engine.bulk.sightings import Sightings, tidy
 from engine.bulk.summary import Summary, summarise
+from engine.bulk.watch import Watch
 
+log = logging.getLogger(__name__)
 __all__ = ["Here", "Options", "Runner", "Task", "clean", "fingerprint", "run"]
 
 
 class Runner(Protocol):
     """Who does the photos of a run: this process, or others for it (`ray_runner`)."""
 
-    def targets(self, sources: Sequence[Path], *, progress: Callable[[int], None]) -> Targets:
+    def targets(self, sources: Sequence[Path], *, watch: Watch) -> Targets:
         """As `Cloaker.targets`."""
         ...
 
@@ -49,7 +52,7 @@ class Runner(Protocol):
         begin: Callable[[Sequence[Task]], None],
         album: Album | None,
         clock: Clock,
-        progress: Callable[[int, int], None] | None,
+        watch: Watch,
     ) -> Iterator[tuple[Task, Row]]:
         """Every task with its row, in any order. begin: has to be told of a task before its file is written."""
         ...
@@ -68,9 +71,10 @@ class Here:
         """What this call, earlier ones and other shards saw in photos."""
         return Sightings(self.cloaker.detector, self.out / OWN_FOLDER)
 
-    def targets(self, sources: Sequence[Path], *, progress: Callable[[int], None]) -> Targets:
+    def targets(self, sources: Sequence[Path], *, watch: Watch = Watch()) -> Targets:
         """As `Cloaker.targets`."""
-        return self.cloaker.targets(sources, progress=progress, sightings=self.sightings)
+        grouping = partial(watch.grouping, photos=len(sources))
+        return self.cloaker.targets(sources, progress=grouping, sightings=self.sightings)
 
     def cloak(
         self,
@@ -80,11 +84,12 @@ class Here:
         begin: Callable[[Sequence[Task]], None] = lambda tasks: None,
         album: Album | None = None,
         clock: Clock | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        watch: Watch = Watch(),
     ) -> Iterator[tuple[Task, Row]]:
         """Every task with its row; the file is in place before its row comes."""
         stages = _stages(self.cloaker, targets, self.out, self.options, begin, album, self.sightings)
-        return stream(tasks, stages, self.cloaker.batcher, workers=self.cloaker.workers, clock=clock, progress=progress)
+        batcher, workers = self.cloaker.batcher, self.cloaker.workers
+        return stream(tasks, stages, batcher, workers=workers, clock=clock, progress=watch.solving)
 
 
 def run(
@@ -95,12 +100,7 @@ def run(
     settings: str,
     options: Options,
     runner: Callable[[int], AbstractContextManager[Runner]] | None = None,
-    report: Callable[[Row], None] = lambda row: None,
-    left: Callable[[Row], None] = lambda row: None,
-    started: Callable[[int], None] = lambda photos: None,
-    progress: Callable[[int, int], None] | None = None,
-    grouping: Callable[[int, int], None] = lambda done, all: None,
-    publishing: Callable[[int, int], None] = lambda done, all: None,
+    watch: Watch = Watch(),
 ) -> Summary:
     """Cloak all photos under `paths` into `out`.
 
@@ -109,10 +109,7 @@ def run(
 
     cloaker: makes the Cloaker for a collection of so many photos, called only when there is work. settings: text that
     names everything besides the photo on which a result depends (`fingerprint`). runner: makes who does the photos in
-    place of a Cloaker here; a dry run has none. report: gets each photo's row; left: the rows of photos that earlier
-    calls could not protect, and that this one need not try again; started: how many photos there are to do; progress:
-    as in `pipeline.stream`; grouping: in how many of all photos it is known who is who; publishing: as in
-    `album.publish`.
+    place of a Cloaker here; a dry run has none. watch: is told what happens.
     """
     begun = time.perf_counter()
     items = collect(paths, out=out, format=options.output.format)
@@ -121,18 +118,8 @@ def run(
     if options.dry_run:
         with trouble.opening(out):
             todo = plan(items, out, settings, options)
-        for row in todo.left:
-            left(row)
-        for row in todo.passed:
-            report(row)
-        started(len(todo.tasks))
-        found: list[Row] = []
-        if todo.tasks:
-            with trouble.starting():
-                one = cloaker(len(sources))
-            found = dry(one, todo.tasks, options, report)
+        rows = _dry_run(partial(cloaker, len(sources)), todo, options, watch)
         seconds = time.perf_counter() - begun
-        rows = [*todo.passed, *found]
         return summarise(rows, todo.earlier, Clock(), seconds, remaining=todo.left, dry_run=True)
     index, count = options.shard
     with trouble.during(out), ExitStack() as stack:
@@ -142,16 +129,23 @@ def run(
             album = stack.enter_context(Album(out, shard=options.shard)) if options.album else None
             clean(out, shard=options.shard)
             todo = plan(items, out, settings, options)
-        tasks = todo.tasks
+        tasks, passed = todo.tasks, len(todo.passed)
+        log.info(
+            "%d files: %d to do, %d done earlier, %d passed by",
+            len(items),
+            len(tasks),
+            len(items) - len(tasks) - passed,
+            passed,
+        )
         manifest.put(*todo.renewed)
         for row in todo.left:
-            left(row)
+            watch.left(row)
         record = partial(_record, manifest, todo.holders, out)
         rows = [record(row) for row in todo.passed]
         for row in rows:
-            report(row)
+            watch.row(row)
         clock = Clock()
-        started(len(tasks))
+        watch.started(len(tasks))
         if tasks:
             work: Runner
             with trouble.starting():
@@ -160,16 +154,31 @@ def run(
                 else:
                     work = stack.enter_context(runner(len(sources)))
             with clock.time("group"):
-                targets = work.targets(sources, progress=lambda done: grouping(done, len(sources)))
+                targets = work.targets(sources, watch=watch)
+            log.info("who is who is known after %.1f s: %d faces have a target", clock.group, len(targets))
             begin = partial(announce, manifest)
-            for task, row in work.cloak(tasks, targets, begin=begin, album=album, clock=clock, progress=progress):
+            for task, row in work.cloak(tasks, targets, begin=begin, album=album, clock=clock, watch=watch):
                 rows.append(record(row, key=task.key))
-                report(rows[-1])
+                watch.row(rows[-1])
                 if why := trouble.ends_run(rows[-1]):
                     raise trouble.RunError(f"{why}: make room. {trouble.RESUME.format(out=out)}")
     summary = summarise(rows, todo.earlier, clock, time.perf_counter() - begun, remaining=todo.left)
     summary = replace(summary, compiles=compiled.as_dict())
-    return _published(summary, out, options, publishing)
+    return _published(summary, out, options, watch)
+
+
+def _dry_run(cloaker: Callable[[], Cloaker], todo: Plan, options: Options, watch: Watch) -> list[Row]:
+    """The rows that a run would have."""
+    for row in todo.left:
+        watch.left(row)
+    for row in todo.passed:
+        watch.row(row)
+    watch.started(len(todo.tasks))
+    if not todo.tasks:
+        return todo.passed
+    with trouble.starting():
+        one = cloaker()
+    return [*todo.passed, *dry(one, todo.tasks, options, watch)]
 
 
 def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row, *, key: str = "") -> Row:
@@ -223,17 +232,18 @@ def _kept(manifest: Manifest, good: Row | None, out: Path, row: Row, key: str) -
     return replace(row, reason=reason), old if old is not None and old.status == "cloaked" else None
 
 
-def _published(summary: Summary, out: Path, options: Options, progress: Callable[[int, int], None]) -> Summary:
+def _published(summary: Summary, out: Path, options: Options, watch: Watch) -> Summary:
     """The summary with where the report is. A report that cannot be written is no fault of the photos."""
     begun = time.perf_counter()
     try:
         if not options.album:
             remove(out)
             return summary
-        report, reason = publish(out, workers=min(os.cpu_count() or 1, 8), progress=progress)
+        report, reason = publish(out, workers=min(os.cpu_count() or 1, 8), progress=watch.publishing)
     except Exception as error:
         what = "written" if options.album else "removed"
         report, reason = None, f"it could not be {what} ({error})"
+        log.debug("no report", exc_info=error)
         if not isinstance(error, (OSError, sqlite3.Error)):
             faults.noted(error, out / OWN_FOLDER)
     seconds = {**summary.seconds, "report": round(time.perf_counter() - begun, 2)}

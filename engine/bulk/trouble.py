@@ -5,6 +5,7 @@ Every exception of a run goes through here, so that what is said of a kind of tr
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from engine.bulk.inputs import OWN_FOLDER, InputError
 from engine.bulk.manifest import BusyError, Row, Status
 from engine.checkpoint import CheckpointError
 from engine.types import PhotoError, UnsettledError
+
+log = logging.getLogger(__name__)
 
 RESUME = "What was done is in {out}; the same command goes on from there."
 DISK_FULL = "The disk of the output folder is full"
@@ -61,8 +64,11 @@ def row(task: Doing, error: Exception, *, out: Path | None, writing: bool = Fals
     elif isinstance(error, MemoryError):
         reason = "There was not enough memory for this photo: use fewer --workers, or make it smaller."
     else:
-        reason = faults.unexpected(error, None if out is None else out / OWN_FOLDER)
-    return replace(task.row("failed", reason), key="")
+        about = task.row("failed", "").source
+        reason = faults.unexpected(error, None if out is None else out / OWN_FOLDER, about=about)
+    failed = replace(task.row("failed", reason), key="")
+    log.debug("%s: %s", failed.source, faults.words(error), exc_info=error)
+    return failed
 
 
 def ends_run(row: Row) -> str:

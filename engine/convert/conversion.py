@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from engine.convert.layouts import Layout, find
 from engine.extractors import converted, registry
 from engine.extractors.order import layers
 from engine.extractors.weight_map import fill, resolve, weight_map
+
+log = logging.getLogger(__name__)
 
 OUTPUT = "bottleneck/bias"
 """The last parameter of networks whose embedding can have any length: its length is the embedding's."""
@@ -45,6 +48,7 @@ def convert(
     registry.check_name(name, folder=out, replace=replace)
     sha256 = _sha256(source)
     options, tensors = parameters(kind, source)
+    log.info("%d tensors of %s for %s with %s", len(tensors), source, kind.network, options)
     dtype = np.float16 if half else np.float32
     _check_finite(source, tensors, dtype)
     module = registry.network(kind.network, options)

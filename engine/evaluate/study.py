@@ -19,6 +19,7 @@ from engine.bulk import run as bulk
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.manifest import Row, Survey
 from engine.bulk.prepare import prepare
+from engine.bulk.watch import Counting
 from engine.config import Detection, Output, Recipe
 from engine.detect import YuNet
 from engine.dssim import dssim_pixels
@@ -116,13 +117,7 @@ class Study:
             for photo in one.scraped:
                 linked(folder / "scraped" / one.name / photo.name, photo)
                 originals[f"{one.name}/{photo.name}"] = photo
-        made = 0
-
-        def report(row: Row) -> None:
-            nonlocal made
-            made += 1
-            self.progress(f"cloaks {wanted.label}", made, len(originals))
-
+        watch = Counting(lambda made: self.progress(f"cloaks {wanted.label}", made, len(originals)))
         begun = time.perf_counter()
         bulk.run(
             lambda photos: Cloaker(recipe=wanted.recipe, detection=self.detection, batch=BATCH),
@@ -130,10 +125,10 @@ class Study:
             folder / "cloaked",
             settings=bulk.fingerprint(wanted.recipe, self.detection, wanted.output, None),
             options=bulk.Options(wanted.output),
-            report=report,
+            watch=watch,
         )
-        if made:
-            self.say(f"cloaks {wanted.label}: {made} photos in {time.perf_counter() - begun:.0f} s")
+        if watch.done:
+            self.say(f"cloaks {wanted.label}: {watch.done} photos in {time.perf_counter() - begun:.0f} s")
         with Survey(folder / "cloaked") as survey:
             rows = {_key(row): row for row in survey.rows()}
         failed = [row for key, row in rows.items() if key in originals and row.status == "failed"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ from engine.config import Precision
 from engine.extractors import converted
 from engine.extractors.extractor import Extractor
 from engine.extractors.spec import InputSpec
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -254,6 +257,7 @@ def load(name: str, *, precision: Precision = "float32") -> Extractor:
     sharding.devices_here()  # says so if there are none
     graphdef, shapes = described(name, entry)
     params, sha256 = checkpoint.restore(entry.path, shapes, sha256=entry.sha256)
+    log.info("weights of %s (SHA-256 %s) from %s, %s", name, sha256[:12], entry.path, precision)
     return Extractor(
         params=jax.device_put(params),
         name=name,

@@ -14,21 +14,22 @@ from engine.photo.encoding import FINEST, LONGEST_SIDE, NO_ALPHA, WRITERS, held
 from engine.photo.making import sentence
 from engine.types import Photo, PhotoError
 
-_FORMATS = {"png": ("PNG", ".png"), "jpeg": ("JPEG", ".jpg"), "webp": ("WEBP", ".webp")}
+FORMATS = {"png": ("PNG", ".png"), "jpeg": ("JPEG", ".jpg"), "webp": ("WEBP", ".webp")}
+"""What a photo can be written as besides what it was, those of `config.Format`: Pillow's name and the suffix."""
 
 
 def target(photo: Photo, format: str) -> str:
     """Pillow's name of the format that a photo is written in. format: keep | png | jpeg | webp, else ValueError."""
     if format == "keep":
         return photo.format
-    if format not in _FORMATS:
+    if format not in FORMATS:
         raise ValueError(f"format must be keep, png, jpeg or webp, it is {format!r}")
-    return _FORMATS[format][0]
+    return FORMATS[format][0]
 
 
 def suffix(photo: Photo, format: str) -> str:
     """The extension that a changed format needs (".png"), "" where the file's own name fits."""
-    return "" if target(photo, format) == photo.format else _FORMATS[format][1]
+    return "" if target(photo, format) == photo.format else FORMATS[format][1]
 
 
 def notes(photo: Photo, format: str = "keep") -> tuple[str, ...]:

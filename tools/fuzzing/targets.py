@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from engine import photo
+from engine import photo, terminal
 from engine.types import PhotoError
 from fuzzing import corpus, pieces, places, planting
 from fuzzing.mutate import mutate
@@ -312,22 +312,44 @@ class Manifests:
         )
 
     def check(self, case: Case) -> Verdict:
-        """Opening, reading and surveying it: only errors of SQLite or the engine's own."""
-        from engine.bulk import manifest
+        """Opening, reading and surveying it, and its status: only errors of SQLite or the engine's own."""
+        verdicts = []
+        for read in (_surveyed, _opened, _told):
+            with tempfile.TemporaryDirectory(prefix="fuzz-") as out:
+                folder = Path(out) / ".cloak"
+                folder.mkdir()
+                (folder / "manifest.sqlite").write_bytes(case.data)
+                try:
+                    read(Path(out))
+                except Exception as error:
+                    verdicts.append(_verdict(error))
+        return max(verdicts, key=lambda verdict: verdict[-1], default=("done", "", 0, False))
 
-        with tempfile.TemporaryDirectory(prefix="fuzz-") as out:
-            folder = Path(out) / ".cloak"
-            folder.mkdir()
-            (folder / "manifest.sqlite").write_bytes(case.data)
-            try:
-                with manifest.Survey(Path(out)) as survey:
-                    list(survey.rows())
-                with manifest.Manifest(Path(out)) as one:
-                    list(one.rows())
-                    one.get("3.jpg")
-            except Exception as error:
-                return _verdict(error)
-        return "done", "", 0, False
+
+def _surveyed(out: Path) -> None:
+    from engine.bulk import manifest
+
+    with manifest.Survey(out) as survey:
+        list(survey.rows())
+
+
+def _opened(out: Path) -> None:
+    from engine.bulk import manifest
+
+    with manifest.Manifest(out) as one:
+        list(one.rows())
+        one.get("3.jpg")
+
+
+def _told(out: Path) -> None:
+    from engine.bulk import status
+
+    totals = status.Totals()
+    for row in status.rows(out):
+        totals.add(row)
+        status.Record.of(row)
+        if terminal.readable(status.line(row)) != status.line(row):
+            raise AssertionError(f"a line can steer a terminal: {status.line(row)!r}")
 
 
 TARGETS: dict[str, Any] = {"photo": Photos, "leak": Leaks, "convert": Weights, "cards": Cards, "manifest": Manifests}

@@ -14,8 +14,9 @@ import numpy as np
 from engine.bulk import people as population
 from engine.bulk import run as bulk
 from engine.bulk.cloaker import Cloaker, Target
-from engine.bulk.manifest import Manifest, Row
+from engine.bulk.manifest import Manifest
 from engine.bulk.prepare import prepare
+from engine.bulk.watch import Counting
 from engine.config import Recipe
 from engine.evaluate.dataset import Person
 from engine.evaluate.presets import Findings, Preset, Value
@@ -169,20 +170,13 @@ def _cloaked(study: Study, place: Path, photos: Sequence[Path], goal: Target) ->
         linked(place / "scraped" / photo.name, photo)
     settings = bulk.fingerprint(recipe(study), study.detection, study.output, None)
     goal_hash = hashlib.sha256(b"".join(one.tobytes() for one in goal)).hexdigest()
-    done = 0
-
-    def report(row: Row) -> None:
-        nonlocal done
-        done += 1
-        study.progress(f"fake account {place.name}", done, len(photos))
-
     bulk.run(
         lambda count: Cloaker(recipe=recipe(study), detection=study.detection, goal=goal, batch=min(BATCH, PHOTOS)),
         [place / "scraped"],
         place / "cloaked",
         settings=f"{settings} {goal_hash}",
         options=bulk.Options(study.output),
-        report=report,
+        watch=Counting(lambda done: study.progress(f"fake account {place.name}", done, len(photos))),
     )
     with Manifest(place / "cloaked") as manifest:
         rows = {Path(row.source).name: row for row in manifest.rows()}

@@ -1,4 +1,4 @@
-"""What `cloak train-robust` asks for: options in words to a preset, its people and its cost; and what is said of it."""
+"""What `cloak train-robust` asks for: options to a preset, its people and its cost; and what is said of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from engine import checkpoint
+from engine.commands.options import names
+from engine.commands.train_robust import Processes, TrainOptions
 from engine.dataset import photos_of
 from engine.robust import data, distributed, export, job, log, run
 from engine.robust.job import Options
@@ -69,43 +70,53 @@ def plan(
     folder: Path,
     out: Path,
     *,
-    preset: str,
     name: str | None,
     without: Sequence[Path],
-    choice: Mapping[str, Any],
-    attack: Mapping[str, Any],
-    settings: Mapping[str, Any],
     cache: Path | None,
-    together: tuple[str, int, int] | None,
+    options: TrainOptions,
+    together: Processes,
 ) -> Plan:
-    """Check what was asked for, before anything is computed; None leaves a value as the preset has it.
+    """Check what was asked for, before anything is computed. Processes of one training are joined here.
 
-    choice: steps, batch, accumulate, learning_rate, losses. attack: as `presets.strengthened`. settings: as `Options`,
-    `frozen` with commas. together: (coordinator, processes, process) of a training of several processes, which are
-    joined here. Raises ValueError for what cannot be used.
+    without: lists of people who are not to be used. cache: folder of aligned faces. Raises ValueError for what cannot
+    be used.
     """
-    chosen = changed(strengthened(find(preset), **attack), choice)
-    named = tuple(part.strip() for part in settings["frozen"].split(",")) if settings["frozen"] else ()
-    values: dict[str, Any] = {**settings, "steps": choice["steps"], "frozen": named}
-    options = Options(**values)
+    chosen = changed(find(options.preset), options)
+    settings = Options(
+        steps=options.steps,
+        every=options.every,
+        held_out=options.validation,
+        freeze=options.freeze,
+        frozen=names(options.frozen) or (),
+        precision=options.precision,
+        devices=together.devices,
+        seed=options.seed,
+    )
     excluded = frozenset[str]().union(*(data.names_in(path) for path in without))
     people = photos_of(folder, without=excluded)
     named_as = name or default_name(extractor)
     configure()
-    if together is not None:
-        coordinator, processes, process = together
-        distributed.join(coordinator, processes=processes, process=process)
+    if together.coordinator is not None:
+        distributed.join(together.coordinator, processes=together.processes, process=together.process)
     export.check(extractor, named_as, folder=out)
-    given = {**choice, **attack, **settings}
-    standard = {item.name: item.default for item in fields(Options)}
-    flags = [
-        f"--{'validation' if key == 'held_out' else key.replace('_', '-')} {value}"
-        for key, value in given.items()
-        if value is not None and key != "devices" and standard.get(key) != value
+    command = call(extractor, options, without)
+    return Plan(extractor, named_as, out, cache or out / "faces", people, chosen, settings, command)
+
+
+def call(extractor: str, options: TrainOptions, without: Sequence[Path]) -> str:
+    """The command that trains so, without the paths of this machine.
+
+    Example:
+        >>> call("sface", TrainOptions(steps=9), [Path("lists/people.json")])
+        'cloak train-robust sface --data DIR --out DIR --preset fast --steps 9 --without people.json'
+    """
+    given = [
+        f"--{item.name.replace('_', '-')} {getattr(options, item.name)}"
+        for item in fields(options)
+        if item.name == "preset" or getattr(options, item.name) != item.default
     ]
-    flags += [f"--without {path.name}" for path in without]
-    command = " ".join([f"cloak train-robust {extractor} --data DIR --out DIR --preset {preset}", *flags])
-    return Plan(extractor, named_as, out, cache or out / "faces", people, chosen, options, command)
+    given += [f"--without {path.name}" for path in without]
+    return " ".join([f"cloak train-robust {extractor} --data DIR --out DIR", *given])
 
 
 def default_name(extractor: str) -> str:
@@ -114,16 +125,24 @@ def default_name(extractor: str) -> str:
     return f"{name}-2" if name in checkpoint.manifest()["extractors"] else name
 
 
-def changed(preset: Preset, choice: Mapping[str, Any]) -> Preset:
-    """The preset with another batch, accumulation, learning rate or losses, where `choice` has them."""
-    wanted = {"accumulate": choice["accumulate"], "learning_rate": choice["learning_rate"]}
-    optimiser = replace(preset.optimiser, **{key: value for key, value in wanted.items() if value is not None})
-    if choice["batch"] is not None:
-        if choice["batch"] < 1:
-            raise ValueError(f"batch must be at least 1; got {choice['batch']}")
-        preset = replace(preset, batch=choice["batch"])
-    if choice["losses"] is not None:
-        preset = replace(preset, losses=parsed(choice["losses"]))
+def changed(preset: Preset, options: TrainOptions) -> Preset:
+    """The preset with the adversary, batch, accumulation, learning rate and losses that the options have."""
+    preset = strengthened(
+        preset,
+        epsilon=options.epsilon,
+        attack_steps=options.attack_steps,
+        step_size=options.step_size,
+        norm=options.norm,
+        aim=options.aim,
+    )
+    wanted = {"accumulate": options.accumulate, "learning_rate": options.learning_rate}
+    optimiser = replace(preset.optimiser, **{key: value for key, value in wanted.items() if value is not None})  # type: ignore[arg-type]
+    if options.batch is not None:
+        if options.batch < 1:
+            raise ValueError(f"batch must be at least 1; got {options.batch}")
+        preset = replace(preset, batch=options.batch)
+    if options.losses is not None:
+        preset = replace(preset, losses=parsed(options.losses))
     return replace(preset, optimiser=optimiser)
 
 
@@ -134,7 +153,7 @@ def parsed(text: str) -> Losses:
         >>> parsed("distillation=1,clean=.5")
         Losses(classification=0.0, consistency=0.0, distillation=1.0, clean=0.5)
     """
-    names = tuple(item.name for item in fields(Losses))
+    known = tuple(item.name for item in fields(Losses))
     weights: dict[str, float] = {}
     for part in text.split(","):
         name, _, weight = (piece.strip() for piece in part.partition("="))
@@ -142,8 +161,8 @@ def parsed(text: str) -> Losses:
             weights[name] = float(weight)
         except ValueError:
             name = ""
-        if name not in names:
-            raise ValueError(f"losses are NAME=WEIGHT,... with the names {', '.join(names)}; got {text!r}")
+        if name not in known:
+            raise ValueError(f"losses are NAME=WEIGHT,... with the names {', '.join(known)}; got {text!r}")
     return Losses(**weights)
 
 

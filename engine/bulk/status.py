@@ -1,0 +1,149 @@
+"""What became of every photo of an output folder, by all its manifests: one photo at a time, and nothing is written."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import sqlite3
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from engine.bulk.kinds import LOOKS
+from engine.bulk.manifest import Row, columns_of, read_row
+from engine.bulk.untouched import manifests, reading
+from engine.terminal import readable
+
+GONE = "Its cloaked file is no longer there, or has another size: the same `cloak run` makes it again."
+"""The reason of a photo whose row says that it is cloaked."""
+WORDS = {"failed": "FAILED", "no_face": "NOT PROTECTED", "skipped": "skipped", "cloaked": "cloaked"}
+
+
+def rows(out: Path) -> Iterator[Row]:
+    """Every photo's row, by the name of its output. Memory does not grow with their number.
+
+    Of two manifests with a row for one name, that which was written last is believed. A photo whose cloaked file is
+    gone has failed, for `GONE`. Raises sqlite3.Error and OSError for a manifest that cannot be read.
+    """
+    with ExitStack() as stack:
+        databases = [stack.enter_context(reading(path)) for path in manifests(out)]
+        merged = heapq.merge(*map(_ordered, databases), key=lambda entry: entry[0])  # of equals the first's is first
+        for _, entries in groupby(merged, key=lambda entry: entry[0]):
+            row = next(entries)[1]
+            yield replace(row, status="failed", reason=GONE) if _gone(out, row) else row
+
+
+def _ordered(database: sqlite3.Connection) -> Iterator[tuple[tuple[bool, bytes], Row]]:
+    """A manifest's rows, each with its place in SQLite's order: names that are UTF-8 come before those that are not."""
+    if not (columns := columns_of(database, "photos")):
+        return
+    for values in database.execute("SELECT * FROM photos ORDER BY target"):
+        found = dict(zip(columns, values, strict=True))
+        name = found["target"]
+        row = read_row(found)
+        yield (isinstance(name, bytes), os.fsencode(row.target)), row
+
+
+def _gone(out: Path, row: Row) -> bool:
+    if row.status != "cloaked":
+        return False
+    try:
+        found = os.stat(out / row.target)
+    except (OSError, ValueError):
+        return True
+    return not stat.S_ISREG(found.st_mode) or found.st_size != row.written
+
+
+def word(row: Row) -> str:
+    """What became of a photo, in capitals if it is `of_note`."""
+    if row.status == "cloaked" and row.unprotected:
+        return "PROTECTED IN PART"
+    if row.status == "skipped" and row.reason.startswith(LOOKS):
+        return "NOT READ"
+    return WORDS[row.status]
+
+
+def of_note(row: Row) -> bool:
+    """Whether a person must know of a photo: it is not protected, or not in all of its faces."""
+    return word(row).isupper()
+
+
+def line(row: Row) -> str:
+    """All there is to say of a photo, as one line that can steer no terminal."""
+    said = [row.reason] if row.reason else []
+    if row.faces:
+        largest = "" if (dssim := largest_dssim(row)) is None else f", DSSIM {dssim:.5f}"
+        said.insert(0, f"{len(row.faces)} face{'' if len(row.faces) == 1 else 's'}{largest}.")
+    return readable(f"{word(row)} {row.source}" + (f": {' '.join(said)}" if said else ""))
+
+
+def largest_dssim(row: Row) -> float | None:
+    """Of its faces, None without a cloaked one."""
+    found = [value for face in row.faces if isinstance(value := face.get("dssim"), (int, float))]
+    return max(found, default=None)
+
+
+class Record(NamedTuple):
+    """What a machine is told of a photo. output: None without one. faces: how many. dssim: the largest of them."""
+
+    source: str
+    output: str | None
+    status: str
+    unprotected: bool
+    faces: int
+    dssim: float | None
+    bytes: int
+    reason: str
+
+    @classmethod
+    def of(cls, row: Row) -> Record:
+        """That of a row."""
+        output = row.target if row.status == "cloaked" else None
+        dssim = largest_dssim(row)
+        return cls(row.source, output, row.status, row.unprotected, len(row.faces), dssim, row.written, row.reason)
+
+
+@dataclass
+class Totals:
+    """Photos by what became of them. faces: cloaked ones. unprotected: photos that failed or have a face uncloaked."""
+
+    counts: Counter[str] = field(default_factory=lambda: Counter(cloaked=0, no_face=0, skipped=0, failed=0))
+    faces: int = 0
+    dssim_max: float | None = None
+    unprotected: int = 0
+
+    def add(self, row: Row) -> None:
+        """One more."""
+        self.counts[row.status] += 1
+        self.unprotected += row.unprotected
+        if row.status == "cloaked":
+            self.faces += len(row.faces)
+            known = [value for value in (self.dssim_max, largest_dssim(row)) if value is not None]
+            self.dssim_max = max(known, default=None)
+
+    @property
+    def worked(self) -> int:
+        """Photos that were not passed by."""
+        return self.counts.total() - self.counts["skipped"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "counts": dict(self.counts),
+            "faces": self.faces,
+            "dssim_max": self.dssim_max,
+            "unprotected": self.unprotected,
+        }
+
+    def __str__(self) -> str:
+        counts = self.counts
+        said = f"{counts['cloaked']} cloaked ({self.faces} faces), {counts['no_face']} without a face, "
+        said += f"{counts['failed']} failed, {counts['skipped']} skipped"
+        if self.unprotected:
+            said += f"; failed or with a face that is not protected: {self.unprotected}"
+        return f"{said}."

@@ -1,0 +1,43 @@
+"""Who watches a run: told of its phases and of each photo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engine.bulk.manifest import Row
+
+
+class Watch:
+    """The observer of a run. As it is it does nothing; subclasses do. Only the thread that called the run calls it."""
+
+    def started(self, photos: int) -> None:
+        """So many photos are to be done."""
+
+    def grouping(self, done: int, photos: int) -> None:
+        """In `done` of all `photos` it is known who is who."""
+
+    def solving(self, done: int, faces: int) -> None:
+        """So many faces are done, and so many are being cloaked."""
+
+    def row(self, row: Row) -> None:
+        """A photo is done."""
+
+    def left(self, row: Row) -> None:
+        """A photo that an earlier call could not protect, and that this one need not try again."""
+
+    def publishing(self, done: int, photos: int) -> None:
+        """`done` of all `photos` are in the report."""
+
+
+class Counting(Watch):
+    """Counts the photos that are done."""
+
+    def __init__(self, say: Callable[[int], None]) -> None:
+        """say: told how many after each."""
+        self.done = 0
+        self._say = say
+
+    def row(self, row: Row) -> None:
+        """One more."""
+        self.done += 1
+        self._say(self.done)

@@ -1,0 +1,1 @@
+"""The commands of `cloak`, a module each, imported when they are called."""

@@ -1,0 +1,128 @@
+"""Options that several commands have, each defined here and nowhere else.
+
+A command takes a dataclass of these as one argument; its fields are options of the command (`Parameter(name="*")`).
+Options of one command alone are defined in its own module in the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from engine.config import Format, Mode, Objective, Output, Recipe, SolverName
+
+SEED = Parameter(help="Of every random choice.")
+DEVICES = Parameter(help="How many devices to use; default: all.")
+FACES = Parameter(help="Folder with a folder of photos for each person.")
+STUDY = Parameter(help="Folder for report.html, results.json and all it is made of.")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Telling:
+    """What a command says. Every command has these. json: also if it ends with an error."""
+
+    json: Annotated[bool, Parameter(negative="", help="For machines: the last line of output is one JSON object.")] = (
+        False
+    )
+    verbose: Annotated[
+        bool, Parameter(negative="", help="Say on stderr what is being done, and where an error arose.")
+    ] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Budget:
+    """How large a cloak may be, and how it is looked for."""
+
+    mode: Annotated[Mode, Parameter(help="Budget: DSSIM .004, .007 or .017 round each face.")] = "mid"
+    rho: Annotated[float | None, Parameter(help="Budget of your own instead of the mode's.")] = None
+    steps: Annotated[int | None, Parameter(help="Solver steps instead of the solver's own.")] = None
+    seed: Annotated[int, SEED] = 0
+
+    def recipe(self, **more: object) -> Recipe:
+        """The recipe, with more of its fields. Raises ValueError for what cannot be."""
+        return Recipe.of(self.mode, rho=self.rho, steps=self.steps, seed=self.seed, **more)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SolverOptions(Budget):
+    """The same, and by which solver on which networks."""
+
+    extractors: Annotated[
+        str | None,
+        Parameter(help="Networks to cloak against, e.g. a,b:2 (b counts double), a:bfloat16; `cloak models`."),
+    ] = None
+    solver: Annotated[SolverName, Parameter(help="How: ours, the paper's, or the released Fawkes 1.0.4's.")] = (
+        "projected"
+    )
+
+    def recipe(self, **more: object) -> Recipe:
+        """As `Budget.recipe`."""
+        return super().recipe(extractors=names(self.extractors), solver=self.solver, **more)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class CloakOptions(SolverOptions):
+    """The same, and where embeddings are moved: all there is to say of a cloak."""
+
+    objective: Annotated[
+        Objective | None,
+        Parameter(
+            help="Away from the person (the mean of their faces here; the default), away from the face's own embedding "
+            "alone (the default of the solvers of others), or each person to one far target."
+        ),
+    ] = None
+
+    def recipe(self, **more: object) -> Recipe:
+        """As `Budget.recipe`."""
+        return super().recipe(objective=self.objective, **more)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class OutputOptions:
+    """How cloaked photos are written."""
+
+    format: Annotated[Format, Parameter(help="Of the files written; keep: as they came.")] = "keep"
+    quality: Annotated[int | None, Parameter(help="1-100 for lossy formats; default: the source's or better.")] = None
+
+    def output(self) -> Output:
+        """As the engine takes it. Raises ValueError for what cannot be."""
+        return Output(self.format, self.quality)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class StudyOptions:
+    """Who takes part in an evaluation, and what is done anew."""
+
+    people: Annotated[
+        Path | None,
+        Parameter(
+            help="List of who takes part, as a run writes to OUT/people.json; nobody whom a judged extractor was "
+            "trained on may be in it."
+        ),
+    ] = None
+    users: Annotated[int, Parameter(help="People who cloak their photos.")] = 20
+    photos: Annotated[int, Parameter(help="Of each user: half are cloaked and scraped, half are clean tests.")] = 10
+    others: Annotated[int, Parameter(help="People who do not, the tracker's other labels.")] = 100
+    dry_run: Annotated[bool, Parameter(negative="", help="Say what it would cost; compute nothing.")] = False
+    restart: Annotated[bool, Parameter(negative="", help="Do finished parts again; cloaks and embeddings stay.")] = (
+        False
+    )
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """The parts of a list with commas, None of nothing.
+
+    Example:
+        >>> names("a, b:2")
+        ('a', 'b:2')
+    """
+    return tuple(name.strip() for name in text.split(",")) if text else None

@@ -1,0 +1,32 @@
+"""What `--verbose` shows: what the modules of the engine log, on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from engine import terminal
+
+
+class _Handler(logging.Handler):
+    """Writes to what stderr is now, which a progress bar may have taken over, and cannot steer a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(terminal.lines(self.format(record)), file=sys.stderr)
+
+
+@contextmanager
+def verbose() -> Iterator[None]:
+    """Everything that the engine logs is shown while the block lasts, tracebacks too."""
+    logger, handler = logging.getLogger("engine"), _Handler()
+    handler.setFormatter(logging.Formatter("%(relativeCreated)6d ms %(name)s: %(message)s"))
+    before = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)

@@ -1,0 +1,255 @@
+"""`cloak status` on manifests of known rows: what it says, in which form, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from engine import cli
+from engine.bulk import manifest, status
+from engine.bulk.manifest import UNCLOAKED, Manifest, Row
+from engine.bulk.untouched import reading
+
+FACE = {"box": [0, 0, 9, 9], "dssim": 0.0061}
+NOTE = "Left out of the file: a thumbnail."
+HOSTILE = "album/\x1b[2Jb\u202egpj.jpg"
+
+
+def row(target: str, kind: manifest.Status = "cloaked", reason: str = "", *, faces: int = 1, **more: object) -> Row:
+    cloaked = kind == "cloaked"
+    found = [dict(FACE) for _ in range(faces)] if cloaked else []
+    return Row(target, f"album/{target}", 1, 1, "s", "k", kind, reason, 4 if cloaked else 0, found, **more)  # type: ignore[arg-type]
+
+
+def fill(out: Path, *rows: Row, shard: str = "") -> None:
+    """Rows in a manifest, each cloaked one with its file."""
+    with Manifest(out, shard=shard) as opened:
+        opened.put(*rows)
+    for one in rows:
+        if one.status == "cloaked":
+            (out / one.target).write_bytes(b"file")
+
+
+def call(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = cli.main(["status", *map(str, arguments)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def trace(out: Path) -> dict[str, tuple[int, bytes]]:
+    """All files below a folder, with their times and contents."""
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    fill(
+        tmp_path / "out",
+        row("a.jpg", reason=NOTE, faces=2),
+        row("b.jpg", "failed", "The file is damaged."),
+        row("c.jpg", reason=f"{UNCLOAKED} a face of 9 pixels."),
+        row("d.jpg", "no_face", "No face was found."),
+        row("e.txt", "skipped", "not a photo: .txt"),
+        row("f.dng", "skipped", "looks like a photo but is not read (.dng): export it"),
+        row("gone.jpg"),
+    )
+    (tmp_path / "out" / "gone.jpg").unlink()
+    return tmp_path / "out"
+
+
+def test_every_photo_has_a_line(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said, _ = call(out, capsys=capsys)
+    assert code == cli.FAILED
+    assert said.splitlines() == [
+        f"cloaked album/a.jpg: 2 faces, DSSIM 0.00610. {NOTE}",
+        "FAILED album/b.jpg: The file is damaged.",
+        f"PROTECTED IN PART album/c.jpg: 1 face, DSSIM 0.00610. {UNCLOAKED} a face of 9 pixels.",
+        "NOT PROTECTED album/d.jpg: No face was found.",
+        "skipped album/e.txt: not a photo: .txt",
+        "NOT READ album/f.dng: looks like a photo but is not read (.dng): export it",
+        f"FAILED album/gone.jpg: 1 face, DSSIM 0.00610. {status.GONE}",
+        "2 cloaked (3 faces), 1 without a face, 2 failed, 2 skipped; failed or with a face that is not protected: 3.",
+    ]
+
+
+def test_failed_names_what_the_exit_code_counts(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, said, _ = call(out, "--failed", capsys=capsys)
+    *lines, totals = said.splitlines()
+    assert [line.split(":")[0].split("/")[1] for line in lines] == ["b.jpg", "c.jpg", "gone.jpg"]
+    assert totals.endswith("not protected: 3.")
+
+
+def test_json_is_an_object_a_line_and_the_totals(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said, _ = call(out, "--json", capsys=capsys)
+    *rows, totals = map(json.loads, said.splitlines())
+    assert code == cli.FAILED
+    assert [one["source"] for one in rows if one["unprotected"]] == ["album/b.jpg", "album/c.jpg", "album/gone.jpg"]
+    assert rows[0] == {
+        "source": "album/a.jpg",
+        "output": "a.jpg",
+        "status": "cloaked",
+        "unprotected": False,
+        "faces": 2,
+        "dssim": 0.0061,
+        "bytes": 4,
+        "reason": NOTE,
+    }
+    assert totals == {
+        "counts": {"cloaked": 2, "no_face": 1, "skipped": 2, "failed": 2},
+        "faces": 3,
+        "dssim_max": 0.0061,
+        "unprotected": 3,
+    }
+
+
+def test_a_table_is_safe_in_a_spreadsheet_and_in_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["=cmd|' /C calc'!A0", "+1", "-1", "@x", 'q"u,o', os.fsdecode(b"\xff.jpg"), "two\nlines", "ok.jpg"]
+    fill(tmp_path, *(Row(f"{n}.jpg", name, 1, 1, "s", "k", "no_face", "r") for n, name in enumerate(names)))
+    fill(tmp_path, Row("9.jpg", HOSTILE, 1, 1, "s", "k", "failed", "\x1b]0;title\x07"))
+    code, said, err = call(tmp_path, "--csv", capsys=capsys)
+    head, *rows = csv.reader(io.StringIO(said))
+    assert code == cli.FAILED
+    assert tuple(head) == status.Record._fields
+    assert [one[0] for one in rows] == [
+        "'=cmd|' /C calc'!A0",
+        "'+1",
+        "'-1",
+        "'@x",
+        'q"u,o',
+        r"\xff.jpg",
+        r"two\nlines",
+        "ok.jpg",
+        r"album/\x1b[2Jb\u202egpj.jpg",
+    ]
+    assert not {"\x1b", "\x07", "\u202e"} & set(said + err)
+    assert "1 failed" in err
+    for form in ((), ("--json",)):
+        _, said, err = call(tmp_path, *form, capsys=capsys)
+        assert not {"\x1b", "\x07", "\u202e"} & set(said + err)
+        assert len(said.splitlines()) == len(names) + 2
+
+
+def test_the_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(tmp_path, capsys=capsys)
+    assert (code, "no `cloak run` has written there" in err) == (cli.USAGE, True)
+    code, said, _ = call(tmp_path / "nowhere", "--json", capsys=capsys)
+    assert (code, "nowhere" in json.loads(said)["error"]) == (cli.USAGE, True)
+    fill(tmp_path)
+    assert call(tmp_path, "--csv", capsys=capsys)[:2] == (cli.NOTHING, ",".join(status.Record._fields) + "\n")
+    fill(tmp_path, row("e.txt", "skipped", "not a photo"))
+    assert call(tmp_path, capsys=capsys)[0] == cli.NOTHING
+    fill(tmp_path, row("a.jpg"), row("d.jpg", "no_face", "No face."))
+    assert call(tmp_path, capsys=capsys)[0] == cli.OK
+    assert call(tmp_path, "--json", "--csv", capsys=capsys)[0] == cli.USAGE
+    (tmp_path / ".cloak" / "manifest.sqlite").write_bytes(b"no database at all, but long enough" * 100)
+    code, _, err = call(tmp_path, capsys=capsys)
+    assert (code, "cannot be read" in err) == (cli.USAGE, True)
+
+
+def test_of_two_manifests_the_last_one_is_believed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path, row("a.jpg", "failed", "once"), row("b.jpg"), shard="0-of-2")
+    fill(tmp_path, row("a.jpg"), row(os.fsdecode(b"\xff.jpg"), "no_face", "x"), row("z.jpg"), shard="1-of-2")
+    for age, shard in enumerate(("1-of-2", "0-of-2")):
+        os.utime(tmp_path / ".cloak" / f"manifest-{shard}.sqlite", (1000 - age, 1000 - age))
+    code, said, _ = call(tmp_path, capsys=capsys)
+    assert [line.split(":")[0] for line in said.splitlines()[:-1]] == [
+        "cloaked album/a.jpg",
+        "cloaked album/b.jpg",
+        "cloaked album/z.jpg",
+        r"NOT PROTECTED album/\xff.jpg",
+    ]
+    assert code == cli.OK
+
+
+def test_nothing_is_written_while_a_run_writes_and_after_it_was_killed(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from engine.bulk.manifest import Manifest, Row\n"
+        "opened = Manifest(Path(sys.argv[1]))\n"
+        "opened.put(Row('late.jpg', 'album/late.jpg', 1, 1, 's', 'k', 'failed', 'late'))\n"
+        "print('written', flush=True); time.sleep(100)\n"
+    )
+    before = trace(out)
+    call(out, capsys=capsys)
+    assert trace(out) == before
+    process = subprocess.Popen([sys.executable, "-c", script, str(out)], stdout=subprocess.PIPE, cwd=REPOSITORY)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"written\n"
+    try:
+        for _ in range(2):
+            before = trace(out)
+            assert any(name.endswith("-wal") for name in before)
+            assert "FAILED album/late.jpg: late" in call(out, capsys=capsys)[1]
+            assert trace(out) == before
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    finally:
+        process.kill()
+        process.communicate()
+    (out / ".cloak" / "manifest.sqlite-shm").unlink()  # as in a copy of the folder
+    before = trace(out)
+    assert "FAILED album/late.jpg: late" in call(out, capsys=capsys)[1]
+    assert trace(out) == before
+
+
+def test_a_row_is_let_go_before_the_next_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, *(row(f"{n:04}.jpg", "no_face", "x") for n in range(500)), shard="0-of-2")
+    fill(tmp_path, *(row(f"{n:04}.jpg", "no_face", "x") for n in range(250, 750)), shard="1-of-2")
+    alive: weakref.WeakSet[Row] = weakref.WeakSet()
+    read = status.read_row
+
+    def counted(found: dict) -> Row:
+        made = read(found)
+        seen.append(made.target)
+        alive.add(made)
+        return made
+
+    seen: list[str] = []
+    monkeypatch.setattr(Row, "__hash__", object.__hash__)
+    monkeypatch.setattr(status, "read_row", counted)
+    most, count = 0, 0
+    for _ in status.rows(tmp_path):
+        count += 1
+        most = max(most, len(alive))
+    assert (len(seen), count) == (1000, 750)
+    assert most <= 6
+
+
+def test_rows_are_read_in_the_order_of_an_index(out: Path) -> None:
+    with reading(out / ".cloak" / "manifest.sqlite") as database:
+        plan = database.execute("EXPLAIN QUERY PLAN SELECT * FROM photos ORDER BY target").fetchall()
+    assert not any("TEMP B-TREE" in step[-1] for step in plan), "SQLite would sort all rows before the first"
+
+
+def test_an_interrupt_is_a_sentence(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(out: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status, "rows", broken)
+    code, _, err = call(out, capsys=capsys)
+    assert (code, err) == (cli.INTERRUPTED, "Interrupted. Nothing was changed.\n")
+
+
+def test_a_manifest_that_breaks_on_the_way_is_said(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(found: dict) -> Row:
+        raise sqlite3.DatabaseError("a row is damaged")
+
+    monkeypatch.setattr(status, "read_row", broken)
+    code, _, err = call(out, capsys=capsys)
+    assert (code, "a row is damaged" in err) == (cli.USAGE, True)
