@@ -85,6 +85,7 @@ def test_agrees_with_scipys_average_linkage(similarity, dim):
     assert partition(people.group(embeddings, similarity=similarity)) == partition(expected)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("bad", [np.zeros(4, np.float32), np.full((2, 3), np.nan, np.float32)])
 def test_what_is_not_a_matrix_of_numbers_is_refused(bad):
     with pytest.raises(ValueError, match="finite"):

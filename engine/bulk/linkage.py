@@ -82,7 +82,7 @@ class _Groups:
                 active = self._paired(active)
         return self._owner
 
-    def _rounds(self, active: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
+    def _rounds(self, active: Int[np.ndarray, "m"]) -> Int[np.ndarray, "left"]:
         """Merge as long as the lists tell what to."""
         while True:
             sure = active[self._sure(active)]

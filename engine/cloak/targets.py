@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 CANDIDATES = 24
@@ -11,7 +12,10 @@ CANDIDATES = 24
 
 
 def farthest(
-    person: tuple[Float[Array, "_d"], ...], bank: tuple[Float[Array, "n _d"], ...], *, seed: int
+    person: tuple[Float[Array | np.ndarray, "_d"], ...],
+    bank: tuple[Float[Array | np.ndarray, "n _d"], ...],
+    *,
+    seed: int,
 ) -> Int[Array, ""]:
     """The index of the centroid to send a person to: the farthest, mean over extractors, of those the seed draws.
 
