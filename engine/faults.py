@@ -83,10 +83,12 @@ def noted(error: BaseException, folder: Path | None = None) -> Path | None:
 def unexpected(error: BaseException, folder: Path | None = None) -> str:
     """What is said of an exception that nobody foresaw, which is noted. folder: as for `noted`."""
     log = noted(error, folder)
-    where = f" with {log}, which says where it arose" if log else ""
-    return (
-        f"Unexpected {type(error).__name__}: {words(error)}. It is a mistake in the program: please report it{where}."
-    )
+    return mistake(error, f" with {log}, which says where it arose" if log else "")
+
+
+def mistake(error: BaseException, how: str = "") -> str:
+    """The same without noting it. how: how to report it, after "please report it"."""
+    return f"Unexpected {type(error).__name__}: {words(error)}. It is a mistake in the program: please report it{how}."
 
 
 def of_disk(error: BaseException) -> str:
