@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from engine.bulk.cloaker import Cloaker, Targets
 
 Whose = Person | Sequence[Person | None] | None
-"""Who is in a photo: one person, or one for each face that `Cloaker.look` finds, in order, or nobody knows."""
+"""Who is in a photo: one person, or one for each face that `Cloaker.look` finds, in order; None or () if nobody knows."""
 Item = str | Source | tuple[str | Source, Whose]
 """A photo, or a photo and who is in it."""
+NOT_NAMED = "Nobody said who is in it, so each face was moved from its own embedding, which protects less."
 NOT_THERE = "The person is not among its faces, so each was moved from its own embedding, which protects less."
 R = TypeVar("R", Cloaked, Encoded)
 
@@ -129,8 +130,9 @@ def _aimed(cloaker: Cloaker, photo: Prepared, whose: Whose) -> tuple[Prepared, T
 
     The only face of a photo is taken for the person's; of several faces those that are like the person's.
     """
-    if whose is None:
-        return photo, {}
+    if not whose:
+        weaker = cloaker.asks and cloaker.recipe.objective == "person"
+        return replace(photo, notes=(*photo.notes, NOT_NAMED)) if weaker else photo, {}
     if isinstance(whose, Person):
         one = whose
         canvases = [cut.canvas for cut in photo.cuts]

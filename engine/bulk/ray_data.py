@@ -142,7 +142,7 @@ class Cloak(_Worker):
         if name is None and self._whose:
             name = self._whose.get(digest(photo))
         if name is None:
-            return None
+            return () if self._whose else None  # a photo without a face is in no table
         names = [one if one is None else str(one) for one in (name if isinstance(name, list) else [name])]
         if unknown := [one for one in names if one is not None and one not in self._people]:
             return Encoded.failed(f"Nobody called {unknown[0]!r} is among the people that were given: add that person.")
