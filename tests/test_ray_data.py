@@ -144,31 +144,32 @@ def test_people_by_name_and_by_a_table_of_faces_kept_as_parquet(album: dict[str,
 @pytest.fixture(scope="module")
 def start(home: Path) -> Iterator[Callable[..., str]]:
     """Runs a Python program that knows "tiny" on a cluster of two nodes; returns what it printed."""
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
     path = [REPOSITORY, REPOSITORY / "tests", REPOSITORY / "examples", home / "package"]
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("RAY_")]:
-            patch.delenv(name)
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("XLA_FLAGS", "")
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(home / "cache"))
-        patch.setenv("PYTHONPATH", os.pathsep.join([*map(str, path), *filter(None, [os.environ.get("PYTHONPATH")])]))
-        patch.setenv(tiny_cloak.CHECKPOINT, str(home / "tiny"))
-        cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-        try:
-            cluster.add_node(num_cpus=2)
-            patch.setenv("RAY_ADDRESS", cluster.address)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(home / "cache"),
+        "PYTHONPATH": os.pathsep.join([*map(str, path), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        tiny_cloak.CHECKPOINT: str(home / "tiny"),
+    }
+    nodes = [sys.executable, str(REPOSITORY / "tests" / "two_nodes.py")]
+    with subprocess.Popen(nodes, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cluster:
+        assert cluster.stdin is not None
+        assert cluster.stdout is not None
+        address = cluster.stdout.readline().strip()
+        assert address, "the cluster did not start"
 
-            def begin(*arguments: object) -> str:
-                done = subprocess.run(
-                    [sys.executable, *map(str, arguments)], cwd=home, text=True, capture_output=True, timeout=500
-                )
-                assert done.returncode == 0, done.stderr[-5000:]
-                return done.stdout
+        def begin(*arguments: object) -> str:
+            command = [sys.executable, *map(str, arguments)]
+            done = subprocess.run(
+                command, cwd=home, env={**environment, "RAY_ADDRESS": address}, text=True, capture_output=True
+            )
+            assert done.returncode == 0, done.stderr[-5000:]
+            return done.stdout
 
-            yield begin
-        finally:
-            cluster.shutdown()
+        yield begin
+        cluster.stdin.close()
 
 
 KILLED = """
