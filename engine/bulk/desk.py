@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Generic, TypeVar
@@ -39,7 +39,9 @@ class Desk:
         self.chunk = float("inf")
         """Seconds that the last chunk of steps took; the first may have to be compiled."""
         self.closed = False
-        self._changed = threading.Condition()
+        self.lock = threading.RLock()
+        self._arrival = threading.Condition(self.lock)
+        """On which who leads waits for faces."""
         self._lane = batcher.lane()
         self._callers: set[Caller] = set()
         self._leader: Caller | None = None
@@ -66,7 +68,7 @@ class Desk:
     @contextmanager
     def caller(self) -> Iterator[Caller]:
         """A new caller, which leaves at the end of the block. Raises ClosedError if the desk is closed."""
-        with self._changed:
+        with self.lock:
             if self.closed:
                 raise ClosedError("this Cloaker is closed: make another one")
             if not self._callers:
@@ -76,11 +78,11 @@ class Desk:
         try:
             yield caller
         finally:
-            with self._changed:
+            with self.lock:
                 self._callers.discard(caller)
-                if self._leader is None:  # else who leads takes them out
+                if self._leader is None:  # else who leads takes its faces out
                     self._lane.keep(self._is_here)
-                self._changed.notify_all()
+                    self._call_up()
                 self._end()
 
     def fits(self, caller: Caller, cost: int) -> bool:
@@ -89,7 +91,7 @@ class Desk:
 
     def close(self) -> None:
         """Let nobody begin anything any more. What callers have begun is finished, and then the threads end."""
-        with self._changed:
+        with self.lock:
             self.closed = True
             self._end()
 
@@ -103,59 +105,71 @@ class Desk:
     @contextmanager
     def expecting(self) -> Iterator[None]:
         """For a caller that waits for a photo to be prepared, until its faces are added: who leads may wait for it."""
-        with self._changed:
+        with self.lock:
             self._expected += 1
         try:
             yield
         finally:
-            with self._changed:
+            with self.lock:
                 self._expected -= 1
-                self._changed.notify_all()
+                self._arrival.notify()
 
     def add(self, caller: Caller[T], ticket: T, job: FaceJob) -> None:
         """One more face of a caller, for the next chunk."""
-        with self._changed:
+        with self.lock:
             number = next(self._numbers)
             caller.missing[number] = ticket, job
             self._lane.add((caller, number), job)
-            self._changed.notify_all()
+            self._arrival.notify()
 
     def advance(self, caller: Caller[T]) -> list[tuple[T, FaceCloak]]:
-        """Let a chunk of steps pass, run by this caller unless another is at it; returns its faces that are done.
+        """Let steps pass until some of this caller's faces are done, and return those.
 
+        It runs a chunk of them itself unless another caller leads; an eager one comes back after a chunk in any case.
         Whatever the device raises comes out of the call of who leads.
         """
         try:
-            with self._changed:
-                if self._leader is not None:
-                    chunk = self._chunks
-                    self._changed.wait_for(lambda: self._leader is None or self._chunks != chunk)
-                    return caller.done()
-                if not caller.missing:
+            with self.lock:
+                chunk = self._chunks
+                if caller.missing:
+                    caller.wait(lambda: self._leader is None or (caller.eager and self._chunks != chunk))
+                if caller.faces_done or self._leader is not None or not caller.missing:
                     return caller.done()
                 self._leader = caller
                 # An empty slot wastes its share of a chunk, and waiting wastes the time: as long as they are equal.
                 known = self.chunk if self.chunk < float("inf") else FIRST
                 patience = known * self.vacant / self.batcher.size
-                self._changed.wait_for(lambda: not (self._expected and self.vacant), patience)
+                self._arrival.wait_for(lambda: not (self._expected and self.vacant), patience)
                 lane, before = self._lane, self._lane.usage.seconds
             found = lane.advance()
-            with self._changed:
+            with self.lock:
                 self.chunk = lane.usage.seconds - before
                 for (owner, number), cloak in found:
                     owner.take(number, cloak)
                 lane.keep(self._is_here)
                 self._chunks += 1
                 self._leader = None
-                self._changed.notify_all()
+                self._call_up()
                 return caller.done()
         except BaseException:
-            with self._changed:
+            with self.lock:
                 if self._leader is caller:
                     self._leader = None
                     self._renew(without=caller)
-                    self._changed.notify_all()
+                    self._call_up()
             raise
+
+    def _call_up(self) -> None:
+        """Wake those who have something to do, and one that can lead. Waking all would make them queue for the lock."""
+        called = False
+        for caller in self._callers:
+            if not caller.waiting:
+                continue
+            if caller.faces_done or caller.eager:
+                caller.turn.notify()
+            elif not called:
+                called = True
+                caller.turn.notify()
 
     def _renew(self, *, without: Caller) -> None:
         """A new lane with all faces but one caller's: the old one may be in any state."""
@@ -176,6 +190,10 @@ class Caller(Generic[T]):
         self.bytes = 0
         """That its photos take now."""
         self.missing: dict[int, tuple[T, FaceJob]] = {}
+        self.turn = threading.Condition(desk.lock)
+        self.eager = False
+        """Whether it has other things to do after a chunk of steps, though no face of its own is done."""
+        self.waiting = False
         self._done: deque[tuple[T, FaceCloak]] = deque()
 
     @property
@@ -187,9 +205,23 @@ class Caller(Generic[T]):
         """A face that waits for a slot from now on."""
         self.desk.add(self, ticket, job)
 
-    def advance(self) -> list[tuple[T, FaceCloak]]:
-        """As `Desk.advance`."""
+    @property
+    def faces_done(self) -> bool:
+        """Whether any waits to be fetched."""
+        return bool(self._done)
+
+    def advance(self, *, eager: bool) -> list[tuple[T, FaceCloak]]:
+        """As `Desk.advance`. eager: come back after a chunk of steps in any case."""
+        self.eager = eager
         return self.desk.advance(self)
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        """Wait for that, or for faces that are done; with the desk's lock, until `turn` is notified."""
+        self.waiting = True
+        try:
+            self.turn.wait_for(lambda: until() or self.faces_done)
+        finally:
+            self.waiting = False
 
     def take(self, number: int, cloak: FaceCloak) -> None:
         """A face is done."""

@@ -233,7 +233,7 @@ class _Line(Generic[S, R]):
         usage = self.desk.usage
         seconds, between, slot_steps, worked = usage.seconds, usage.between, usage.slot_steps, usage.worked
         steady = bool(self.pending) or self.next is not None
-        for (photo, index), cloak in self.caller.advance():
+        for (photo, index), cloak in self.caller.advance(eager=bool(self.pending)):
             photo.cloaks[index] = cloak
             photo.missing -= 1
             self.cloaked += 1
