@@ -1,7 +1,7 @@
 """A collection of 10^8 photos on paper: hours, bytes and grouping, from what was measured here. It cloaks nothing.
 
 Taken from results/: seconds of each phase (run-40-photos.json), growth of JPEGs (jpeg.json), the most faces that were
-grouped (scale.json), which is not carried on to more. Counted: bytes of a face's embeddings. Everything about a GPU is a
+grouped (scale.json), which is not carried on to more. Counted: bytes of a face's embeddings. All about a GPU is a
 ceiling of roofline.py and was never measured: give its faces a second.
 
     python benchmarks/at_scale.py --photos 1e8 --save benchmarks/results/at-scale.json
