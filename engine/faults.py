@@ -111,10 +111,14 @@ def place(error: BaseException) -> str:
 def unexpected(error: BaseException, folder: Path | None = None, *, about: str = "") -> str:
     """What is said of an exception that nobody foresaw, which is noted. folder, about: as for `noted`."""
     log = noted(error, folder, about=about)
+    return mistake(error, f" with {log}, which says where it arose" if log else "")
+
+
+def mistake(error: BaseException, how: str = "") -> str:
+    """The same without noting it. how: how to report it, after "please report it"."""
     at = f" at {found}" if (found := place(error)) else ""
-    where = f" with {log}, which says where it arose" if log else ""
     said = f"Unexpected {type(error).__name__}{at}: {words(error)}"
-    return f"{said}. It is a mistake in the program: please report it{where}."
+    return f"{said}. It is a mistake in the program: please report it{how}."
 
 
 def of_disk(error: BaseException) -> str:

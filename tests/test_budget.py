@@ -17,6 +17,7 @@ def test_a_footprint_is_told_from_the_header_and_never_waits(tmp_path: Path) -> 
     Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
     Image.new("RGB", (3000, 2000)).save(tmp_path / "large.png")
     small, large = (budget.footprint(tmp_path / name) for name in ("a.png", "large.png"))
+    assert budget.footprint((tmp_path / "large.png").read_bytes()) == large
     assert 3000 * 2000 * 10 < large - small < 3000 * 2000 * 20
     (tmp_path / "b.png").write_bytes(b"broken")
     os.mkfifo(tmp_path / "c.png")

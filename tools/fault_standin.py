@@ -19,6 +19,7 @@ import numpy as np
 from engine import checkpoint
 from engine.bulk import cloaker
 from engine.bulk.batching import FaceCloak, FaceJob, Usage
+from engine.bulk.desk import Desk
 from engine.bulk.sightings import Sightings
 from engine.config import Detection, Recipe
 from engine.detect import YuNet
@@ -53,6 +54,9 @@ class Lane:
 
     def add(self, ticket: Any, job: FaceJob) -> None:
         self._waiting.append((ticket, job))
+
+    def keep(self, wanted: Callable[[Any], bool]) -> None:
+        self._waiting = deque(one for one in self._waiting if wanted(one[0]))
 
     def advance(self) -> list[tuple[Any, FaceCloak]]:
         some = [self._waiting.popleft() for _ in range(min(self.batcher.size, len(self._waiting)))]
@@ -103,8 +107,9 @@ class StandIn(cloaker.Cloaker):
         self.recipe, self.detection, self.workers = recipe, detection, workers or 2
         self.detector = Remembered(detection)
         self.batcher: Any = Batcher(recipe, batch or 4)
+        self.desk = Desk(self.batcher, workers=self.workers)
         self.weights = {}
-        self._goal, self._grouped, self._bank = None, True, ()
+        self._goal, self.asks, self._bank = None, True, ()
         self.only = None if only is None else self._reference(only)
 
     @property
@@ -122,7 +127,7 @@ class StandIn(cloaker.Cloaker):
         self.look(sources, progress=progress, sightings=sightings)
         return {}
 
-    def _identify(self, canvases: Sequence[np.ndarray], embedded: object = None) -> list[np.ndarray]:
+    def identify(self, canvases: Sequence[np.ndarray], embedded: object = None) -> list[np.ndarray]:
         del embedded
         return [_embedding(canvas) for canvas in canvases]
 

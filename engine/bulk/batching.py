@@ -140,8 +140,9 @@ class _Face(NamedTuple, Generic[T]):
 
 
 class Lane(Generic[T]):
-    """One set of slots, and the faces that wait for them. For one thread; a ticket is whatever the caller knows a face
-    by.
+    """One set of slots, and the faces that wait for them. A ticket is whatever the caller knows a face by.
+
+    For one thread at a time, except that others may `add` meanwhile.
     """
 
     def __init__(self, batcher: Batcher) -> None:
@@ -178,6 +179,14 @@ class Lane(Generic[T]):
     def add(self, ticket: T, job: FaceJob) -> None:
         """A face that waits for a slot from now on."""
         self._waiting.append(_Face(ticket, job))
+
+    def keep(self, wanted: Callable[[T], bool]) -> None:
+        """Give up all faces but those whose tickets are wanted."""
+        self._waiting = deque(face for face in self._waiting if wanted(face.ticket))
+        self._posed = deque(face for face in self._posed if wanted(face.ticket))
+        self._seats = [seat if seat is not None and wanted(seat.ticket) else None for seat in self._seats]
+        if not self.busy:
+            self._ended = None
 
     def advance(self) -> list[tuple[T, FaceCloak]]:
         """Fill the empty slots, run a chunk of steps, and return the faces that are done."""

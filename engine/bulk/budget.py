@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import threading
@@ -9,21 +10,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from PIL import Image
+
 from engine import photo as photos
+from engine.bulk.prepare import Source
+from engine.photo.footprint import of_pixels
 
 SHARE = 4
 """The budget is one of so many parts of the memory that is available."""
 LEAST = 64 << 20
 """Bytes of the smallest budget; one photo at a time is let in whatever it takes."""
-UNKNOWN = 4 << 20
-"""Bytes of a photo that is not a file, and is in memory already."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def footprint(source: object) -> int:
-    """About how many bytes a photo takes while it is worked on, told from its header. Never raises."""
-    return photos.footprint(source) if isinstance(source, Path) else UNKNOWN
+def footprint(source: Source) -> int:
+    """About how many bytes a photo takes while it is worked on, told from its header or size. Never raises."""
+    if isinstance(source, (Path, bytes)):
+        return photos.footprint(source)
+    if isinstance(source, Image.Image):
+        return of_pixels(source.width * source.height)
+    return of_pixels(math.prod(getattr(source, "shape", ())[:2]))
 
 
 def available() -> int:

@@ -1,16 +1,15 @@
-"""The Python API: `Cloaker`, for arrays, Pillow images and paths; `cloak run` is built on the same object."""
+"""The Python API: `Cloaker`, for bytes, arrays, Pillow images and paths; `cloak run` is built on the same object."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from types import TracebackType
+from typing import Literal, NamedTuple, Self, TypeVar
 
 import jax
 import numpy as np
@@ -18,15 +17,18 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from engine import checkpoint, sharding
-from engine.bulk import budget, people
-from engine.bulk.batching import Batcher, FaceCloak, FaceJob
+from engine.bulk import budget, people, trouble
+from engine.bulk.batching import Batcher, FaceCloak, FaceJob, Usage
+from engine.bulk.calls import Item, Whose, Work, logged, results, source_of, works
 from engine.bulk.crowd import Crowd, Seen
+from engine.bulk.desk import Desk
 from engine.bulk.fit import Fitted, fit
-from engine.bulk.pipeline import Stages, stream
+from engine.bulk.person import LENGTH, Person, named, of_faces
 from engine.bulk.prepare import Prepared, Source, digest, prepare, subset
+from engine.bulk.results import Cloaked, CloakedFace, Encoded
 from engine.bulk.sightings import Matrix, Sightings, network_key
 from engine.cloak.targets import farthest
-from engine.config import Detection, Mode, Recipe
+from engine.config import Detection, Mode, Output, Recipe
 from engine.detect import Detector, YuNet
 from engine.extractors import load
 from engine.types import PhotoError
@@ -34,9 +36,8 @@ from engine.types import PhotoError
 Target = tuple[Float32[np.ndarray, "_d"], ...]
 Targets = dict[tuple[str, int], Target]
 """By photo hash and index of the face."""
-LENGTH = 0.01
-"""How much the length of a goal's embeddings may differ from one."""
 Bank = tuple[Float32[np.ndarray, "k _d"], ...]
+R = TypeVar("R", Cloaked, Encoded)
 
 
 class _Look(NamedTuple):
@@ -47,44 +48,19 @@ class _Look(NamedTuple):
     known: list[Matrix] | None = None
 
 
-@dataclass(frozen=True)
-class CloakedFace:
-    """One face. box: (x, y, width, height) in pixels. dssim: of the face region in the result, at most rho.
-
-    shift: L2 distance (0 to 2) that the cloak moves the embedding, by extractor, measured on the canvas.
-    scale: by how much the cloak was scaled to meet the budget at the photo's own size.
-    """
-
-    box: tuple[float, float, float, float]
-    dssim: float
-    shift: dict[str, float]
-    scale: float
-
-
-@dataclass(frozen=True)
-class Cloaked:
-    """What became of one image. image: RGB uint8 (h, w, 3), upright; None unless the status is "cloaked".
-
-    reason: why it is not cloaked, or which of its faces are not.
-    """
-
-    status: Literal["cloaked", "no_face", "skipped", "failed"]
-    reason: str
-    image: UInt8[np.ndarray, "h w 3"] | None
-    faces: tuple[CloakedFace, ...]
-
-
-class WeakerWarning(UserWarning):
-    """A call whose cloaks protect less than those of another call with the same settings."""
-
-
 class Cloaker:
-    """Cloaks faces. Holds the extractors and the compiled solver; make one and keep it. Usable from several threads.
+    """Cloaks faces. Holds the extractors and the compiled solver; make one and keep it.
+
+    Any number of threads may call it: their faces share its slots, their photos its threads, and each caller gets its
+    own results in order. A photo's result does not depend on who else calls.
 
     Example:
         >>> from engine import Cloaker
-        >>> results = Cloaker(mode="mid").cloak(["me.jpg", "us.png"])  # doctest: +SKIP
+        >>> cloaker = Cloaker(mode="mid")  # doctest: +SKIP
+        >>> results = cloaker.cloak(["me.jpg", "us.png"])  # doctest: +SKIP
         >>> Image.fromarray(results[0].image).save("me-cloaked.png")  # doctest: +SKIP
+        >>> me = cloaker.person(["me.jpg", "me-too.jpg"])  # doctest: +SKIP
+        >>> upload = cloaker.encode(Path("me.jpg").read_bytes(), person=me).data  # doctest: +SKIP
     """
 
     def __init__(
@@ -121,76 +97,103 @@ class Cloaker:
         size = batch or sharding.slots(mesh.devices.flat[0].platform, mesh.size)
         extractors = tuple(load(member.name, precision=member.precision) for member in self.recipe.members)
         self.batcher = Batcher(self.recipe, extractors, size=size, mesh=mesh)
+        self.desk = Desk(self.batcher, workers=self.workers)
         self._extractors = extractors
         self.weights = {extractor.name: extractor.weights_sha256 for extractor in extractors}
         self._goal = goal
         if goal is not None:
-            _check(goal, self.recipe, [extractor.dim for extractor in extractors])
-        self._grouped = goal is None
+            _check_goal(goal, self.recipe, [extractor.dim for extractor in extractors])
+        self.asks = goal is None
+        """Whether it can matter who is in a photo."""
         self._bank = bank_of(self.recipe) if goal is None else ()
-        self.only = None if only is None else self._reference(_source(only))
+        self.only = None if only is None else self._reference(source_of(only))
 
     def cloak(self, images: str | Source | Iterable[str | Source]) -> list[Cloaked]:
         """The results of all images, in order. A bad image is a result with status "failed", not an exception.
 
         images: RGB uint8 arrays (h, w, 3), grey ones (h, w), Pillow images, encoded bytes or paths.
         """
-        single = isinstance(images, (str, bytes, Path, np.ndarray, Image.Image))
-        sources = [_source(image) for image in ([images] if single else images)]  # type: ignore[union-attr]
-        sightings = Sightings(self.detector)
-        return list(self._results(sources, self.targets(sources, sightings=sightings), sightings))
+        return self._together(images, Cloaked, None)
 
-    def stream(self, images: Iterable[str | Source]) -> Iterator[Cloaked]:
+    def encode_all(
+        self, photos: str | Source | Iterable[str | Source], *, output: Output | None = None
+    ) -> list[Encoded]:
+        """The cloaked files of all photos, in order, with the guarantees of `cloak run`. Memory holds all of them.
+
+        The photos are grouped into people first, as `cloak` does it. photos: as `images` of `cloak`; what was not read
+        from a file becomes a PNG. output: how they are written, by default as they came.
+        """
+        return self._together(photos, Encoded, output or Output())
+
+    def stream(self, images: Iterable[Item]) -> Iterator[Cloaked]:
         """The results as they come, in order, for input of any length; memory stays flat.
 
-        A stream cannot group faces into people, so objective "person" acts as "away", which is weaker: a WeakerWarning
-        says so, unless the recipe asks for "away". Raises ValueError under objective "target", which has to see all
-        photos of a person first.
+        images: as of `cloak`, each alone or as a pair (image, person). A stream cannot group faces into people. So
+        objective "person" acts as "away" for an image without a person, which is weaker, and a WeakerWarning says so.
+        Raises ValueError for an image without a person under objective "target", for a person whom other networks
+        describe, and for one whom the objective does not use.
         """
-        if self._bank:
-            raise ValueError('objective "target" groups photos by person before it starts: use .cloak(images)')
-        if self._grouped and self.recipe.objective == "person":
-            warnings.warn(
-                'a stream does not see all photos of a person, so objective "person" acts as "away", which protects '
-                'less: use .cloak(images), or ask for objective="away"',
-                WeakerWarning,
-                stacklevel=2,
-            )
-        return self._results((_source(image) for image in images), {})
+        return results(self, works(self, images), Cloaked, None)
 
-    def _results(
-        self, sources: Iterable[Source], targets: Targets, sightings: Sightings | None = None
-    ) -> Iterator[Cloaked]:
-        def prepared(source: Source) -> Prepared | Cloaked:
-            try:
-                return prepare(source, self.detector, sightings=sightings)
-            except PhotoError as error:
-                return Cloaked("failed", str(error), None, ())
+    def encode_stream(self, photos: Iterable[Item], *, output: Output | None = None) -> Iterator[Encoded]:
+        """The cloaked files of photos as they come; all else as in `stream` and `encode_all`.
 
-        def finish(source: Source, prepared: Prepared, cloaks: list[FaceCloak]) -> Cloaked:
-            del source
-            shape = prepared.photo.pixels.shape
-            try:
-                fitted = self.fit(
-                    prepared,
-                    cloaks,
-                    encode=lambda pixels: pixels.tobytes(),
-                    decode=lambda data: np.frombuffer(data, np.uint8).reshape(shape),
-                )
-            except PhotoError as error:
-                return Cloaked("failed", str(error), None, ())
-            faces = self.describe(prepared, cloaks, fitted)
-            return Cloaked("cloaked", " ".join(prepared.unusable), fitted.pixels.copy(), faces)
+        Example:
+            >>> pairs = ((upload.read(), persons[upload.user]) for upload in uploads)
+            >>> for result in cloaker.encode_stream(pairs):
+            ...     store(result.data, result.status, result.reason)
+        """
+        return results(self, works(self, photos), Encoded, output or Output())
 
-        def admit(source: Source, photo: Prepared) -> tuple[Prepared, list[FaceJob]] | Cloaked:
-            del source
-            photo = self.selected(photo, sightings)
-            if photo.cuts:
-                return photo, self.jobs(photo, targets)
-            return Cloaked(*self.nothing(photo), None, ())
+    def encode(self, data: str | Source, *, person: Whose = None, output: Output | None = None) -> Encoded:
+        """The cloaked file of one photo; whatever is wrong with the photo is its result. Call it from many threads.
 
-        stages = Stages[Source, Cloaked](prepare=prepared, admit=admit, finish=finish)
-        return (result for _, result in stream(sources, stages, self.batcher, workers=self.workers))
+        data, output: as of `encode_all`. person: who is in it (`person`). Errors and warnings as of `stream`.
+        """
+        results = self.encode_stream([(data, person)], output=output)
+        try:
+            return next(results)
+        finally:
+            results.close()  # type: ignore[attr-defined]
+
+    def person(self, photos: str | Source | Iterable[str | Source]) -> Person:
+        """A person, by some photos of theirs, the more the better; the same whatever their order.
+
+        At least one must show their face alone. In a photo with several faces those count that are like the person's.
+        Raises ValueError if a photo cannot be read or if it is not clear who is meant.
+        """
+
+        def failed(source: Source, error: Exception) -> None:
+            raise ValueError(f"a photo of the person cannot be used: {trouble.reason(error, logged)}") from error
+
+        faces = self.look([source_of(photo) for photo in _several(photos)], failed=failed)
+        by_photo: dict[str, dict[int, Seen]] = {}
+        for face in faces:
+            by_photo.setdefault(face.sha256, {})[face.index] = face
+        return of_faces([tuple(found.values()) for found in by_photo.values()], self._networks)
+
+    @property
+    def usage(self) -> Usage:
+        """What the slots were used for since it was made, for all callers together."""
+        return self.desk.usage
+
+    def close(self) -> None:
+        """Begin nothing more: later calls raise RuntimeError, those at work finish what they have begun."""
+        self.desk.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _together(self, photos: str | Source | Iterable[str | Source], kind: type[R], output: Output | None) -> list[R]:
+        sources = [source_of(photo) for photo in _several(photos)]
+        sightings = Sightings(self.detector)
+        targets = self.targets(sources, sightings=sightings)
+        return list(results(self, map(Work, sources), kind, output, targets=targets, sightings=sightings))
 
     # What follows is shared with the runner of files.
 
@@ -205,7 +208,7 @@ class Cloaker:
         if known is not None and len(known[0]) == len(prepared.cuts):
             found = list(known[0])
         else:
-            found = self._identify([cut.canvas for cut in prepared.cuts])
+            found = self.identify([cut.canvas for cut in prepared.cuts])
         return subset(prepared, [i for i, own in enumerate(found) if self._is_wanted(own)])
 
     def nothing(self, prepared: Prepared) -> tuple[Literal["no_face", "skipped"], str]:
@@ -221,6 +224,10 @@ class Cloaker:
             FaceJob(cut, prepared.photo.grey, prepared.sha256, index, targets.get((prepared.sha256, index), none))
             for index, cut in enumerate(prepared.cuts)
         ]
+
+    def goal_of(self, person: Person) -> Target:
+        """What this person's faces are moved from or to."""
+        return _goal_of(self.recipe, person.own, self._bank)
 
     def fit(
         self,
@@ -266,7 +273,7 @@ class Cloaker:
         "person" all faces of a person are moved from their mean, under "target" to one far centroid. progress: how many
         photos have been looked at. sightings: as in `look`.
         """
-        if not (self._grouped and grouped(self.recipe, len(sources))):
+        if not (self.asks and grouped(self.recipe, len(sources))):
             return {}
         return aims(self.recipe, self.look(sources, progress=progress, sightings=sightings), self._bank)
 
@@ -276,10 +283,12 @@ class Cloaker:
         *,
         progress: Callable[[int], None] = lambda done: None,
         sightings: Sightings | None = None,
+        failed: Callable[[Source, Exception], None] = lambda source, error: None,
     ) -> Crowd:
         """The faces of all photos, in order. progress: how many photos have been looked at.
 
-        sightings: of this detector; what it knows is not looked at again, and it is told what is new.
+        sightings: of this detector; what it knows is not looked at again, and it is told what is new. failed: is told
+        of a photo that cannot be used; what it raises ends the pass.
         """
         faces = Crowd()
         remaining, done = iter(sources), 0
@@ -296,7 +305,8 @@ class Cloaker:
                 with room.hold(budget.footprint(source)):
                     one = prepare(source, self.detector, sha256=sha256, sightings=kept)
                 return _Look(sha256, [cut.canvas for cut in one.cuts])
-            except Exception:
+            except Exception as error:
+                failed(source, error)
                 return None  # its turn comes, and then it is said
 
         with ThreadPoolExecutor(self.workers) as pool:
@@ -316,7 +326,7 @@ class Cloaker:
         """The embeddings of each photo's faces by each of `_networks`."""
         canvases = [canvas for one in looks for canvas in one.canvases]
         embedded = self.batcher.embed(canvases)
-        columns = [*zip(*embedded, strict=True), self._identify(canvases, embedded)] if canvases else []
+        columns = [*zip(*embedded, strict=True), self.identify(canvases, embedded)] if canvases else []
         result, first = [], 0
         for one in looks:
             rows = one.known
@@ -335,13 +345,21 @@ class Cloaker:
         identity = load(people.EXTRACTOR)
         return [network_key(one.weights_sha256, one.precision, one.spec) for one in (*self._extractors, identity)]
 
+    @cached_property
+    def named(self) -> str:
+        """The SHA-256 that names the networks which describe a `Person` to this Cloaker."""
+        return named(self._networks)
+
     def _is_wanted(self, identity: Float32[np.ndarray, "d"]) -> bool:
         return self.only is None or people.same_person(self.only, identity)
 
-    def _identify(
+    def identify(
         self, canvases: Sequence[Float32[np.ndarray, "c c 3"]], embedded: Sequence[Target] | None = None
     ) -> list[Float32[np.ndarray, "d"]]:
-        """Embeddings that tell people apart; embedded: those by the recipe's extractors, where they are known."""
+        """Embeddings of faces that tell people apart.
+
+        embedded: those by the recipe's extractors, if they are known.
+        """
         known = [(member.name, member.precision) for member in self.recipe.members]
         if embedded is not None and (people.EXTRACTOR, "float32") in known:
             index = known.index((people.EXTRACTOR, "float32"))
@@ -362,7 +380,7 @@ class Cloaker:
             raise ValueError(
                 f"the reference photo must show one face, the person's; {len(prepared.cuts)} were found: crop it"
             )
-        return self._identify([prepared.cuts[0].canvas])[0]
+        return self.identify([prepared.cuts[0].canvas])[0]
 
 
 def grouped(recipe: Recipe, photos: int) -> bool:
@@ -383,19 +401,22 @@ def aims(recipe: Recipe, faces: Crowd, bank: Bank) -> Targets:
     persons = people.group(faces.identities())
     order = np.argsort(persons, kind="stable")
     result: Targets = {}
-    far = jax.device_put(bank)
     for mine in np.split(order, np.flatnonzero(np.diff(persons[order])) + 1):
         members = [faces[i] for i in mine.tolist()]
         # A face on which a network fails is failed by itself (`FaceCloak.fault`), not with all others of its person.
         sound = [face.own for face in members if all(np.isfinite(one).all() for one in face.own)]
         if not sound:
             continue
-        goal = people.mean_embedding(sound)
-        if recipe.objective == "target":
-            chosen = int(farthest(jax.device_put(goal), far, seed=recipe.seed))
-            goal = tuple(np.asarray(rows[chosen], np.float32) for rows in bank)
+        goal = _goal_of(recipe, people.mean_embedding(sound), bank)
         result.update({(face.sha256, face.index): goal for face in members})
     return result
+
+
+def _goal_of(recipe: Recipe, mean: Target, bank: Bank) -> Target:
+    if recipe.objective != "target":
+        return mean
+    chosen = int(farthest(jax.device_put(mean), jax.device_put(bank), seed=recipe.seed))
+    return tuple(np.asarray(rows[chosen], np.float32) for rows in bank)
 
 
 def _refuse(faults: Iterable[str | None]) -> None:
@@ -404,7 +425,7 @@ def _refuse(faults: Iterable[str | None]) -> None:
             raise PhotoError(fault)
 
 
-def _check(goal: Target, recipe: Recipe, dims: Sequence[int]) -> None:
+def _check_goal(goal: Target, recipe: Recipe, dims: Sequence[int]) -> None:
     if recipe.objective != "target":
         raise ValueError('a goal is what objective "target" moves faces to; under "away" nothing reads it')
     given = [np.shape(one) for one in goal]
@@ -415,5 +436,6 @@ def _check(goal: Target, recipe: Recipe, dims: Sequence[int]) -> None:
         raise ValueError(f"a goal's embeddings must be of length 1, as the extractors give them; got lengths {lengths}")
 
 
-def _source(image: str | Source) -> Source:
-    return Path(image) if isinstance(image, str) else image
+def _several(images: str | Source | Iterable[str | Source]) -> Iterable[str | Source]:
+    single = isinstance(images, (str, bytes, Path, np.ndarray, Image.Image))
+    return [images] if single else images  # type: ignore[return-value]

@@ -1,8 +1,9 @@
-"""Photos through the three stages at once: prepare in threads, solve in a lane's slots here, finish in threads.
+"""Photos through the three stages at once: prepare in threads, solve in the slots of a desk, finish in threads.
 
 Results come in the order of the sources. Every queue is bounded: in flight are at most the photos whose faces fill the
 slots twice and a few more, and no more bytes than `budget.allowed`. So memory grows neither with the collection nor
-with the size of its photos. The Clock tells who waited for whom.
+with the size of its photos. Several streams at one desk share its slots, threads and bytes. The Clock tells who waited
+for whom.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from engine.bulk import budget
-from engine.bulk.batching import Batcher, FaceCloak, FaceJob, Lane
+from engine.bulk.batching import FaceCloak, FaceJob
+from engine.bulk.desk import Caller, ClosedError, Desk
 from engine.bulk.prepare import Prepared
 
 S = TypeVar("S")
@@ -91,22 +92,22 @@ class _Photo(Generic[S, R]):
 def stream(
     sources: Iterable[S],
     stages: Stages[S, R],
-    batcher: Batcher,
+    desk: Desk,
     *,
-    workers: int,
     clock: Clock | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[S, R]]:
     """Every source with its result, in order. progress gets (faces done, faces in slots) after every chunk of steps.
 
     An exception of a stage that is not about one photo ends the stream; work that was begun in threads is finished.
+    Raises ClosedError once the desk is closed, after the results of what was begun.
     """
-    with ThreadPoolExecutor(workers) as pool:
-        line = _Line(sources, stages, batcher.lane(), pool, workers, clock or Clock())
+    with desk.caller() as caller:
+        line = _Line(sources, stages, caller, clock or Clock())
         try:
             yield from line.results(progress)
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            line.end()
 
 
 class _Line(Generic[S, R]):
@@ -116,37 +117,45 @@ class _Line(Generic[S, R]):
         self,
         sources: Iterable[S],
         stages: Stages[S, R],
-        lane: Lane[tuple[_Photo[S, R], int]],
-        pool: ThreadPoolExecutor,
-        workers: int,
+        caller: Caller[tuple[_Photo[S, R], int]],
         clock: Clock,
     ) -> None:
-        self.stages, self.lane, self.pool, self.workers, self.clock = stages, lane, pool, workers, clock
+        self.stages, self.caller, self.clock = stages, caller, clock
+        self.desk, self.workers = caller.desk, caller.desk.workers
         self.remaining = iter(sources)
         self.next: tuple[S, int] | None = None
         """The first of them that there was no room for yet, with its bytes."""
-        self.room = budget.allowed()
+        self.refused = False
+        """Whether there is one that was not begun since the desk was closed."""
         self.pending: deque[tuple[S, int, Future[Prepared | R]]] = deque()
         self.photos: deque[_Photo[S, R]] = deque()
-        self.chunk = float("inf")
-        """Seconds that the last chunk of steps took; the first may have to be compiled."""
+        self.cloaked = 0
+        """Faces."""
 
     def results(self, progress: Callable[[int, int], None] | None) -> Iterator[tuple[S, R]]:
         self._fetch()
-        while self.pending or self.lane.busy or self.next is not None:
+        while self.pending or self.caller.faces or self.next is not None:
             self._admit()
             self._solve()
             if progress is not None:
-                progress(self.lane.usage.faces, self.lane.active)
+                progress(self.cloaked, self.desk.active)
             # With nothing else to do, wait for what is being finished: its bytes make room for the next.
-            idle = not (self.pending or self.lane.busy)
+            idle = not (self.pending or self.caller.faces)
             yield from self._ready(at_most=0 if idle else 2 * self.workers)
             self._fetch()
         yield from self._ready(at_most=0)
+        if self.refused:
+            raise ClosedError("the Cloaker was closed before all photos were begun: make another one for the rest")
+
+    def end(self) -> None:
+        """Begin nothing more, and wait for what threads are at."""
+        futures: list[Future] = [future for _, _, future in self.pending]
+        futures += [photo.done for photo in self.photos if photo.done is not None]
+        wait([future for future in futures if not future.cancel()])
 
     def _fetch(self) -> None:
         """Begin with sources while there are threads and bytes for them; with one at a time in any case."""
-        while len(self.pending) < 2 * self.workers + 1:
+        while len(self.pending) < 2 * self.workers + 1 and not self.refused:
             if self.next is None:
                 try:
                     source = next(self.remaining)
@@ -154,14 +163,23 @@ class _Line(Generic[S, R]):
                     return
                 self.next = source, self.stages.cost(source)
             source, cost = self.next
-            if (taken := self._taken()) and taken + cost > self.room:
+            self.refused = self.desk.closed
+            if self.refused:
+                self.next = None
+                return
+            self.caller.bytes = self._taken()
+            if not self.desk.fits(self.caller, cost):
                 return
             self.next = None
-            self.pending.append((source, cost, self.pool.submit(self._timed, "prepare", self.stages.prepare, source)))
+            self.caller.bytes += cost
+            self.pending.append((source, cost, self._submit("prepare", self.stages.prepare, source)))
 
     def _taken(self) -> int:
         unfinished = (photo.cost for photo in self.photos if photo.done is None or not photo.done.done())
         return sum(cost for _, cost, _ in self.pending) + sum(unfinished)
+
+    def _submit(self, phase: str, work: Callable[..., R | Prepared], *arguments: object) -> Future:
+        return self.desk.pool.submit(self._timed, phase, work, *arguments)
 
     def _timed(self, phase: str, work: Callable[..., R | Prepared], *arguments: object) -> R | Prepared:
         with self.clock.time(phase):
@@ -173,21 +191,25 @@ class _Line(Generic[S, R]):
         Empty slots cost their share of every chunk, and so does the device while it waits for photos that would fill
         them: it waits until the second has cost as much as the first will.
         """
-        waited = 0.0
-        while self.pending and self.lane.backlog < self.lane.batcher.size:
+        waited, size = 0.0, self.desk.batcher.size
+        while self.pending and self.caller.faces < 2 * size:
             future = self.pending[0][2]
-            if not future.done():
-                if not self.lane.vacant:
+            if future.done():
+                self._take()
+            else:
+                vacant = self.desk.vacant
+                if not vacant:
                     return
-                patience = self.chunk * self.lane.vacant / self.lane.batcher.size - waited
-                if patience <= 0 and self.lane.busy:
+                patience = self.desk.chunk * vacant / size - waited
+                if patience <= 0 and self.caller.faces:
                     return
                 begun = time.perf_counter()
-                wait([future], timeout=patience if self.lane.busy and patience < float("inf") else None)
+                with self.desk.expecting():
+                    wait([future], timeout=patience if self.caller.faces and patience < float("inf") else None)
+                    if future.done():
+                        self._take()
                 waited += time.perf_counter() - begun
                 self.clock.add("wait", time.perf_counter() - begun)
-                continue
-            self._take()
             self._fetch()
 
     def _take(self) -> None:
@@ -201,25 +223,25 @@ class _Line(Generic[S, R]):
                 photo.prepared, jobs = admitted
                 photo.missing = len(jobs)
                 for index, job in enumerate(jobs):
-                    self.lane.add((photo, index), job)
+                    self.caller.add((photo, index), job)
                 return
             prepared = admitted
         photo.done = Future()
         photo.done.set_result(prepared)
 
     def _solve(self) -> None:
-        usage = self.lane.usage
+        usage = self.desk.usage
         seconds, between, slot_steps, worked = usage.seconds, usage.between, usage.slot_steps, usage.worked
         steady = bool(self.pending) or self.next is not None
-        for (photo, index), cloak in self.lane.advance():
+        for (photo, index), cloak in self.caller.advance(eager=bool(self.pending)):
             photo.cloaks[index] = cloak
             photo.missing -= 1
+            self.cloaked += 1
             if photo.missing == 0:
-                photo.done = self.pool.submit(self._timed, "finish", self._finish, photo)  # type: ignore[assignment]
+                photo.done = self._submit("finish", self._finish, photo)
         if usage.slot_steps == slot_steps:
             return
-        self.chunk = usage.seconds - seconds
-        self.clock.add("solve", self.chunk)
+        self.clock.add("solve", usage.seconds - seconds)
         self.clock.add("between", usage.between - between)
         self.clock.slot_steps += usage.slot_steps - slot_steps
         self.clock.worked += usage.worked - worked

@@ -27,7 +27,7 @@ class Prepared:
 
     sha256: of the file, or of the pixels of an array. faces, cuts, regions: in the same order; a region is (top, left,
     bottom, right) in pixels. unusable: why faces were found that cannot be cloaked, one sentence each. others: how
-    many faces were found and are not wanted.
+    many faces were found and are not wanted. notes: what else is to be known of its cloaks, one sentence each.
     """
 
     photo: Photo
@@ -37,6 +37,7 @@ class Prepared:
     regions: tuple[tuple[int, int, int, int], ...] = ()
     unusable: tuple[str, ...] = ()
     others: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def digest(source: Source) -> str:

@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Protocol
 
 from engine import compiles, faults, files
-from engine import photo as photos
 from engine.bulk import budget, trouble
 from engine.bulk.album import Album, publish, remove
-from engine.bulk.batching import FaceCloak, FaceJob
 from engine.bulk.cloaker import Cloaker, Targets
 from engine.bulk.inputs import OWN_FOLDER, collect
 from engine.bulk.manifest import Manifest, Row, Status, finished
 from engine.bulk.pipeline import Clock, Stages, stream
 from engine.bulk.plan import Options, Plan, Task, announce, dry, fingerprint, plan
-from engine.bulk.prepare import Prepared, prepare
+from engine.bulk.prepare import prepare
+from engine.bulk.results import Outcome
 from engine.bulk.sightings import Sightings, tidy
+from engine.bulk.stages import Stations, stages
 from engine.bulk.summary import Summary, summarise
 from engine.bulk.watch import Watch
 
@@ -87,9 +87,8 @@ class Here:
         watch: Watch = Watch(),
     ) -> Iterator[tuple[Task, Row]]:
         """Every task with its row; the file is in place before its row comes."""
-        stages = _stages(self.cloaker, targets, self.out, self.options, begin, album, self.sightings)
-        batcher, workers = self.cloaker.batcher, self.cloaker.workers
-        return stream(tasks, stages, batcher, workers=workers, clock=clock, progress=watch.solving)
+        steps = _stages(self.cloaker, targets, self.out, self.options, begin, album, self.sightings)
+        return stream(tasks, steps, self.cloaker.desk, clock=clock, progress=watch.solving)
 
 
 def run(
@@ -291,51 +290,26 @@ def _stages(
             raise error
         return trouble.row(task, error, out=out, writing=writing)
 
-    def nothing(task: Task, photo: Prepared) -> Row:
-        row = task.row(*cloaker.nothing(photo))
+    def deliver(task: Task, outcome: Outcome) -> Row:
+        reason = " ".join(filter(None, (outcome.reason, *outcome.notes)))
+        row = task.row(outcome.status, reason, faces=[asdict(face) for face in outcome.faces])
+        if outcome.data is not None:
+            try:
+                _write(out, task.item.target, outcome.data, task.item.source, shard=options.shard)
+                row = finished(row, out, outcome.data)
+            except Exception as error:
+                return failed(task, error, writing=True)
         if album is not None:
-            album.add(row, photo.photo)
+            album.add(row, outcome.photo, outcome.pixels)
         return row
 
-    def prepared(task: Task) -> Prepared | Row:
-        try:
-            photo = prepare(task.item.source, cloaker.detector, sha256=task.sha256, sightings=sightings)
-            return photo if photo.cuts else nothing(task, photo)
-        except Exception as error:
-            return failed(task, error)
-
-    def admit(task: Task, photo: Prepared) -> tuple[Prepared, list[FaceJob]] | Row:
-        try:
-            photo = cloaker.selected(photo, sightings)
-            if not photo.cuts:
-                return nothing(task, photo)
-            begin([task])
-            return photo, cloaker.jobs(photo, targets)
-        except Exception as error:
-            return failed(task, error)
-
-    def finish(task: Task, photo: Prepared, cloaks: list[FaceCloak]) -> Row:
-        output = options.output
-        try:
-            fitted = cloaker.fit(
-                photo,
-                cloaks,
-                encode=photos.Encoder(photo.photo, output.format, output.quality),
-                decode=photos.decode_pixels,
-            )
-            faces = [asdict(face) for face in cloaker.describe(photo, cloaks, fitted)]
-            row = task.row("cloaked", " ".join((*photo.unusable, *fitted.notes)), faces=faces)
-        except Exception as error:
-            return failed(task, error)
-        try:
-            _write(out, task.item.target, fitted.data, task.item.source, shard=options.shard)
-            row = finished(row, out, fitted.data)
-        except Exception as error:
-            return failed(task, error, writing=True)
-        if album is not None:
-            album.add(row, photo.photo, fitted.pixels)
-        return row
-
-    return Stages[Task, Row](
-        prepare=prepared, admit=admit, finish=finish, cost=lambda task: budget.footprint(task.item.source)
+    stations = Stations[Task, Row](
+        prepare=lambda task: prepare(task.item.source, cloaker.detector, sha256=task.sha256, sightings=sightings),
+        aim=lambda task, photo: (photo, targets),
+        begin=lambda task: begin([task]),
+        deliver=deliver,
+        failed=failed,
+        cost=lambda task: budget.footprint(task.item.source),
+        output=options.output,
     )
+    return stages(cloaker, stations, sightings)

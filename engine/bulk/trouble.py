@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -46,29 +46,37 @@ class Doing(Protocol):
 def row(task: Doing, error: Exception, *, out: Path | None, writing: bool = False) -> Row:
     """The row of a photo that raised: the run goes on. What is not the photo's own fault is tried again next time.
 
-    writing: its cloaked file was being written. Whatever nobody foresaw is noted in the run's log, with its place.
+    writing: as of `reason`. Whatever nobody foresaw is noted in the run's log, with its place.
     """
+    folder, source = None if out is None else out / OWN_FOLDER, task.row("failed", "").source
+    why = reason(error, lambda error: faults.unexpected(error, folder, about=source), writing=writing)
+    failed = task.row("failed", why)
     if isinstance(error, PhotoError):
-        failed = task.row("failed", str(error))
         # What could be read when the run was planned may be back, or whole, the next time.
         again = isinstance(error, UnsettledError) and (failed.size or failed.modified)
         return replace(failed, key="") if again else failed
+    log.debug("%s: %s", source, faults.words(error), exc_info=error)
+    return replace(failed, key="")
+
+
+def reason(error: Exception, unexpected: Callable[[Exception], str], *, writing: bool = False) -> str:
+    """Why a photo failed, in words for its owner. unexpected: says and notes what nobody foresaw.
+
+    writing: its cloaked file was being written.
+    """
+    if isinstance(error, PhotoError):
+        return str(error)
     if faults.full(error):
-        reason = f"{DISK_FULL} ({faults.words(error)}): make room, then run the same command again."
-    elif isinstance(error, files.NotAFileError) and writing:
-        reason = f"It could not be written: {faults.words(error)}. Move that away, or choose another --out."
-    elif isinstance(error, OSError) and writing:
-        reason = f"It could not be written ({faults.words(error)}): see to the output folder and its permissions."
-    elif isinstance(error, OSError):
-        reason = f"The file cannot be read ({faults.words(error)}): check that it is there and readable."
-    elif isinstance(error, MemoryError):
-        reason = "There was not enough memory for this photo: use fewer --workers, or make it smaller."
-    else:
-        about = task.row("failed", "").source
-        reason = faults.unexpected(error, None if out is None else out / OWN_FOLDER, about=about)
-    failed = replace(task.row("failed", reason), key="")
-    log.debug("%s: %s", failed.source, faults.words(error), exc_info=error)
-    return failed
+        return f"{DISK_FULL} ({faults.words(error)}): make room, then run the same command again."
+    if isinstance(error, files.NotAFileError) and writing:
+        return f"It could not be written: {faults.words(error)}. Move that away, or choose another --out."
+    if isinstance(error, OSError) and writing:
+        return f"It could not be written ({faults.words(error)}): see to the output folder and its permissions."
+    if isinstance(error, OSError):
+        return f"The file cannot be read ({faults.words(error)}): check that it is there and readable."
+    if isinstance(error, MemoryError):
+        return "There was not enough memory for this photo: use fewer --workers, or make it smaller."
+    return unexpected(error)
 
 
 def ends_run(row: Row) -> str:

@@ -18,26 +18,34 @@ BASE = 16 << 20
 """Bytes besides: the cloak of a large face. What a detector and the codecs take is a worker's, not a photo's."""
 
 
-def footprint(path: Path) -> int:
-    """Bytes of memory that cloaking the photo in this file will take at most, all in all.
+def footprint(source: Path | bytes) -> int:
+    """Bytes of memory that cloaking the photo in this file, or of these bytes, will take at most, all in all.
 
     Reads the header only and never raises: a file that is no photo, or whose header cannot be read, needs what its own
     bytes do. A photo of more pixels than `MAX_PIXELS` is refused before it takes anything.
     """
-    try:
-        with opened(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if not size:
-                return 0
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                pixels = _pixels(data)
-    except OSError:
-        return 0
+    if isinstance(source, bytes):
+        size, pixels = len(source), _pixels(source)
+    else:
+        try:
+            with opened(source) as file:
+                size = os.fstat(file.fileno()).st_size
+                if not size:
+                    return 0
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    pixels = _pixels(data)
+        except OSError:
+            return 0
     # The bytes are held twice: as they are, and as the bare picture that the decoder gets.
-    return 2 * size + (BASE + PER_PIXEL * pixels if 0 < pixels <= MAX_PIXELS else 0)
+    return 2 * size + of_pixels(pixels)
 
 
-def _pixels(data: mmap.mmap) -> int:
+def of_pixels(pixels: int) -> int:
+    """Bytes of memory that a picture of so many pixels takes besides its file: none if it will be refused."""
+    return BASE + PER_PIXEL * pixels if 0 < pixels <= MAX_PIXELS else 0
+
+
+def _pixels(data: mmap.mmap | bytes) -> int:
     """Width times height, 0 if the header does not say."""
     try:
         width, height = _size(data)
@@ -46,7 +54,7 @@ def _pixels(data: mmap.mmap) -> int:
     return width * height
 
 
-def _size(data: mmap.mmap) -> tuple[int, int]:
+def _size(data: mmap.mmap | bytes) -> tuple[int, int]:
     head = data[:64]
     if head.startswith(b"\xff\xd8"):
         height, width = struct.unpack_from(">HH", parts.jpeg_parts(data).frame, 1)

@@ -1,0 +1,73 @@
+"""A collection of 10^8 photos on paper: hours, bytes and grouping, from what was measured here. It cloaks nothing.
+
+Taken from results/: seconds of each phase (run-40-photos.json), growth of JPEGs (jpeg.json), the most faces that were
+grouped (scale.json), which is not carried on to more. Counted: bytes of a face's embeddings. All about a GPU is a
+ceiling of roofline.py and was never measured: give its faces a second.
+
+    python benchmarks/at_scale.py --photos 1e8 --save benchmarks/results/at-scale.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from engine.config import Recipe
+from engine.extractors import card
+
+RESULTS = Path(__file__).resolve().parent / "results"
+DIM = 192
+"""Of people.EXTRACTOR."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=float, default=1e8)
+    parser.add_argument("--megabytes", type=float, default=3.0, help="of a photo")
+    parser.add_argument("--faces-per-second", type=float, default=460.0, help="of a GPU: roofline.py, by bytes")
+    parser.add_argument("--save", type=Path)
+    given = parser.parse_args()
+    run = json.loads((RESULTS / "run-40-photos.json").read_text())
+    jpeg = json.loads((RESULTS / "jpeg.json").read_text())
+    count, spent = sum(run["counts"].values()) - run["counts"]["skipped"], run["seconds"]
+    grouped = max(json.loads((RESULTS / "scale.json").read_text())["group"], key=lambda row: row["faces"])
+    solving = spent["solve"] - run["compiles"]["seconds"]
+    faces = given.photos * run["faces"] / count
+    host = (spent["prepare"] + spent["finish"]) / count
+    row = 4 * (DIM + sum(card(name)["dim"] for name in Recipe().names))
+    growth = {one["source"]: one["size"] for one in jpeg["rows"] if one["steps"] == "as written"}
+    terabytes = given.photos * given.megabytes / 1e6
+    found = {
+        "photos": given.photos,
+        "faces": faces,
+        "measured here, 2 cores": {
+            "solver_s_a_face": round(solving / run["faces"], 3),
+            "host_core_s_a_photo": round(host, 3),
+            "solver_machine_hours": round(faces * solving / run["faces"] / 3600),
+            "host_core_hours": round(given.photos * host / 3600),
+        },
+        "a GPU, on paper": {
+            "faces_per_second": given.faces_per_second,
+            "gpu_hours": round(faces / given.faces_per_second / 3600),
+            "cores_to_feed_it": round(given.faces_per_second * count / run["faces"] * host),
+        },
+        "terabytes": {
+            "in": terabytes,
+            "out": {f"quality {quality}": round(terabytes * size) for quality, size in growth.items()},
+            "faces.parquet": round(faces * row / 1e12, 2),
+        },
+        "grouping in one process": {
+            "faces_measured": grouped["faces"],
+            "cpu_seconds_measured": grouped["cpu_seconds"],
+            "gigabytes_of_embeddings_for_all": round(faces * DIM * 4 / 1e9, 1),
+        },
+    }
+    text = json.dumps(found, indent=1)
+    if given.save:
+        given.save.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

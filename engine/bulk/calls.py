@@ -1,0 +1,157 @@
+"""Calls of the Python API: photos in, with who is in them if the caller knows it, and results out in order."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from engine import faults
+from engine.bulk import budget, people, trouble
+from engine.bulk.person import Person
+from engine.bulk.pipeline import stream
+from engine.bulk.prepare import Prepared, Source, prepare
+from engine.bulk.results import Cloaked, Encoded, WeakerWarning
+from engine.bulk.sightings import Sightings
+from engine.bulk.stages import Stations, stages
+from engine.config import Output
+from engine.types import PhotoError
+
+if TYPE_CHECKING:
+    from engine.bulk.cloaker import Cloaker, Targets
+
+Whose = Person | Sequence[Person | None] | None
+"""Who is in a photo: one person, or one for each face that `Cloaker.look` finds, or None or () if nobody knows."""
+Item = str | Source | tuple[str | Source, Whose]
+"""A photo, or a photo and who is in it."""
+NOT_NAMED = "Nobody said who is in it, so each face was moved from its own embedding, which protects less."
+NOT_THERE = "The person is not among its faces, so each was moved from its own embedding, which protects less."
+R = TypeVar("R", Cloaked, Encoded)
+
+
+class Work(NamedTuple):
+    """A photo to be done."""
+
+    source: Source
+    whose: Whose = None
+
+
+def works(cloaker: Cloaker, items: Iterable[Item]) -> Iterator[Work]:
+    """The photos that a caller gives, checked. Warns once if cloaks will protect less than they could."""
+    weaker = cloaker.asks and cloaker.recipe.objective == "person"
+    for item in items:
+        photo, whose = item if isinstance(item, tuple) else (item, None)
+        _check(cloaker, whose)
+        if whose is None and weaker:
+            weaker = False
+            warnings.warn(
+                'nobody says who is in a photo, so objective "person" acts as "away", which protects less: name the '
+                'person, use .cloak(images) or .encode_all(photos), or ask for objective="away"',
+                WeakerWarning,
+                stacklevel=_outside(),
+            )
+        yield Work(source_of(photo), whose)
+
+
+def results(
+    cloaker: Cloaker,
+    works: Iterable[Work],
+    kind: type[R],
+    output: Output | None,
+    *,
+    targets: Targets | None = None,
+    sightings: Sightings | None = None,
+) -> Iterator[R]:
+    """What becomes of photos, in order. Whatever is wrong with one of them is its result.
+
+    kind: what is made of an outcome. output: how files are written, None for pixels alone. targets: of all photos, if
+    they were grouped. sightings: what was seen in them.
+    """
+
+    def failed(work: Work, error: Exception) -> R:
+        if faults.of_device(error):
+            raise error
+        return kind.failed(trouble.reason(error, logged))
+
+    def aim(work: Work, photo: Prepared) -> tuple[Prepared, Targets]:
+        return (photo, targets) if targets is not None else _aimed(cloaker, photo, work.whose)
+
+    stations: Stations[Work, R] = Stations(
+        prepare=lambda work: prepare(work.source, cloaker.detector, sightings=sightings),
+        aim=aim,
+        deliver=lambda work, outcome: kind.of(outcome),
+        failed=failed,
+        cost=lambda work: budget.footprint(work.source),
+        output=output,
+    )
+    with closing(stream(works, stages(cloaker, stations, sightings), cloaker.desk)) as found:  # type: ignore[type-var]
+        for _, result in found:
+            yield result
+
+
+def source_of(image: str | Source) -> Source:
+    """A path that was given as text as a path; all else as it is."""
+    return Path(image) if isinstance(image, str) else image
+
+
+def logged(error: Exception) -> str:
+    """What is said of an exception that nobody foresaw; the logger "engine" gets its traceback."""
+    logging.getLogger("engine").error("unexpected error with a photo", exc_info=error)
+    return faults.mistake(error, ' with the traceback that the logger "engine" got')
+
+
+def _check(cloaker: Cloaker, whose: Whose) -> None:
+    """Raises TypeError or ValueError for who is said to be in a photo, if this Cloaker cannot use that."""
+    objective = cloaker.recipe.objective
+    if whose is None:
+        if cloaker.asks and objective == "target":
+            raise ValueError(
+                'objective "target" has to know who is who: name the person, or use .cloak(images) or '
+                ".encode_all(photos), which group photos by person before they start"
+            )
+        return
+    persons = [whose] if isinstance(whose, Person) else list(whose)
+    if not all(one is None or isinstance(one, Person) for one in persons):
+        raise TypeError(f"person must be made by Cloaker.person, or a list of such; got a {type(whose).__name__}")
+    if not cloaker.asks or objective == "away":
+        what = 'objective "away"' if cloaker.asks else "a goal"
+        raise ValueError(f"with {what} nobody asks who is in a photo: leave the person out")
+    if any(one is not None and one.networks != cloaker.named for one in persons):
+        raise ValueError("other networks describe this person: make it again by this Cloaker's .person(photos)")
+
+
+def _aimed(cloaker: Cloaker, photo: Prepared, whose: Whose) -> tuple[Prepared, Targets]:
+    """The photo with what its faces are moved from or to.
+
+    The only face of a photo is taken for the person's; of several faces those that are like the person's.
+    """
+    if not whose:
+        weaker = cloaker.asks and cloaker.recipe.objective == "person"
+        return replace(photo, notes=(*photo.notes, NOT_NAMED)) if weaker else photo, {}
+    if isinstance(whose, Person):
+        one = whose
+        canvases = [cut.canvas for cut in photo.cuts]
+        own = [one.identity] if len(canvases) == 1 else cloaker.identify(canvases)
+        whose = [one if people.same_person(one.identity, identity) else None for identity in own]
+        if not any(whose):
+            photo = replace(photo, notes=(*photo.notes, NOT_THERE))
+    if len(whose) != len(photo.cuts):
+        raise PhotoError(
+            f"It has {len(photo.cuts)} faces that can be cloaked, and {len(whose)} persons were named for them: name "
+            "one for each face, or one for the whole photo."
+        )
+    named = ((index, one) for index, one in enumerate(whose) if one is not None)
+    return photo, {(photo.sha256, index): cloaker.goal_of(one) for index, one in named}
+
+
+def _outside() -> int:
+    """The `stacklevel` of the first caller outside this package, for a warning of whoever calls this."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "engine":
+        level, frame = level + 1, frame.f_back
+    return level

@@ -1,0 +1,96 @@
+"""Who is in a photo, if whoever calls knows it: a `Person`, made once of some of their photos."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+
+from engine.bulk import people
+from engine.bulk.crowd import Seen
+
+LENGTH = 0.01
+"""How much the length of an embedding may differ from one."""
+_HEAD = b"fawkes person 1\n"
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """The mean of one person's faces, which objective "person" moves faces away from. It never changes.
+
+    own: by each extractor of a recipe, identity: by the network that tells people apart; of length one. networks: the
+    SHA-256 that names these networks. A Person serves every Cloaker with the same ones. It describes a face, so keep it
+    as private as the photos.
+    """
+
+    own: tuple[Float32[np.ndarray, "_d"], ...]
+    identity: Float32[np.ndarray, "d"]
+    networks: str
+
+    def to_bytes(self) -> bytes:
+        """Everything, in some kilobytes: the same for the same person."""
+        rows = [np.asarray(row, "<f4") for row in (*self.own, self.identity)]
+        sizes = np.array([len(rows), *map(len, rows)], "<u4")
+        return _HEAD + bytes.fromhex(self.networks) + sizes.tobytes() + b"".join(row.tobytes() for row in rows)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Person:
+        """A Person of what `to_bytes` gave. Raises ValueError for anything else."""
+        start = len(_HEAD) + 32
+        try:
+            if not data.startswith(_HEAD):
+                raise ValueError
+            count = int(np.frombuffer(data, "<u4", 1, start)[0])
+            sizes = np.frombuffer(data, "<u4", count, start + 4).astype(int)
+            numbers = np.frombuffer(data, "<f4", -1, start + 4 + 4 * count)
+            if count < 2 or len(numbers) != sizes.sum():
+                raise ValueError
+        except ValueError:
+            raise ValueError("this is no Person: it must be what Person.to_bytes gave, whole") from None
+        *own, identity = np.split(numbers.astype(np.float32), np.cumsum(sizes)[:-1])
+        for row in (*own, identity):
+            if not abs(float(np.linalg.norm(row.astype(np.float64))) - 1) <= LENGTH:  # NaN is refused too
+                raise ValueError("this is no Person: its embeddings are not of length 1")
+            row.flags.writeable = False
+        return cls(tuple(own), identity, data[len(_HEAD) : start].hex())
+
+
+def named(networks: Sequence[str]) -> str:
+    """The SHA-256 of the keys of networks, as of `Person.networks`."""
+    return hashlib.sha256("\n".join(networks).encode()).hexdigest()
+
+
+def of_faces(photos: Sequence[Sequence[Seen]], networks: Sequence[str]) -> Person:
+    """The person whom photos show, whatever their order, and however often one of them is given.
+
+    Photos with one face say who it is: the person of more than half of them (`people.group`). Of the other photos the
+    face most like that one counts if it is alike enough. Raises ValueError if no photo shows one face alone, or if
+    those that do show different people.
+    """
+    unique = {faces[0].sha256: faces for faces in photos if faces and _sound(faces)}
+    sure = [unique[sha256][0] for sha256 in sorted(unique) if len(unique[sha256]) == 1]
+    if not sure:
+        raise ValueError("no photo shows one face alone: add one that does, so that it is clear who is meant")
+    numbers = people.group(np.stack([face.identity for face in sure]))
+    most = int(np.bincount(numbers).argmax())
+    chosen = [face for face, number in zip(sure, numbers, strict=True) if number == most]
+    if 2 * len(chosen) <= len(sure):
+        raise ValueError(
+            f"the photos show different people: of {len(sure)} with one face, no more than {len(chosen)} are alike"
+        )
+    (identity,) = people.mean_embedding([(face.identity,) for face in chosen])
+    for sha256 in sorted(unique):
+        faces = unique[sha256]
+        best = max(faces, key=lambda face: float(identity @ face.identity))
+        if len(faces) > 1 and people.same_person(identity, best.identity):
+            chosen.append(best)
+    *own, identity = people.mean_embedding([(*face.own, face.identity) for face in chosen])
+    made = Person(tuple(own), identity, named(networks))
+    return Person.from_bytes(made.to_bytes())
+
+
+def _sound(faces: Sequence[Seen]) -> bool:
+    return all(np.isfinite(row).all() for face in faces for row in (*face.own, face.identity))

@@ -1,0 +1,77 @@
+"""Folder to folder by Ray Data, with who is who as a stage of its own: detect and embed, group, cloak.
+
+OUT/faces.parquet has a row for every face: its photo, its embeddings, and the number of its person. Keep it, look at
+it, correct the column `person`, and use it again with --faces. **It describes faces, so it is as private as photos.**
+OUT/photos has the cloaked files under the names of the originals, OUT/results what became of every file.
+
+    python examples/ray_folder.py photos out
+    python examples/ray_folder.py photos again --faces out/faces.parquet
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import ray
+from ray.data import ActorPoolStrategy, SaveMode
+
+from engine import Recipe
+from engine.bulk.ray_data import Cloak, Look, group
+
+
+class Write:
+    """Puts the cloaked files of rows into a folder that all workers see."""
+
+    def __init__(self, source: str, out: str) -> None:
+        self.source, self.out = Path(source), Path(out)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        data = row.pop("bytes")
+        if data is not None:
+            path = self.out / Path(row["path"]).relative_to(self.source)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(path.name + ".part")
+            part.write_bytes(data)
+            part.rename(path)
+        return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--faces", type=Path, help="of an earlier call, instead of finding out who is who")
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with networks of its own")
+    parser.add_argument("--rows", type=int, default=64, help="that a worker gets at a time")
+    parser.add_argument("--gpus", type=int, default=0, help="of each worker")
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--extractors", default=",".join(Recipe.extractors))
+    given = parser.parse_args()
+    source, out = given.source.resolve(), given.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    recipe = Recipe(steps=given.steps, extractors=tuple(given.extractors.split(",")))
+    each = {
+        "batch_format": "pyarrow",
+        "batch_size": given.rows,
+        "compute": ActorPoolStrategy(size=given.workers),
+        "num_cpus": 1,
+        "num_gpus": given.gpus,
+    }
+    ray.init()
+    photos = ray.data.read_binary_files(str(source), include_paths=True)
+    if given.faces is None:
+        photos.map_batches(Look, fn_constructor_kwargs={"recipe": recipe}, **each).write_parquet(
+            str(out / "seen"), mode=SaveMode.OVERWRITE
+        )
+        pq.write_table(group(pq.read_table(out / "seen")), out / "faces.parquet")
+    faces = pq.read_table(
+        given.faces or out / "faces.parquet", columns=["sha256", "face", "own", "identity", "networks", "person"]
+    )
+    cloaked = photos.map_batches(Cloak, fn_constructor_kwargs={"recipe": recipe, "faces": faces}, **each)
+    written = cloaked.map(Write, fn_constructor_args=(str(source), str(out / "photos")), concurrency=1)
+    written.write_parquet(str(out / "results"), mode=SaveMode.OVERWRITE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Bytes in, bytes out: `Cloaker.encode` and its streams, beside `cloak run`, with real photos and a tiny network."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_cloak
+from PIL import Image, ImageCms
+
+from engine import Cloaker, Encoded, Output, Person, Recipe, WeakerWarning, cli
+from engine.bulk import calls
+from engine.bulk.calls import NOT_NAMED, NOT_THERE
+from engine.bulk.prepare import digest, prepare
+from engine.dssim import dssim_pixels
+from engine.photo import read
+
+RECIPE = Recipe(extractors=("tiny",), steps=2)
+AWAY = replace(RECIPE, objective="away")
+
+
+@pytest.fixture(scope="module")
+def cloaker(tmp_path_factory: pytest.TempPathFactory) -> Cloaker:
+    tiny_cloak.provide(tmp_path_factory.mktemp("weights") / "tiny")
+    return Cloaker(recipe=AWAY, batch=2, workers=2)
+
+
+@pytest.fixture(scope="module")
+def knowing(cloaker: Cloaker) -> Cloaker:
+    """One with objective "person"."""
+    del cloaker
+    return Cloaker(recipe=RECIPE, batch=2, workers=2)
+
+
+@pytest.fixture(scope="module")
+def face(photos: Path) -> Image.Image:
+    with Image.open(photos / "astronaut.png") as image:
+        return image.convert("RGB").crop((100, 20, 340, 260))
+
+
+@pytest.fixture(scope="module")
+def files(face: Image.Image) -> dict[str, bytes]:
+    """One photo in many forms, and what is no photo."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Camera"
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    clear = face.convert("RGBA")
+    clear.putalpha(Image.fromarray(np.arange(240 * 240, dtype=np.uint32).reshape(240, 240).astype(np.uint8)))
+    made = {
+        "turned.jpg": saved(face.rotate(90, expand=True), "JPEG", exif=exif, icc_profile=icc, quality=92),
+        "clear.png": saved(clear, "PNG"),
+        "grey.png": saved(face.convert("L"), "PNG"),
+        "web.webp": saved(face, "WEBP", quality=90),
+        "wall.png": saved(Image.new("RGB", (160, 120), (90, 90, 90)), "PNG"),
+        "text.jpg": b"not a picture",
+        "empty.jpg": b"",
+        "animated.gif": saved(face, "GIF", save_all=True, append_images=[face.rotate(5)]),
+    }
+    return {**made, "cut.png": made["clear.png"][:5000]}
+
+
+@pytest.fixture(scope="module")
+def alone(cloaker: Cloaker, files: dict[str, bytes]) -> dict[str, Encoded]:
+    """What each of them comes out as."""
+    return {name: cloaker.encode(data) for name, data in files.items()}
+
+
+def saved(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def test_the_bytes_are_those_of_the_files_that_the_command_writes(
+    alone: dict[str, Encoded], files: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "album").mkdir()
+    for name, data in files.items():
+        (tmp_path / "album" / name).write_bytes(data)
+    arguments = ["run", str(tmp_path / "album"), "--out", str(tmp_path / "out"), "--objective", "away"]
+    assert cli.main([*arguments, "--extractors", "tiny", "--steps", "2", "--batch", "2", "--no-report"]) == cli.FAILED
+    capsys.readouterr()
+    assert {name: result.status for name, result in alone.items()} == {
+        **dict.fromkeys(("turned.jpg", "clear.png", "grey.png", "web.webp"), "cloaked"), "wall.png": "no_face",
+        **dict.fromkeys(("text.jpg", "empty.jpg", "animated.gif", "cut.png"), "failed"),
+    }  # fmt: skip
+    for name, result in alone.items():
+        written = tmp_path / "out" / name
+        assert result.data == (written.read_bytes() if written.exists() else None), name
+        assert bool(result.reason) == bool(result.faces == ()) == (result.data is None)
+
+
+def test_budget_and_metadata_hold_in_the_bytes(
+    cloaker: Cloaker, alone: dict[str, Encoded], files: dict[str, bytes]
+) -> None:
+    for name in ("turned.jpg", "clear.png", "grey.png", "web.webp"):
+        result = alone[name]
+        assert result.data is not None
+        before, after = read(files[name]), read(result.data)
+        ((top, left, bottom, right),) = prepare(files[name], cloaker.detector).regions
+        changed = dssim_pixels(before.pixels[top:bottom, left:right], after.pixels[top:bottom, left:right])
+        assert 0.001 < changed <= RECIPE.rho
+        assert result.faces[0].dssim == pytest.approx(changed)
+        assert (before.format, before.grey) == (after.format, after.grey)
+        assert before.alpha is None or np.array_equal(before.alpha, after.alpha)
+    turned = alone["turned.jpg"].data
+    assert turned is not None
+    with Image.open(io.BytesIO(turned)) as image:
+        assert image.getexif()[0x010F] == "Camera"
+        assert image.getexif().get(0x0112, 1) == 1
+        assert image.info["icc_profile"]
+
+
+def test_another_format_and_quality(cloaker: Cloaker, files: dict[str, bytes]) -> None:
+    made = cloaker.encode(files["grey.png"], output=Output(format="jpeg", quality=95))
+    assert made.data is not None
+    assert read(made.data).format == "JPEG"
+    refused = cloaker.encode(files["clear.png"], output=Output(format="jpeg"))
+    assert (refused.status, refused.data) == ("failed", None)
+    assert "transparent" in refused.reason
+
+
+@pytest.mark.parametrize("stage", ["prepare", "jobs", "fit"])
+def test_what_nobody_foresaw_is_that_photos_result_and_is_logged(
+    stage: str,
+    cloaker: Cloaker,
+    alone: dict[str, Encoded],
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad, good = files["clear.png"], files["grey.png"]
+    where = calls if stage == "prepare" else cloaker
+    work = getattr(where, stage)
+
+    def broken(photo, *rest, **more):  # type: ignore[no-untyped-def]
+        if bad == photo or digest(bad) == getattr(photo, "sha256", ""):
+            raise ZeroDivisionError(stage)
+        return work(photo, *rest, **more)
+
+    monkeypatch.setattr(where, stage, broken)
+    failed, last = cloaker.encode_stream([bad, good])
+    assert last == alone["grey.png"]
+    assert (failed.status, failed.data) == ("failed", None)
+    assert f"Unexpected ZeroDivisionError: {stage}" in failed.reason
+    assert "Traceback" in caplog.text
+
+
+def test_32_threads_share_a_cloaker_and_a_bad_photo_harms_nobody(
+    cloaker: Cloaker, alone: dict[str, Encoded], files: dict[str, bytes]
+) -> None:
+    before = replace(cloaker.usage)
+    names = ["grey.png", "clear.png", "cut.png", "text.jpg"] * 8
+    with ThreadPoolExecutor(32) as pool:
+        together = list(pool.map(lambda name: cloaker.encode(files[name]), names))
+    assert together == [alone[name] for name in names]
+    usage = cloaker.usage
+    assert (usage.worked - before.worked) / (usage.slot_steps - before.slot_steps) > 0.8
+    assert list(cloaker.encode_stream(files[name] for name in names[:4])) == together[:4]
+
+
+def test_a_closed_cloaker_begins_nothing(files: dict[str, bytes], cloaker: Cloaker) -> None:
+    with Cloaker(recipe=AWAY, batch=2, workers=2) as one:
+        assert one.encode(files["text.jpg"]).status == "failed"
+    with pytest.raises(RuntimeError, match="closed"):
+        one.encode(files["text.jpg"])
+    assert cloaker.encode(files["text.jpg"]).status == "failed"
+
+
+# --- who is in a photo --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def others(photos: Path) -> dict[str, bytes]:
+    """Photos of two people, apart and together."""
+    with Image.open(photos / "obama.jpg") as image:
+        first = image.convert("RGB").crop((0, 0, 900, 900)).resize((300, 300))
+    with Image.open(photos / "biden.jpg") as image:
+        second = image.convert("RGB").crop((0, 0, image.width, image.width)).resize((300, 300))
+    group = Image.new("RGB", (600, 300))
+    group.paste(first, (0, 0))
+    group.paste(second, (300, 0))
+    made = {"first": first, "again": first.rotate(4), "second": second, "group": group}
+    return {name: saved(image, "PNG") for name, image in made.items()}
+
+
+def test_a_person_who_is_named_gets_what_grouping_would_give(
+    knowing: Cloaker, others: dict[str, bytes], files: dict[str, bytes]
+) -> None:
+    me = knowing.person([others["first"], others["again"]])
+    grouped = knowing.encode_all([others["first"], others["second"], others["again"], files["text.jpg"]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        named = list(knowing.encode_stream([(others["first"], me), (others["again"], me), (files["text.jpg"], me)]))
+    assert named == [grouped[0], grouped[2], grouped[3]]
+    with pytest.warns(WeakerWarning, match="name the person") as said:
+        unnamed = knowing.encode(others["first"])
+    assert [warning.filename for warning in said] == [__file__]
+    assert unnamed.data not in (None, named[0].data)
+    assert NOT_NAMED in unnamed.notes
+    assert named[0].notes == ()
+    (pixels,) = knowing.stream([(others["first"], me)])
+    assert pixels.status == "cloaked"
+    assert pixels.faces[0].shift == named[0].faces[0].shift
+
+
+def test_a_person_is_the_same_whatever_the_order_and_survives_being_kept(
+    knowing: Cloaker, others: dict[str, bytes]
+) -> None:
+    me = knowing.person([others["first"], others["again"], others["group"]])
+    again = knowing.person([others["group"], others["again"], others["first"], others["first"]])
+    kept = me.to_bytes()
+    assert again.to_bytes() == kept == Person.from_bytes(kept).to_bytes()
+    assert len(kept) < 10_000
+    assert kept != knowing.person(others["first"]).to_bytes()
+    for wrong in (b"", kept[:-4], kept + b"0000", b"x" + kept[1:], kept[:-4] + b"\0\0\xc0\x7f"):
+        with pytest.raises(ValueError, match="no Person"):
+            Person.from_bytes(wrong)
+
+
+def test_in_a_group_the_persons_face_is_theirs_and_the_others_are_not(
+    knowing: Cloaker, others: dict[str, bytes], face: Image.Image
+) -> None:
+    first, second = knowing.person(others["first"]), knowing.person(others["second"])
+    by_first, by_second = (knowing.encode(others["group"], person=one) for one in (first, second))
+    assert by_first.data is not None
+    assert by_second.data is not None
+    assert by_first.data != by_second.data
+    shown = [prepare(others["group"], knowing.detector).faces[i].box[0] < 300 for i in range(2)]
+    whose = [first if left else second for left in shown]
+    both = knowing.encode(others["group"], person=whose)
+    alone = knowing.encode(others["group"], person=[one if one is first else None for one in whose])
+    assert alone == by_first
+    assert both.data not in (by_first.data, by_second.data)
+    stranger = knowing.person(saved(face, "PNG"))
+    nobody = knowing.encode(others["group"], person=stranger)
+    assert nobody.status == "cloaked"
+    assert NOT_THERE in nobody.notes
+    wrong = knowing.encode(others["group"], person=[first])
+    assert (wrong.status, "has 2 faces" in wrong.reason) == ("failed", True)
+
+
+def test_a_person_of_whom_nothing_sure_is_known_is_refused(
+    knowing: Cloaker, others: dict[str, bytes], files: dict[str, bytes]
+) -> None:
+    for given, said in (
+        ([others["group"]], "one face alone"),
+        ([files["wall.png"]], "one face alone"),
+        ([], "one face alone"),
+        ([others["first"], others["second"]], "different people"),
+        ([others["first"], files["text.jpg"]], "not a picture"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            knowing.person(given)
+
+
+def test_a_person_that_cannot_be_used_is_a_clear_error(
+    knowing: Cloaker, cloaker: Cloaker, others: dict[str, bytes]
+) -> None:
+    me = knowing.person(others["first"])
+    with pytest.raises(TypeError, match=r"Cloaker\.person"):
+        knowing.encode(others["first"], person="me")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="leave the person out"):
+        cloaker.encode(others["first"], person=me)
+    with pytest.raises(ValueError, match="other networks"):
+        knowing.encode(others["first"], person=replace(me, networks="0" * 64))
+
+
+def test_results_compare_by_what_they_hold() -> None:
+    assert Encoded.failed("why") == Encoded(None, "failed", "why", (), ())
