@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +105,7 @@ class Cloaker:
         objective "target", an embedding of length one for each extractor to which all faces go, whoever they are,
         instead of a far centroid. batch: faces solved at once, by default as many as `sharding.slots` says. devices:
         how many to use, all by default. workers:
-        threads that decode and write. Raises ValueError for settings that make no sense or a reference photo without
+        threads that decode and write, by default `budget.cores`. Raises ValueError for settings that make no sense or a reference photo without
         exactly one face.
         """
         sharding.configure()
@@ -116,7 +115,7 @@ class Cloaker:
         self.recipe = recipe or Recipe.of(mode)
         self.detection = detection or Detection()
         self.detector = detector or YuNet(checkpoint.detector(), self.detection)
-        self.workers = workers or min(os.cpu_count() or 1, 8)
+        self.workers = workers or budget.cores()
         mesh = sharding.faces_mesh(devices)
         size = batch or sharding.slots(mesh.devices.flat[0].platform, mesh.size)
         extractors = tuple(load(member.name, precision=member.precision) for member in self.recipe.members)

@@ -7,7 +7,6 @@ depends on the photo, the settings and the weights alone.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -230,7 +229,7 @@ def _published(summary: Summary, out: Path, options: Options, progress: Callable
         if not options.album:
             remove(out)
             return summary
-        report, reason = publish(out, workers=min(os.cpu_count() or 1, 8), progress=progress)
+        report, reason = publish(out, workers=budget.cores(), progress=progress)
     except Exception as error:
         what = "written" if options.album else "removed"
         report, reason = None, f"it could not be {what} ({error})"
