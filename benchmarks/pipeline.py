@@ -185,6 +185,11 @@ def measure(trial: Trial, photos: Path) -> dict[str, Any]:
             time.sleep(0.05)
         for one in team:
             one.join()
+    return row(trial, found, count)
+
+
+def row(trial: Trial, found: Sequence[dict[str, Any]], count: int) -> dict[str, Any]:
+    """What a trial's processes found, as one row. count: of photos."""
     total = max(one["seconds"]["total"] + one["seconds"].get("report", 0.0) for one in found)
     faces = sum(one["faces"] for one in found)
     cpu = sum(one["cpu"] for one in found) / count
@@ -262,10 +267,10 @@ def main() -> int:
             usual = COUNTS[min((one for one in COUNTS if one >= size), default=max(COUNTS))]
             place = make(Path(folder), people, size, options.count or usual)
             for trial in trials([size], numbers(options.speeds), threads, processes):
-                row = measure(trial, place)
-                rows.append(row)
+                found = measure(trial, place)
+                rows.append(found)
                 speed = f"{trial.speed:g}" if trial.speed else "real"
-                values = " ".join(f"{row[name]:12.3f}" for name in COLUMNS)
+                values = " ".join(f"{found[name]:12.3f}" for name in COLUMNS)
                 print(f"{size:5g} {speed:>7} {trial.threads:7d} {trial.processes:9d} {values}", flush=True)
                 if options.save is not None:
                     options.save.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")

@@ -55,6 +55,12 @@ def test_threads_are_as_many_as_the_cores_that_the_process_may_use(
     monkeypatch.setattr(budget, "_CGROUP", tmp_path)  # a container without a limit
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
     assert budget.cores() == 12
-    for said, cores in (("max 100000", 12), ("250000 100000", 3), ("5000 100000", 1), ("9900000 100000", 12), ("?", 12)):
+    for said, cores in (
+        ("max 100000", 12),
+        ("250000 100000", 3),
+        ("5000 100000", 1),
+        ("9900000 100000", 12),
+        ("?", 12),
+    ):
         (tmp_path / "cpu.max").write_text(f"{said}\n")
         assert budget.cores() == cores, said

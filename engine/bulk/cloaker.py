@@ -18,7 +18,7 @@ from PIL import Image
 
 from engine import checkpoint, sharding
 from engine.bulk import budget, people
-from engine.bulk.batching import Batcher, FaceCloak, FaceJob
+from engine.bulk.batching import Batcher, FaceCloak, FaceJob, loaded
 from engine.bulk.crowd import Crowd, Seen
 from engine.bulk.fit import Fitted, fit
 from engine.bulk.pipeline import Stages, stream
@@ -104,9 +104,8 @@ class Cloaker:
         mode: "low", "mid" or "high", or a whole `recipe` instead. only: a photo of the one person to cloak. goal: under
         objective "target", an embedding of length one for each extractor to which all faces go, whoever they are,
         instead of a far centroid. batch: faces solved at once, by default as many as `sharding.slots` says. devices:
-        how many to use, all by default. workers:
-        threads that decode and write, by default `budget.cores`. Raises ValueError for settings that make no sense or a reference photo without
-        exactly one face.
+        how many to use, all by default. workers: threads that decode and write, by default `budget.cores`. Raises
+        ValueError for settings that make no sense or a reference photo without exactly one face.
         """
         sharding.configure()
         for name, value in (("batch", batch), ("workers", workers)):
@@ -118,7 +117,7 @@ class Cloaker:
         self.workers = workers or budget.cores()
         mesh = sharding.faces_mesh(devices)
         size = batch or sharding.slots(mesh.devices.flat[0].platform, mesh.size)
-        extractors = tuple(load(member.name, precision=member.precision) for member in self.recipe.members)
+        extractors = loaded(self.recipe, mesh.devices.flat[0])
         self.batcher = Batcher(self.recipe, extractors, size=size, mesh=mesh)
         self._extractors = extractors
         self.weights = {extractor.name: extractor.weights_sha256 for extractor in extractors}
@@ -341,7 +340,7 @@ class Cloaker:
         self, canvases: Sequence[Float32[np.ndarray, "c c 3"]], embedded: Sequence[Target] | None = None
     ) -> list[Float32[np.ndarray, "d"]]:
         """Embeddings that tell people apart; embedded: those by the recipe's extractors, where they are known."""
-        known = [(member.name, member.precision) for member in self.recipe.members]
+        known = [(extractor.name, extractor.precision) for extractor in self._extractors]
         if embedded is not None and (people.EXTRACTOR, "float32") in known:
             index = known.index((people.EXTRACTOR, "float32"))
             return [own[index] for own in embedded]
