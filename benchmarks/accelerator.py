@@ -68,11 +68,14 @@ def slices(sizes: Sizes) -> dict[str, list[Part]]:
     }
 
 
-def prepare(faces: Path, people: Path, bring: Path, sizes: Sizes, *, cache: Path | None = None) -> None:
+def prepare(
+    faces: Path, people: Path, bring: Path, sizes: Sizes, *, most: int | None = None, cache: Path | None = None
+) -> None:
     """Write the reference, with cloaks made here, and the canvases of everybody who may be trained on.
 
     faces: a folder of photos for each person. people: a list as lfw-people.json; the reference has faces of its users,
-    and nobody in it is trained on. If none of them are here, the first people are taken.
+    and nobody in it is trained on. If none of them are here, the first people are taken. most: photos for training, all
+    of a person's or none.
     """
     bring.mkdir(parents=True, exist_ok=True)
     everybody = data.photos_of(faces)
@@ -80,7 +83,12 @@ def prepare(faces: Path, people: Path, bring: Path, sizes: Sizes, *, cache: Path
     users = [name for name in listed or everybody if len(everybody[name]) >= sizes.photos][: sizes.people]
     cloaks.reference(bring / carried.REFERENCE, [everybody[name][: sizes.photos] for name in users], sizes)
     kept = {*users, *data.names_in(people)}
-    trained = {name: photos for name, photos in everybody.items() if name not in kept}
+    trained: dict[str, list[Path]] = {}
+    count = 0
+    for name, photos in everybody.items():
+        if name not in kept and (most is None or count + len(photos) <= most):
+            trained[name] = photos
+            count += len(photos)
     carried.pack(trained, bring / carried.TRAINING, cache=cache)
 
 
@@ -193,6 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--people", type=Path, default=HERE.parent / "lfw-people.json", help="whom nobody may train on")
     parser.add_argument("--cache", type=Path, help="prepare: a cache of `cloak train-robust`; default: none is kept")
+    parser.add_argument("--most", type=int, help="prepare: so many photos for training; default: all")
     parser.add_argument("--wheels", action="store_true", help="prepare: also fetch the packages that are wanting there")
     parser.add_argument("--judges", help="judge: networks, with commas; default: all that are installed")
     parser.add_argument("--again", action="store_true", help="also parts that are done or failed")
@@ -203,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.what == "prepare":
         if len(options.given) != 1:
             parser.error("prepare takes FACES, a folder with a folder of photos for each person")
-        prepare(Path(options.given[0]), options.people, options.bring, sizes, cache=options.cache)
+        prepare(Path(options.given[0]), options.people, options.bring, sizes, most=options.most, cache=options.cache)
         if options.wheels:
             carried.fetch(options.bring / "wheels")
         print(carried.weighed(options.bring, HERE.parents[1]))

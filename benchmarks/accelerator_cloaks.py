@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 from accelerator_files import DELTAS, FILE, REFERENCE, put
 from transfer import agreement, parsed
@@ -57,7 +58,8 @@ def reference(path: Path, people: list[list[Path]], sizes: Sizes) -> None:
         raise SystemExit("no face was found for the reference: give a folder with a folder of photos for each person")
     np.savez_compressed(path, **{name: np.array(column) for name, column in found.items()})
     recipe = sizes.recipe("highest", objective="away")
-    cloaks = solved(recipe, references(path)[: sizes.parity], batch=min(sizes.parity, 8))
+    with jax.default_matmul_precision("highest"):
+        cloaks = solved(recipe, references(path)[: sizes.parity], batch=min(sizes.parity, 8))
     np.savez_compressed(
         path,
         **{name: np.array(column) for name, column in found.items()},

@@ -25,7 +25,18 @@ FILE, FILES, ALL = 15_000_000, 8, 60_000_000
 """What comes back: bytes of the largest file, how many files, bytes of all."""
 CARRIED = 64 << 20
 """Bytes that may be brought, the source tree with them."""
-WHEELS = ("cyclopts", "docstring-parser", "rich-rst", "dm-pix", "grain", "array-record", "portpicker", "psutil")
+WHEELS = (
+    "attrs",
+    "cyclopts",
+    "docstring-parser",
+    "rich-rst",
+    "dm-pix",
+    "grain",
+    "array-record",
+    "cloudpickle",
+    "portpicker",
+    "psutil",
+)
 """What a machine with JAX, Flax, Optax and Orbax is likely to want; what they depend on besides comes with those."""
 
 

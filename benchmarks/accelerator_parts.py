@@ -66,7 +66,7 @@ class Sizes:
     precisions: tuple[str, ...] = ("highest", "default", "bfloat16")
     batches: tuple[int, ...] = (8, 64, 256, 1024)
     faces: int | None = None
-    tests: str = "test_solver.py test_batching.py test_dssim.py test_extractors.py"
+    tests: str = "test_solver.py test_batching.py test_dssim.py test_precision.py"
     trained: tuple[str, ...] = ("mobilefacenet-192", "faceres", "sface", "dlib-resnet", "mobilefacenet-512")
     training: int = 480
     epsilon: float = 2 / 255
@@ -111,7 +111,7 @@ DRY = Sizes(
     steps=2,
     people=1,
     photos=2,
-    parity=1,
+    parity=2,
     precisions=("highest", "bfloat16"),
     batches=(2,),
     faces=2,
@@ -121,7 +121,7 @@ DRY = Sizes(
     updates=2,
     held_out=2,
     checkpoints=1,
-    recipes=("mobileface/steps=2/turn=1", "mobileface/steps=1/turn=1"),
+    recipes=("mobileface:bfloat16/steps=2/turn=1",),
     cloaked=2,
     speeds=("300",),
     megapixels=0.06,
@@ -155,7 +155,7 @@ def parity(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, A
     recipe = sizes.recipe(about, objective="away")
     if set(recipe.names) != names:
         raise SystemExit(f"the reference was made with {', '.join(names)}, here are {', '.join(recipe.names)}")
-    with jax.default_matmul_precision("highest" if about == "highest" else "default"):
+    with jax.default_matmul_precision("highest" if about == "highest" else None):
         found = cloaks.solved(recipe, faces[: len(cpu["delta"])], batch=min(sizes.parity, 8))
     here, there = (np.array([one.delta for one in found]), cpu["delta"].astype(np.float32))
     flat, other = here.reshape(len(here), -1), there.reshape(len(there), -1)
@@ -191,7 +191,7 @@ def speed(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, An
         only=("peak", "step", "solve"),
         batches=(batch,),
         devices=("1",),
-        recipe=sizes.recipe(precision),
+        recipe=sizes.recipe(precision, objective="away"),
         photos=(ROOT / "tests" / "photos",),
         faces=sizes.faces,
         repeats=2 if sizes.faces else 5,
@@ -206,7 +206,7 @@ def profile(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, 
     faces = cloaks.references(places.bring / carried.REFERENCE)
     batch = int(about)
     some = [faces[index % len(faces)] for index in range(batch)]
-    recipe = sizes.recipe(objective="away")
+    recipe = sizes.recipe(sizes.precisions[-1], objective="away")
     cloaks.solved(recipe, some, batch=batch)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -216,7 +216,11 @@ def profile(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, 
             with gzip.open(path, "rt") as file:
                 for event in json.load(file)["traceEvents"]:
                     spent[event.get("name", "").split(".")[0]] += event.get("dur", 0)
-    return {"batch": batch, "milliseconds": {name: round(value / 1e3, 2) for name, value in spent.most_common(40)}}
+    return {
+        "batch": batch,
+        "precision": sizes.precisions[-1],
+        "milliseconds": {name: round(value / 1e3, 2) for name, value in spent.most_common(40)},
+    }
 
 
 def train(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, Any]:

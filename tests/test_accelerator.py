@@ -26,7 +26,7 @@ def accelerator(quick_compiles: None, tmp_path_factory: pytest.TempPathFactory) 
         patch.syspath_prepend(BENCHMARKS)
         import accelerator
 
-        recipes = tuple(f"{tiny_robust.NAME}/steps={steps}/turn=1" for steps in (2, 1))
+        recipes = (f"{tiny_robust.NAME}:bfloat16/steps=2/turn=1",)
         names = (tiny_robust.NAME,)
         patch.setattr(accelerator, "DRY", replace(accelerator.DRY, networks=names, trained=names, recipes=recipes))
         yield accelerator
@@ -84,9 +84,13 @@ def test_all_slices_run_dry(
     assert accelerator.main(["judge", str(out), *folders, "--judges", "small,mobileface"]) == 0
     judged = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["recipe"] for row in judged] == list(accelerator.DRY.recipes)
-    for row in judged:
-        assert {name: one["part"] for name, one in row["networks"].items()} == {"small": "in", "mobileface": "held-out"}
-        assert row["networks"]["mobileface"]["shift"] == row["held_out"] > 0
+    networks = judged[0]["networks"]
+    assert {name: one["part"] for name, one in networks.items()} == {"small": "in", "mobileface": "held-out"}
+    assert networks["mobileface"]["shift"] == judged[0]["held_out"] > 0
+    told = rows[f"recipe {accelerator.DRY.recipes[0]}"]
+    assert networks["small"]["shift"] == pytest.approx(told["shift"]["small"], rel=0.1), (
+        "what came back is what was made"
+    )
 
 
 def test_what_comes_back_is_in_files_that_are_not_too_large(
