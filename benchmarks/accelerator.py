@@ -32,7 +32,8 @@ import accelerator_files as carried  # noqa: E402
 import accelerator_parts as parts  # noqa: E402
 from accelerator_parts import DRY, FULL, Places, Sizes  # noqa: E402
 
-from engine.robust import data  # noqa: E402
+from engine.dataset import photos_of  # noqa: E402
+from engine.robust.data import names_in  # noqa: E402
 
 LEAST = 20
 """Seconds that a part needs before it has done anything: Python, JAX, the device."""
@@ -78,11 +79,11 @@ def prepare(
     of a person's or none.
     """
     bring.mkdir(parents=True, exist_ok=True)
-    everybody = data.photos_of(faces)
+    everybody = photos_of(faces)
     listed = [name for name in json.loads(people.read_text(encoding="utf-8"))["users"] if name in everybody]
     users = [name for name in listed or everybody if len(everybody[name]) >= sizes.photos][: sizes.people]
     cloaks.reference(bring / carried.REFERENCE, [everybody[name][: sizes.photos] for name in users], sizes)
-    kept = {*users, *data.names_in(people)}
+    kept = {*users, *names_in(people)}
     trained: dict[str, list[Path]] = {}
     count = 0
     for name, photos in everybody.items():

@@ -55,21 +55,23 @@ SHAPE = (3, 4)
 COLUMNS = ("hash", "decode", "detect", "cut", "composite", "encode", "recheck", "fit", "again", "photo")
 
 
-def compose(faces: list[np.ndarray], megapixels: float, *, seed: int = 0) -> np.ndarray:
-    """A photo (h, w, 3) with these pictures side by side on a noisy background; seed: of the background."""
+def compose(faces: list[np.ndarray], megapixels: float, *, seed: int = 0, share: float = 0.9) -> np.ndarray:
+    """A photo (h, w, 3) with these pictures side by side on a noisy background; seed: of the background. share: of the
+    height, or of the width that a picture may have, which it fills.
+    """
     height = round((megapixels * 1e6 * SHAPE[0] / SHAPE[1]) ** 0.5)
     width = round(height * SHAPE[1] / SHAPE[0])
     rng = np.random.default_rng(round(megapixels * 100) + len(faces) + 10_000 * seed)
     coarse = rng.integers(60, 200, (max(2, height // 32), max(2, width // 32), 3), dtype=np.uint8)
     pixels = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     cv2.add(pixels, rng.integers(0, 12, pixels.shape, dtype=np.uint8), pixels)
-    share = width // len(faces)
+    room = width // len(faces)
     for index, face in enumerate(faces):
-        ratio = min(0.9 * share / face.shape[1], 0.9 * height / face.shape[0])
+        ratio = min(share * room / face.shape[1], share * height / face.shape[0])
         small = cv2.resize(
             face, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_CUBIC if ratio > 1 else cv2.INTER_AREA
         )
-        top, left = (height - small.shape[0]) // 2, index * share + (share - small.shape[1]) // 2
+        top, left = (height - small.shape[0]) // 2, index * room + (room - small.shape[1]) // 2
         pixels[top : top + small.shape[0], left : left + small.shape[1]] = small
     return pixels
 

@@ -48,6 +48,8 @@ from engine.sharding import ACCELERATOR_SLOTS
 COUNTS = {0.06: 128, 2.0: 48, 12.0: 16, 24.0: 8}
 """Photos by megapixels, some 15 seconds of one core; other sizes get as many as the next larger one."""
 PEOPLE = 8
+SHARE = 0.4
+"""Of a photo's height that is a person's picture, of which the face is a half: as in photos of phones."""
 LATE = 60
 """Seconds after which a trial's processes give up waiting for each other."""
 COLUMNS = (
@@ -220,7 +222,7 @@ def make(folder: Path, people: list[np.ndarray], megapixels: float, count: int) 
     place = folder / f"{megapixels:05.2f}"
     place.mkdir()
     for number in range(count):
-        pixels = compose([people[number % len(people)]], megapixels, seed=number)
+        pixels = compose([people[number % len(people)]], megapixels, seed=number, share=SHARE)
         cv2.imwrite(str(place / f"{number:04d}.jpg"), pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
     return place
 
