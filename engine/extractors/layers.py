@@ -30,7 +30,6 @@ Padding = Literal["SAME", "VALID"] | int
 def conv(x: Float[Array, "h w i"], kernel: Float[Array, "kh kw i o"], *, stride: int, padding: Padding):
     """Convolution of one example; (h, w, i) to (h', w', o)."""
     pads = _pads(x, kernel, stride, padding)
-
     native = functools.partial(_convolved, strides=(stride, stride), pads=pads)
     if kernel.shape[:3] == x.shape and not any(sum(pads, ())):
         return product(x.reshape(-1), kernel.reshape(-1, kernel.shape[3]))[None, None]  # a dense layer
@@ -283,10 +282,10 @@ def _over_map(x: Float[Array, "h w c"]) -> Float[Array, " c"]:
     """The sum over the map for each channel."""
 
     # XLA:CPU's sums over all but the last axis take two to ten times as long as a product with ones.
-    def product(x: Array) -> Array:
-        return jnp.ones(x.shape[0] * x.shape[1], x.dtype) @ x.reshape(-1, x.shape[2])
+    def of_ones(x: Array) -> Array:
+        return product(jnp.ones(x.shape[0] * x.shape[1], x.dtype), x.reshape(-1, x.shape[2]))
 
-    return lax.platform_dependent(x, cpu=product, default=lambda x: jnp.sum(x, axis=(0, 1)))
+    return lax.platform_dependent(x, cpu=of_ones, default=lambda x: jnp.sum(x, axis=(0, 1)))
 
 
 @jax.custom_vjp
