@@ -17,7 +17,8 @@ from engine import sharding
 from engine.bench.samples import synthetic
 from engine.bulk import batching
 from engine.bulk.batching import Batcher
-from engine.config import Recipe
+from engine.bulk.plan import fingerprint
+from engine.config import Detection, Output, Recipe
 from engine.extractors import Extractor, InputSpec, embed, tuned
 from engine.extractors.layers import conv, product, tuned_conv
 
@@ -59,6 +60,20 @@ def test_what_the_user_says_wins(suits: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(batching, "load", lambda name, *, precision: (name, precision))
     recipe = Recipe(extractors=("a", "b:2", "c:float32", "d:2:bfloat16"))
     assert batching.loaded(recipe) == (("a", suits), ("b", suits), ("c", "float32"), ("d", "bfloat16"))
+
+
+def test_a_collection_is_not_cloaked_again_because_another_machine_chooses_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def settings(*extractors: str) -> str:
+        return fingerprint(Recipe(extractors=extractors, turn=None), Detection(), Output(), None)
+
+    known = {}
+    for suits in ("float32", "bfloat16"):
+        monkeypatch.setattr(sharding, "precision", lambda device=None, suits=suits: suits)
+        known[suits] = settings("mobileface")
+    assert known["float32"] == known["bfloat16"]
+    assert settings("mobileface:float32") != settings("mobileface:bfloat16"), "what was said is part of it"
 
 
 @pytest.mark.parametrize("kind", ["product", "dense", "convolution", "gradient"])
