@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from accelerator_files import DELTAS, FILE, REFERENCE, put
+from accelerator_files import ALL, DELTAS, FILE, REFERENCE, FullError, put
 from transfer import agreement, parsed
 
 from engine import checkpoint, sharding
@@ -107,6 +107,8 @@ def keep_deltas(out: Path, recipe: str, cloaks: Sequence[FaceCloak]) -> str:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as member:
         np.lib.format.write_array(member, deltas[..., :1] if grey else deltas)
+    if sum(path.stat().st_size for path in out.iterdir()) + len(content.getvalue()) > ALL:
+        raise FullError(f"no room for the cloaks of {recipe} in {out}: fetch what is there and give an empty --out")
     number = len(list(out.glob(f"{DELTAS}-*.npz")))
     last = out / f"{DELTAS}-{number - 1}.npz"
     if not number or last.stat().st_size + len(content.getvalue()) > FILE:

@@ -154,7 +154,8 @@ def parity(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, A
     names = set(cpu["networks"].tolist())
     recipe = sizes.recipe(about, objective="away")
     if set(recipe.names) != names:
-        raise SystemExit(f"the reference was made with {', '.join(names)}, here are {', '.join(recipe.names)}")
+        here = f"here are {', '.join(recipe.names)}: run `prepare` in the tree that is brought"
+        raise SystemExit(f"the reference was made with {', '.join(names)}, {here}")
     with jax.default_matmul_precision("highest" if about == "highest" else None):
         found = cloaks.solved(recipe, faces[: len(cpu["delta"])], batch=min(sizes.parity, 8))
     here, there = (np.array([one.delta for one in found]), cpu["delta"].astype(np.float32))
@@ -177,7 +178,7 @@ def tests(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, An
     del places, sizes
     if not about:
         return {"tests": "none"}
-    call = [sys.executable, "-m", "pytest", "-q", "-x", *(f"tests/{name}" for name in about.split())]
+    call = [sys.executable, "-m", "pytest", "-q", *(f"tests/{name}" for name in about.split())]
     environment = {**os.environ, "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
     done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=left, check=False)
     return {"code": done.returncode, "said": done.stdout[-3000:]}
@@ -215,7 +216,9 @@ def profile(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, 
         for path in Path(folder).rglob("*.trace.json.gz"):
             with gzip.open(path, "rt") as file:
                 for event in json.load(file)["traceEvents"]:
-                    spent[event.get("name", "").split(".")[0]] += event.get("dur", 0)
+                    name = event.get("name", "").split(".")[0]
+                    if not name.startswith("$"):  # Python's own frames
+                        spent[name] += event.get("dur", 0)
     return {
         "batch": batch,
         "precision": sizes.precisions[-1],
