@@ -273,6 +273,7 @@ def _plan(about: str, photos: Path, out: Path, cache: Path, sizes: Sizes, *, wid
             "every": max(1, steps // sizes.checkpoints),
             "held_out": sizes.held_out,
             "frozen": None,
+            "devices": 1,
             "precision": "float32" if jax.default_backend() == "cpu" else "bfloat16",
         },
         cache=cache,
