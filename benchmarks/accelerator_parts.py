@@ -124,7 +124,7 @@ DRY = Sizes(
     recipes=("mobileface:bfloat16/steps=2/turn=1",),
     cloaked=2,
     speeds=("300",),
-    megapixels=0.06,
+    megapixels=1.0,
     count=2,
     threads=1,
 )
