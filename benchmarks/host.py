@@ -1,13 +1,16 @@
 """CPU seconds that a photo takes of the host, by phase: all that `cloak run` does besides the solver's arithmetic.
 
-    python benchmarks/host.py PHOTOS [--sizes .06,2,12,24] [--repeats 3]
+    python benchmarks/host.py PHOTOS [--against CHECKOUT] [--sizes .06,2,12,24] [--repeats 3] [--save FILE.json]
+
+With --against the same photos are also measured by the code of another checkout, in a process of its own.
 
 PHOTOS is a folder of people's photos with a face each. From them JPEGs of the given megapixels are made in a temporary
 folder, each with one or three faces pasted on a noisy background. Every phase runs in one thread (OpenCV too) and is
 timed in CPU seconds of the process, the least of the repeats: other work on the machine counts as little as it can.
 The ceiling is decoding and encoding, which no file can do without. Phases: hash, decode, detect, cut (canvases), fit
 (composite, encode, decode and measure as often as it takes to meet the budget), of which one composite, one encoding
-and one re-check (decode and DSSIM) are given apart. `again` is what a pass over a photo costs that was seen before.
+and one re-check (decode and DSSIM) are given apart. `again` is what a pass over a photo costs that was seen before, the
+whole preparation in a checkout that keeps nothing of it.
 `photo` is the sum for objective "person": the pass that groups people, then the pass that cloaks. `dssim` is the
 largest in the file that `fit` made of a smooth random cloak. The last line is one JSON object.
 """
@@ -16,6 +19,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,14 +34,19 @@ import numpy as np
 from engine import checkpoint, photo
 from engine.bulk.fit import fit
 from engine.bulk.prepare import Prepared, digest, prepare
-from engine.bulk.sightings import Sightings
 from engine.config import CANVAS
 from engine.detect import YuNet
 from engine.dssim import dssim_pixels
 from engine.faces import composite, cut
 from engine.types import PhotoError
 
+try:
+    from engine.bulk.sightings import Sightings
+except ImportError:  # an older checkout looks at every photo as if it had never seen it
+    Sightings = None  # type: ignore[assignment, misc]
+
 T = TypeVar("T")
+HERE = Path(__file__).resolve()
 RHO = 0.007
 AMPLITUDE = 9 / 255
 """Of the random cloak: a little more than the budget allows, as cloaks are that come from the solver."""
@@ -45,21 +55,23 @@ SHAPE = (3, 4)
 COLUMNS = ("hash", "decode", "detect", "cut", "composite", "encode", "recheck", "fit", "again", "photo")
 
 
-def compose(faces: list[np.ndarray], megapixels: float) -> np.ndarray:
-    """A photo (h, w, 3) with these pictures side by side on a noisy background."""
+def compose(faces: list[np.ndarray], megapixels: float, *, seed: int = 0, share: float = 0.9) -> np.ndarray:
+    """A photo (h, w, 3) with these pictures side by side on a noisy background; seed: of the background. share: of the
+    height, or of the width that a picture may have, which it fills.
+    """
     height = round((megapixels * 1e6 * SHAPE[0] / SHAPE[1]) ** 0.5)
     width = round(height * SHAPE[1] / SHAPE[0])
-    rng = np.random.default_rng(round(megapixels * 100) + len(faces))
+    rng = np.random.default_rng(round(megapixels * 100) + len(faces) + 10_000 * seed)
     coarse = rng.integers(60, 200, (max(2, height // 32), max(2, width // 32), 3), dtype=np.uint8)
     pixels = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     cv2.add(pixels, rng.integers(0, 12, pixels.shape, dtype=np.uint8), pixels)
-    share = width // len(faces)
+    room = width // len(faces)
     for index, face in enumerate(faces):
-        ratio = min(0.9 * share / face.shape[1], 0.9 * height / face.shape[0])
+        ratio = min(share * room / face.shape[1], share * height / face.shape[0])
         small = cv2.resize(
             face, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_CUBIC if ratio > 1 else cv2.INTER_AREA
         )
-        top, left = (height - small.shape[0]) // 2, index * share + (share - small.shape[1]) // 2
+        top, left = (height - small.shape[0]) // 2, index * room + (room - small.shape[1]) // 2
         pixels[top : top + small.shape[0], left : left + small.shape[1]] = small
     return pixels
 
@@ -108,7 +120,7 @@ def measure(path: Path, detector: YuNet, repeats: int) -> dict[str, Any]:
     row["decode"], opened = spent(lambda: photo.read(path), repeats)
     row["detect"], faces = spent(lambda: detector.detect(opened.pixels), repeats)
     row["cut"], _ = spent(lambda: [cut(opened.pixels, face) for face in faces], repeats)
-    prepared = prepare(path, detector, sha256="0")
+    prepared = prepare(path, detector)
     deltas = cloaks(prepared)
     matrices = [one.matrix for one in prepared.cuts]
     row["composite"], changed = spent(lambda: composite(opened.pixels, matrices, deltas), repeats)
@@ -124,39 +136,91 @@ def measure(path: Path, detector: YuNet, repeats: int) -> dict[str, Any]:
     row["fit"], fitted = spent(
         lambda: fit(prepared, deltas, rho=RHO, encode=encoder, decode=photo.decode_pixels), repeats
     )
-    seen = Sightings(detector)
-    prepare(path, detector, sightings=seen)
-    row["again"], _ = spent(lambda: prepare(path, detector, sightings=seen), repeats)
+    kept = {} if Sightings is None else {"sightings": Sightings(detector)}
+    prepare(path, detector, **kept)
+    row["again"], _ = spent(lambda: prepare(path, detector, **kept), repeats)
     first = row["decode"] + row["detect"] + row["cut"]
     row["photo"] = row["hash"] + first + row["again"] + row["fit"]
     row |= {"found": len(faces), "dssim": max(fitted.dssim)}
     return row
 
 
+def rows(folder: Path, repeats: int) -> list[dict[str, Any]]:
+    """Of every photo that `make` has put there."""
+    detector = YuNet(checkpoint.detector())
+    found = []
+    for path in sorted(folder.iterdir()):
+        megapixels, faces = path.stem.split("-")
+        row = {
+            "megapixels": float(megapixels),
+            "faces": int(faces),
+            **measure(path, detector, repeats),
+            "load": round(os.getloadavg()[0], 2),
+        }
+        found.append(row)
+        values = " ".join(f"{row[name]:9.3f}" for name in COLUMNS)
+        print(f"{row['megapixels']:7.2f} {faces:>5} {row['found']:5d} {values} {row['dssim']:8.5f}", flush=True)
+    return sorted(found, key=lambda row: (row["megapixels"], row["faces"]))
+
+
+def make(folder: Path, photos: Path, sizes: list[float], counts: list[int]) -> None:
+    """Write the photos that are measured, named by their megapixels and faces."""
+    people = portraits(photos, max(counts), YuNet(checkpoint.detector()))
+    for megapixels in sizes:
+        for count in counts:
+            pixels = compose(people[:count], megapixels)
+            path = folder / f"{megapixels:05.2f}-{count}.jpg"
+            cv2.imwrite(str(path), pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+
+
+def measured(checkout: Path, folder: Path, repeats: int) -> dict[str, Any]:
+    """The rows by the code of a checkout, in a process of its own."""
+    commit = subprocess.run(
+        ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    )
+    print(
+        f"{commit.stdout.strip()}:\n     MP faces found {' '.join(f'{name:>9}' for name in COLUMNS)}    dssim",
+        flush=True,
+    )
+    call = [sys.executable, str(HERE), str(folder), "--made", "--repeats", str(repeats)]
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    with subprocess.Popen(call, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = ""
+        for line in process.stdout:
+            if not line.startswith("["):
+                print(line, end="", flush=True)
+    if process.returncode:
+        raise SystemExit(f"the code of {checkout} could not be measured")
+    return {"commit": commit.stdout.strip(), "rows": json.loads(line)}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path, help="folder of people's folders")
+    parser.add_argument("--against", type=Path, help="another checkout of this project, measured first")
     parser.add_argument("--sizes", default=".06,2,12,24", help="megapixels")
     parser.add_argument("--faces", default="1,3")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--save", type=Path)
+    parser.add_argument("--made", action="store_true", help=argparse.SUPPRESS)  # PHOTOS is what `make` has written
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    detector = YuNet(checkpoint.detector())
-    counts = [int(one) for one in options.faces.split(",")]
-    people = portraits(options.photos, max(counts), detector)
-    rows: list[dict[str, Any]] = []
-    print("     MP faces found " + " ".join(f"{name:>9}" for name in COLUMNS) + "    dssim")
+    if options.made:
+        print(json.dumps(rows(options.photos, options.repeats)))
+        return 0
+    result: dict[str, Any] = {"unit": "CPU seconds"}
     with tempfile.TemporaryDirectory() as folder:
-        for megapixels in map(float, options.sizes.split(",")):
-            for count in counts:
-                path = Path(folder) / f"{megapixels}-{count}.jpg"
-                pixels = compose(people[:count], megapixels)
-                cv2.imwrite(str(path), pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
-                row = measure(path, detector, options.repeats)
-                rows.append({"megapixels": megapixels, "faces": count, **row})
-                values = " ".join(f"{row[name]:9.3f}" for name in COLUMNS)
-                print(f"{megapixels:7.2f} {count:5d} {row['found']:5d} {values} {row['dssim']:8.5f}", flush=True)
-    print(json.dumps({"unit": "CPU seconds", "rows": rows}))
+        sizes, counts = (
+            [kind(one) for one in text.split(",")] for kind, text in ((float, options.sizes), (int, options.faces))
+        )
+        make(Path(folder), options.photos, sizes, counts)
+        if options.against is not None:
+            result["other"] = measured(options.against.resolve(), Path(folder), options.repeats)
+        result["this"] = measured(HERE.parents[1], Path(folder), options.repeats)
+    if options.save is not None:
+        options.save.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
     return 0
 
 

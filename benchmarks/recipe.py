@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from engine import checkpoint, sharding
-from engine.bulk.batching import Batcher, FaceJob
+from engine.bulk.batching import Batcher, FaceJob, loaded
 from engine.bulk.fit import fit
 from engine.bulk.prepare import Prepared, prepare, subset
 from engine.config import RHO, Recipe
@@ -90,7 +90,7 @@ def main() -> None:
     for part, recipe in recipes():
         if arguments.only not in (None, part):
             continue
-        extractors = tuple(load(member.name, precision=member.precision) for member in recipe.members)
+        extractors = loaded(recipe)
         batcher = Batcher(recipe, extractors, size=FACES, mesh=sharding.faces_mesh())
         jobs = [FaceJob(p.cuts[0], p.photo.grey, p.sha256, 0, batcher.no_target()) for p in photos]
         begun = time.perf_counter()

@@ -87,12 +87,13 @@ class Detection:
 @dataclass(frozen=True)
 class Member:
     """One extractor of an ensemble. name: in the registry. weight: of its distance in the objective, 1e-6 to
-    1e6; only the ratios count. precision: of its products and activations; pixels, distances and cloak stay float32.
+    1e6; only the ratios count. precision: of its products and activations, None for what suits the device
+    (`sharding.precision`); pixels, distances and cloak stay float32.
     """
 
     name: str
     weight: float = 1.0
-    precision: Precision = "float32"
+    precision: Precision | None = None
 
     @classmethod
     def parse(cls, text: str) -> Member:

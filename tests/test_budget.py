@@ -1,4 +1,4 @@
-"""How many bytes photos may take at once."""
+"""How many threads and bytes photos may take at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
+import pytest
 from PIL import Image
 
 from engine.bulk import budget
@@ -46,3 +47,21 @@ def test_a_budget_holds_and_lets_one_in_whatever_it_takes() -> None:
 
 def test_what_may_be_taken_is_a_share_of_what_there_is() -> None:
     assert budget.LEAST <= budget.allowed() <= max(budget.available(), budget.LEAST)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process to cores")
+def test_threads_are_as_many_as_the_cores_that_the_process_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "_CGROUP", tmp_path)  # a container without a limit
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
+    assert budget.cores() == 12
+    for said, cores in (
+        ("max 100000", 12),
+        ("250000 100000", 3),
+        ("5000 100000", 1),
+        ("9900000 100000", 12),
+        ("?", 12),
+    ):
+        (tmp_path / "cpu.max").write_text(f"{said}\n")
+        assert budget.cores() == cores, said

@@ -228,7 +228,7 @@ def test_a_network_that_computes_nothing_fails_the_photo(
     broken = tiny.extractor(3)
     params = {name: leaf * weights.get(name, 1.0) for name, leaf in broken.params.items()}
     given = {"broken": replace(broken, params=params, name="broken"), "tiny": tiny.extractor()}
-    monkeypatch.setattr("engine.bulk.cloaker.load", lambda name, precision: given[name])
+    monkeypatch.setattr("engine.bulk.batching.load", lambda name, precision: given[name])
     names = ("tiny", "broken") if companion else ("broken",)
     (result,) = Cloaker(recipe=replace(RECIPE, extractors=names, objective="away"), batch=1).cloak(astronaut)
     assert (result.status, result.image, result.faces) == ("failed", None, ())

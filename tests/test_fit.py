@@ -265,6 +265,36 @@ def test_an_encoder_gives_what_its_function_gives_at_less_cost(scene: str, forma
     np.testing.assert_allclose(result.scale, plain.scale, rtol=0.15)
 
 
+def test_a_large_face_takes_one_encoding_and_comes_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No larger scale is allowed: that the whole fits says all that trials of its part could."""
+    buffer = io.BytesIO()
+    Image.fromarray(tiny.texture_pixels(1, *SIZE, contrast=0.1)).save(buffer, "JPEG", quality=92, subsampling=0)
+    subject = prepare(buffer.getvalue(), Found((face_at(190, 150, scale=2.7),)))
+    deltas, parts = noises(subject, 0.01), []
+    part = photos.Encoder.part
+    monkeypatch.setattr(photos.Encoder, "part", lambda self, pixels: parts.append(1) or part(self, pixels))
+
+    def fitted(rho: float) -> tuple[Fitted, int, int]:
+        encoded: list[int] = []
+        parts.clear()
+
+        def decode(data: bytes) -> np.ndarray:
+            encoded.append(1)
+            return photos.decode_pixels(data)
+
+        result = fit(subject, deltas, rho=rho, encode=photos.Encoder(subject.photo), decode=decode)
+        return result, len(encoded), len(parts)
+
+    result, encoded, tried = fitted(rho=0.05)
+    assert (encoded, tried, result.scale) == (1, 0, (1.0,))
+    tight = fitted(rho=1.5 * result.dssim[0])  # so little room that the codec might be most of it
+    assert tight[2] > 0
+    monkeypatch.setattr("engine.bulk.fit.MOSTLY", 2.0)
+    slowly, encoded, tried = fitted(rho=0.05)
+    assert (encoded, tried > 0) == (1, True)
+    assert slowly.data == result.data
+
+
 @pytest.mark.parametrize("format", ["keep", "webp"])
 def test_a_part_is_seen_as_it_will_be_in_the_whole(format: str) -> None:
     subject = noisy_jpeg(90, progressive=True)

@@ -79,7 +79,7 @@ def write(
     weighted mean shift that each face, or all, are to reach, 0 for none. reference: add what `check` compares to.
     """
     recipe = Recipe(rho=rho, extractors=tuple(extractor_names), objective="away", solver="paper")
-    if any(member.precision != "float32" for member in recipe.members):
+    if any(member.precision == "bfloat16" for member in recipe.members):
         raise ValueError(f"the rivals work in float32; extractors ask for another precision: {extractor_names}")
     networks = tuple(load(name) for name in recipe.names)
     total = sum(recipe.weights)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from engine import sharding
 from engine.bench.timing import Times, figure, times
-from engine.config import Recipe
+from engine.cloak.objective import Extractors
 
 if TYPE_CHECKING:
     from engine.bench.plan import Plan
@@ -33,8 +34,9 @@ class Ceiling(NamedTuple):
 
 
 def measure(*, repeats: int) -> list[Ceiling]:
-    """Of the first device, by jitted JAX. On an accelerator also in full float32 and bfloat16."""
-    kinds = ["default"] if jax.default_backend() == "cpu" else ["default", "highest", "bfloat16"]
+    """Of the first device, by jitted JAX. On an accelerator also in full float32, and in bfloat16 if that suits it."""
+    kinds = ["default"] if jax.default_backend() == "cpu" else ["default", "highest"]
+    kinds += ["bfloat16"] if sharding.precision() == "bfloat16" else []
     found = [product(kind, repeats=repeats) for kind in kinds]
     key = jnp.zeros(COPIED, jnp.float32)
     copy = jax.jit(lambda x: x + 1)
@@ -46,7 +48,8 @@ def product(kind: str = "default", *, repeats: int) -> Ceiling:
     dtype = jnp.bfloat16 if kind == "bfloat16" else jnp.float32
     matrix = jax.random.uniform(jax.random.key(0), (SIDE, SIDE), jnp.float32).astype(dtype)
     precision = "highest" if kind == "highest" else "default"
-    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
+    # Accumulated in float32, or a CPU that has units for bfloat16 does not use them.
+    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision, preferred_element_type=jnp.float32))
     return _rate("product", kind, 2 * SIDE**3, times(lambda: multiply(matrix, matrix), repeats=repeats))
 
 
@@ -60,9 +63,9 @@ def _rate(what: str, precision: str, work: float, found: Times) -> Ceiling:
     )
 
 
-def of_products(ceilings: list[Ceiling], recipe: Recipe, devices: int) -> float:
-    """GFLOP/s that a recipe's networks cannot exceed. The devices of a CPU share its cores; accelerators add up."""
-    kind = "bfloat16" if all(member.precision == "bfloat16" for member in recipe.members) else "default"
+def of_products(ceilings: list[Ceiling], extractors: Extractors, devices: int) -> float:
+    """GFLOP/s that these networks cannot exceed. The devices of a CPU share its cores; accelerators add up."""
+    kind = "bfloat16" if all(extractor.precision == "bfloat16" for extractor in extractors) else "default"
     rates = {one.precision: one.best for one in ceilings if one.what == "product"}
     return rates.get(kind, rates["default"]) * (1 if jax.default_backend() == "cpu" else devices)
 

@@ -12,10 +12,9 @@ import jax
 from engine import sharding
 from engine.bench import ceiling
 from engine.bench.samples import Samples, of_photos, synthetic
-from engine.bulk.batching import Batcher, FaceJob
+from engine.bulk.batching import Batcher, FaceJob, loaded
 from engine.cloak.objective import Extractors
 from engine.config import Recipe
-from engine.extractors import load
 from engine.extractors.registry import find
 
 
@@ -55,8 +54,8 @@ class Plan:
 
     @cached_property
     def extractors(self) -> Extractors:
-        """With their weights, on the first device."""
-        return tuple(load(member.name, precision=member.precision) for member in self.recipe.members)
+        """With their weights, on the first device, in the precision that suits it unless the recipe says another."""
+        return loaded(self.recipe)
 
     @cached_property
     def devices(self) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
     # Accelerators run a chunk in one call, the CPU a step a call (`solver.advance`); every turn comes equally often.
     count = len(turns) if jax.default_backend() == "cpu" else math.lcm(solver.CHUNK, len(turns))
     for batcher, devices in plan.batchers():
-        peak = ceiling.of_products(plan.ceilings, plan.recipe, devices)
+        peak = ceiling.of_products(plan.ceilings, plan.extractors, devices)
         with machine.memory() as memory:
             step, once = _times(batcher, plan.some(batcher.size), count=count, repeats=plan.settings.repeats)
         faces = batcher.size

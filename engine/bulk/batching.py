@@ -23,7 +23,7 @@ from engine import sharding
 from engine.cloak import solver
 from engine.cloak.objective import Extractors
 from engine.config import Recipe
-from engine.extractors import tuned
+from engine.extractors import load, tuned
 from engine.faces import Cut
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,15 @@ class Usage:
     worked: int = 0
     seconds: float = 0.0
     between: float = 0.0
+
+
+def loaded(recipe: Recipe, device: jax.Device | None = None) -> Extractors:
+    """The recipe's extractors with their weights, in the precision that it says, or else in the one that suits the
+    device. Raises as `extractors.load`.
+    """
+    return tuple(
+        load(member.name, precision=member.precision or sharding.precision(device)) for member in recipe.members
+    )
 
 
 class Batcher:

@@ -1,4 +1,6 @@
-"""How much memory photos may take at once: a budget in bytes, since one photo may be as large as a hundred others."""
+"""How much of the machine photos may take: threads, one for each core, and a budget of memory in bytes, since one photo
+may be as large as a hundred others.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,15 @@ LEAST = 64 << 20
 """Bytes of the smallest budget; one photo at a time is let in whatever it takes."""
 
 _CGROUP = Path("/sys/fs/cgroup")
+
+
+def cores() -> int:
+    """CPU cores that this process may use: of the machine, its affinity (taskset) and its container."""
+    found = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    with suppress(OSError, ValueError):
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+        found += [] if quota == "max" else [math.ceil(int(quota) / int(period))]
+    return max(min(found), 1)
 
 
 def footprint(source: Source) -> int:

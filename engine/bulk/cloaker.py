@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -18,7 +17,7 @@ from PIL import Image
 
 from engine import checkpoint, sharding
 from engine.bulk import budget, people, trouble
-from engine.bulk.batching import Batcher, FaceCloak, FaceJob, Usage
+from engine.bulk.batching import Batcher, FaceCloak, FaceJob, Usage, loaded
 from engine.bulk.calls import Item, Whose, Work, logged, results, source_of, works
 from engine.bulk.crowd import Crowd, Seen
 from engine.bulk.desk import Desk
@@ -81,9 +80,8 @@ class Cloaker:
         mode: "low", "mid" or "high", or a whole `recipe` instead. only: a photo of the one person to cloak. goal: under
         objective "target", an embedding of length one for each extractor to which all faces go, whoever they are,
         instead of a far centroid. batch: faces solved at once, by default as many as `sharding.slots` says. devices:
-        how many to use, all by default. workers:
-        threads that decode and write. Raises ValueError for settings that make no sense or a reference photo without
-        exactly one face.
+        how many to use, all by default. workers: threads that decode and write, by default `budget.cores`. Raises
+        ValueError for settings that make no sense or a reference photo without exactly one face.
         """
         sharding.configure()
         for name, value in (("batch", batch), ("workers", workers)):
@@ -92,10 +90,10 @@ class Cloaker:
         self.recipe = recipe or Recipe.of(mode)
         self.detection = detection or Detection()
         self.detector = detector or YuNet(checkpoint.detector(), self.detection)
-        self.workers = workers or min(os.cpu_count() or 1, 8)
+        self.workers = workers or budget.cores()
         mesh = sharding.faces_mesh(devices)
         size = batch or sharding.slots(mesh.devices.flat[0].platform, mesh.size)
-        extractors = tuple(load(member.name, precision=member.precision) for member in self.recipe.members)
+        extractors = loaded(self.recipe, mesh.devices.flat[0])
         self.batcher = Batcher(self.recipe, extractors, size=size, mesh=mesh)
         self.desk = Desk(self.batcher, workers=self.workers)
         self._extractors = extractors
@@ -360,7 +358,7 @@ class Cloaker:
 
         embedded: those by the recipe's extractors, if they are known.
         """
-        known = [(member.name, member.precision) for member in self.recipe.members]
+        known = [(extractor.name, extractor.precision) for extractor in self._extractors]
         if embedded is not None and (people.EXTRACTOR, "float32") in known:
             index = known.index((people.EXTRACTOR, "float32"))
             return [own[index] for own in embedded]

@@ -5,7 +5,7 @@ and no more than MOST. The cloak of a large face is not scaled up: there the sam
 the canvas, and to spend what is left would make it visible.
 
 What a scale costs is found on the face's part of the photo alone, encoded as the whole will be. The whole photo is then
-encoded once, mostly, and what counts is measured on that.
+encoded once, mostly, and what counts is measured on that. If large faces are much of the photo, the whole comes first.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ ROUNDS = 6
 """Scales that are tried on a face's part of the photo."""
 TOO_COARSE, FINE = 0.5, 0.25
 """Shares of the budget. A codec whose own loss is more than the first is made finer until it is under the second."""
+MOSTLY = 0.25
+"""Share of the photo's pixels around large faces from which on their parts cost as much to try as the whole."""
 GRID = 16
 """Pixels of the largest blocks that codecs cut a photo into."""
 
@@ -72,6 +74,21 @@ def fit(
     PhotoError where no scale fits, because the format alone costs more than the budget.
     """
     photo, regions = prepared.photo, prepared.regions
+    warped = warp(photo.size, [cut.matrix for cut in prepared.cuts], deltas)
+
+    def written(scale: np.ndarray) -> Fitted:
+        data = encode(_cloaked(photo.pixels, warped, scale, grey=photo.grey))
+        pixels = decode(data)
+        cost = tuple(dssim_pixels(photo.pixels[box], pixels[box]) for box in map(_slices, regions))
+        notes = encode.notes if isinstance(encode, Encoder) else ()
+        return Fitted(data, pixels, cost, tuple(scale.tolist()), notes)
+
+    if _mostly_large(regions, photo.size):
+        # No larger scale is allowed, and a codec is not too coarse whose loss and the cloak together cost so little.
+        fitted = written(np.ones(len(deltas)))
+        if max(fitted.dssim) <= TOO_COARSE * rho:
+            return fitted
+        del fitted
     parts = [_part(prepared, deltas, region) for region in regions]
 
     def predicted(scale: np.ndarray, seen: Seen) -> np.ndarray:
@@ -83,21 +100,24 @@ def fit(
         encode, lost = _fine(encode, lambda encoder: predicted(np.zeros(len(deltas)), encoder.part), rho)
         seen = encode.part
     scale = _spent(lambda scale: predicted(scale, seen), lost, regions, rho=rho)
-    warped = warp(photo.size, [cut.matrix for cut in prepared.cuts], deltas)
     for trial in range(TRIALS):
-        data = encode(_cloaked(photo.pixels, warped, scale, grey=photo.grey))
-        pixels = decode(data)
-        cost = np.array([dssim_pixels(photo.pixels[box], pixels[box]) for box in map(_slices, regions)])
+        fitted = written(scale)
+        cost = np.array(fitted.dssim)
         if (cost <= rho).all():
-            notes = encode.notes if isinstance(encode, Encoder) else ()
-            return Fitted(data, pixels, tuple(cost.tolist()), tuple(scale.tolist()), notes)
-        del pixels
+            return fitted
+        del fitted
         # The codec's own loss does not shrink with the cloak: later trials give more ground.
         scale = scale * _together(_factor(cost, rho, AIM - 0.05 * trial), regions)
     raise PhotoError(
         f"Encoding alone changes the face by more than the budget of {rho:g}: "
         "choose --format png or a higher --quality."
     )
+
+
+def _mostly_large(regions: Sequence[Box], size: tuple[int, int]) -> bool:
+    """Whether no cloak may be scaled up, and the regions are a good part of the photo."""
+    sides = [(bottom - top, right - left) for top, left, bottom, right in regions]
+    return all(max(pair) >= LARGE for pair in sides) and sum(a * b for a, b in sides) >= MOSTLY * size[0] * size[1]
 
 
 class _Part(NamedTuple):

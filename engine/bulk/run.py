@@ -8,7 +8,6 @@ depends on the photo, the settings and the weights alone.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -238,7 +237,7 @@ def _published(summary: Summary, out: Path, options: Options, watch: Watch) -> S
         if not options.album:
             remove(out)
             return summary
-        report, reason = publish(out, workers=min(os.cpu_count() or 1, 8), progress=watch.publishing)
+        report, reason = publish(out, workers=budget.cores(), progress=watch.publishing)
     except Exception as error:
         what = "written" if options.album else "removed"
         report, reason = None, f"it could not be {what} ({error})"

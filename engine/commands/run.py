@@ -49,7 +49,9 @@ class Machine:
         int | None, Parameter(help="Faces solved at once; default: 8, 64 for each accelerator, fewer for fewer photos.")
     ] = None
     devices: Annotated[int | None, DEVICES] = None
-    workers: Annotated[int | None, Parameter(help="Threads that read and write; default: the cores.")] = None
+    workers: Annotated[
+        int | None, Parameter(help="Threads that read and write; default: one a core that it may use.")
+    ] = None
     shard: Annotated[str, Parameter(help="I/N: this process does the I-th of N shares (from 0).")] = "0/1"
     runner: Annotated[
         Literal["local", "ray"],

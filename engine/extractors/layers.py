@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,18 +30,50 @@ Padding = Literal["SAME", "VALID"] | int
 def conv(x: Float[Array, "h w i"], kernel: Float[Array, "kh kw i o"], *, stride: int, padding: Padding):
     """Convolution of one example; (h, w, i) to (h', w', o)."""
     pads = _pads(x, kernel, stride, padding)
-
-    def native(x, kernel):
-        return lax.conv_general_dilated(
-            x[None], kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )[0]
-
+    native = functools.partial(_convolved, strides=(stride, stride), pads=pads)
     if kernel.shape[:3] == x.shape and not any(sum(pads, ())):
-        return (x.reshape(-1) @ kernel.reshape(-1, kernel.shape[3]))[None, None]  # a dense layer
+        return product(x.reshape(-1), kernel.reshape(-1, kernel.shape[3]))[None, None]  # a dense layer
     if kernel.shape[:2] != (1, 1) or stride != 1 or any(sum(pads, ())):
         return native(x, kernel)
     # XLA's CPU convolution is about half as fast on a 1x1 kernel as its matrix product.
-    return lax.platform_dependent(x, kernel, cpu=lambda x, kernel: x @ kernel[0, 0], default=native)
+    return lax.platform_dependent(x, kernel, cpu=lambda x, kernel: product(x, kernel[0, 0]), default=native)
+
+
+def _convolved(x: Array, kernel: Array, *, strides: tuple[int, int], pads: Any, dilation: int = 1, sums: Any = None):
+    """XLA's convolution of one example. sums: their type and the result's, by default that of x."""
+    return lax.conv_general_dilated(
+        x[None],
+        kernel,
+        strides,
+        pads,
+        lhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=sums,
+    )[0]
+
+
+def product(x: Float[Array, "... i"], kernel: Float[Array, "i o"]) -> Float[Array, "... o"]:
+    """x @ kernel. In bfloat16 the sums are in float32 and rounded once; CPUs use their units for bfloat16 only so."""
+    return _product(x, kernel) if x.dtype == jnp.bfloat16 else x @ kernel
+
+
+@jax.custom_vjp
+def _product(x: Array, kernel: Array) -> Array:
+    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+
+
+def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _product(x, kernel), (x, kernel)
+
+
+def _product_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    # The automatic gradient would multiply the kernel by a gradient in float32.
+    x, kernel = residuals
+    rows, pulled = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    return _product(gradient, kernel.T), _product(rows.T, pulled)
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 @functools.partial(jax.jit, static_argnames=("stride", "padding"))
@@ -53,11 +85,18 @@ def tuned_conv(x: Float[Array, "h w i"], kernel: Array, flipped: Array, *, strid
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _tuned_conv(x: Array, kernel: Array, flipped: Array, stride: int, padding: Padding) -> Array:
     del flipped
-    return conv(x, kernel, stride=stride, padding=padding)
+    if x.dtype != jnp.bfloat16 or kernel.shape[:3] == x.shape:
+        return conv(x, kernel, stride=stride, padding=padding)
+
+    def wide(x: Array, kernel: Array) -> Array:
+        pads = _pads(x, kernel, stride, padding)
+        return _convolved(x, kernel, strides=(stride, stride), pads=pads, sums=jnp.float32).astype(x.dtype)
+
+    return lax.platform_dependent(x, kernel, cpu=wide, default=functools.partial(conv, stride=stride, padding=padding))
 
 
 def _tuned_conv_forward(x: Array, kernel: Array, flipped: Array, stride: int, padding: Padding):
-    return conv(x, kernel, stride=stride, padding=padding), (jnp.zeros((*x.shape[:2], 0)), kernel, flipped)
+    return _tuned_conv(x, kernel, flipped, stride, padding), (jnp.zeros((*x.shape[:2], 0)), kernel, flipped)
 
 
 def _tuned_conv_backward(stride: int, padding: Padding, residuals: tuple[Array, Array, Array], gradient: Array):
@@ -71,19 +110,14 @@ def _tuned_conv_backward(stride: int, padding: Padding, residuals: tuple[Array, 
 
     def turned(gradient: Array, kernel: Array, flipped: Array) -> Array:
         del kernel
-        return lax.conv_general_dilated(
-            gradient[None],
-            flipped,
-            (1, 1),
-            pads,
-            lhs_dilation=(stride, stride),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )[0]
+        found = _convolved(gradient, flipped, strides=(1, 1), pads=pads, dilation=stride, sums=jnp.float32)
+        return found.astype(gradient.dtype)
 
     def automatic(gradient: Array, kernel: Array, flipped: Array) -> Array:
         del flipped
         shape = jax.ShapeDtypeStruct((*like.shape[:2], kernel.shape[2]), gradient.dtype)
-        pull = jax.linear_transpose(lambda x: conv(x, kernel, stride=stride, padding=padding), shape)
+        forth = functools.partial(_convolved, strides=(stride, stride), pads=_pads(like, kernel, stride, padding))
+        pull = jax.linear_transpose(lambda x: forth(x, kernel), shape)
         return pull(gradient)[0]
 
     pulled = lax.platform_dependent(gradient, kernel, flipped, cpu=turned, default=automatic)
@@ -248,10 +282,10 @@ def _over_map(x: Float[Array, "h w c"]) -> Float[Array, " c"]:
     """The sum over the map for each channel."""
 
     # XLA:CPU's sums over all but the last axis take two to ten times as long as a product with ones.
-    def product(x: Array) -> Array:
-        return jnp.ones(x.shape[0] * x.shape[1], x.dtype) @ x.reshape(-1, x.shape[2])
+    def of_ones(x: Array) -> Array:
+        return product(jnp.ones(x.shape[0] * x.shape[1], x.dtype), x.reshape(-1, x.shape[2]))
 
-    return lax.platform_dependent(x, cpu=product, default=lambda x: jnp.sum(x, axis=(0, 1)))
+    return lax.platform_dependent(x, cpu=of_ones, default=lambda x: jnp.sum(x, axis=(0, 1)))
 
 
 @jax.custom_vjp
@@ -400,7 +434,7 @@ class Dense(nnx.Module):
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         """One example in, one out."""
-        y = x @ self.kernel[...]
+        y = product(x, self.kernel[...])
         return y + jnp.expand_dims(self.bias[...], range(y.ndim - 1))
 
 
