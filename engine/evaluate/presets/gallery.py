@@ -105,8 +105,8 @@ def searches(
 ) -> dict[str, tuple[Search, Search]]:
     """By name of the search (with cloaks, without). Users of whom no photo, or no test, shows a face are left out."""
     published = [[photo for photo in one.scraped if cloaks.files[photo]] for one in study.people.users]
-    cloaked = galleries.people(recogniser, [[cloaks.files[photo] for photo in own] for own in published])  # type: ignore[misc]
-    clean = galleries.people(recogniser, published)
+    files = [[file for photo in one.scraped if (file := cloaks.files[photo])] for one in study.people.users]
+    cloaked, clean = galleries.people(recogniser, files), galleries.people(recogniser, published)
     tests = galleries.people(recogniser, [one.tests for one in study.people.users])
     others = [rows for rows in galleries.people(recogniser, crowd) if len(rows)]
     there = [user for user, rows in enumerate(zip(cloaked, clean, tests, strict=True)) if all(map(len, rows))]
@@ -114,13 +114,14 @@ def searches(
         return {}
     user = np.concatenate([np.full(len(tests[index]), place) for place, index in enumerate(there)])
     asked = np.concatenate([tests[index] for index in there])
-    return {
-        name: tuple(  # type: ignore[misc]
-            Search(user, -distances(asked, [own[index] for index in there]), -distances(asked, others))
-            for own in (cloaked, clean)
+    made = {}
+    for name, distances in galleries.SEARCHES.items():
+        far = -distances(asked, others)
+        with_cloaks, without = (
+            Search(user, -distances(asked, [own[index] for index in there]), far) for own in (cloaked, clean)
         )
-        for name, distances in galleries.SEARCHES.items()
-    }
+        made[name] = with_cloaks, without
+    return made
 
 
 def row_of(people: int, figure: str, pair: Sequence[Mapping[int, Rate]]) -> dict[str, Value]:
