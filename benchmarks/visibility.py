@@ -12,11 +12,11 @@ size, in the region around the face that DSSIM is of:
 - Butteraugli (Alakuijala et al. 2017; `butteraugli_main` of libjxl, if --butteraugli names it): 0 is no change, and
   about 1 is just seen. The largest value of the region, and the 3-norm.
 
-Beside the default at mode mid stand the default at high, and our port of the solver of Fawkes 1.0.4 at its mode mid
-(web-incept, DSSIM .012, in colour). JPEG 75 is the same photo saved at quality 75, a yardstick that everybody knows.
---files adds cloaks of any other tool: of the photos in DIR/photos, in folders and under names like theirs.
+Beside the default at mode mid stands our port of the solver of Fawkes 1.0.4 at its mode mid (web-incept, DSSIM .012, in
+colour). JPEG 75 is the same photo saved at quality 75, a yardstick that everybody knows. --files adds cloaks of any
+other kind: of the photos in DIR/photos, in folders and under names like theirs (`cloak run DIR/photos --out FOLDER`).
 
-    pip install flip-evaluator ssimulacra2
+    pip install --group visibility
     python benchmarks/visibility.py FACES --out DIR [--files NAME=FOLDER] [--butteraugli PROGRAM] [--save FILE.json]
 
 Photos and cloaks stay in --out. The last line is one JSON object.
@@ -40,8 +40,9 @@ from ssimulacra2 import compute_ssimulacra2
 
 from engine.bulk.prepare import prepare
 from engine.config import Recipe
+from engine.dataset import photos_of
 from engine.dssim import dssim_pixels
-from engine.evaluate.dataset import People, Person, photos_of
+from engine.evaluate.dataset import People, Person
 from engine.evaluate.presets.common import central_face
 from engine.evaluate.recognisers import DetectedOnce
 from engine.evaluate.study import CloakSet, Study, linked
@@ -58,7 +59,6 @@ SMALLEST = 256
 QUALITY = 75
 CLOAKS: Mapping[str, Recipe] = {
     "default, mid": Recipe.of("mid"),
-    "default, high": Recipe.of("high"),
     "fawkes1 (our port), its mid": Recipe.of("mid", solver="fawkes1", extractors=("web-incept",), rho=0.012),
 }
 COLUMNS = {

@@ -117,7 +117,7 @@ def measured(sides: Sequence[float], dssim: float, shifts: Mapping[str, float]) 
 
 def visible(side: float, dssim: float) -> str:
     """How well a cloak can be seen, by the longer side of the face in pixels and its DSSIM in the file."""
-    text = f"The structure around the face differs by {100 * dssim:.2f} % (DSSIM; 0 is no change)."
+    text = f"Around the face the file differs from the photo by a DSSIM of {dssim:.4f}; 0 is no change, 1 the most."
     if side >= LARGE:
         return f"{text} On a face of {side:.0f} pixels that can be seen at full size, as faint patches."
     if dssim > BOLD:

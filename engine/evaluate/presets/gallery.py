@@ -183,7 +183,7 @@ def _sentences(rows: Sequence[dict[str, Value]]) -> list[str]:
             shown = [row for row in where(own, figure=figure) if _largest(row, own)]
             if shown:
                 shares = ", ".join(
-                    f"among the best {k} in {percent(mean(shown, f'top_{k}'))} (no cloak: "
+                    f"{_among(k)} in {percent(mean(shown, f'top_{k}'))} (no cloak: "
                     f"{percent(mean(shown, f'top_{k}_uncloaked'))})"
                     for k in GUESSES
                 )
@@ -195,6 +195,10 @@ def _sentences(rows: Sequence[dict[str, Value]]) -> list[str]:
     if check:
         said.append(_checked(check, rows))
     return said
+
+
+def _among(guesses: int) -> str:
+    return "as the best guess" if guesses == 1 else f"among the best {guesses}"
 
 
 def _largest(row: Mapping[str, Value], rows: Sequence[dict[str, Value]]) -> bool:
@@ -253,7 +257,7 @@ def _figure(rows: Sequence[dict[str, Value]]) -> Figure:
                 label = f"{name}{'' if face == hue else ' (held out)'}"
                 handles.append(Line2D([], [], color=hue, marker=marker, mfc=face, label=label))
         axes.set_xscale("log")
-        axes.set_title("best guess" if guesses == 1 else f"among the best {guesses}")
+        axes.set_title(_among(guesses))
         axes.set_ylim(-0.02, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     handles.append(Line2D([], [], color=GREY, label="no cloak"))
