@@ -112,3 +112,40 @@ def test_sentences_are_short() -> None:
     for text in texts:
         for sentence in re.split(r"[.;] ", text):
             assert len(sentence.split()) <= 25, sentence
+
+
+def first_page() -> str:
+    """The words of the first page: no code, no tables, links by their text."""
+    text = re.sub(r"```.*?```|<!-- efficacy.*?end -->", "", (REPOSITORY / "README.md").read_text(), flags=re.DOTALL)
+    text = re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)
+    return " ".join(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("`", "").split())
+
+
+def listed() -> dict[str, str]:
+    """By words of the first page the command that prints their figure, from the list in benchmarks/README.md."""
+    page = (REPOSITORY / "benchmarks" / "README.md").read_text()
+    section = page.partition("## Figures of the first page")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
+    return {words: command.strip("` ") for words, command in rows}
+
+
+def test_every_figure_of_the_first_page_has_its_command() -> None:
+    text, figures = first_page(), listed()
+    for words, command in figures.items():
+        assert words in text, f"the first page does not say {words!r} any more"
+        assert command.split()[0] in ("cloak", "python", "time")
+        for script in re.findall(r"benchmarks/\w+\.py", command):
+            assert (REPOSITORY / script).is_file()
+    for figure in re.finditer(r"[\d.]+(?: to [\d.]+)? (?:%|times|s|pixels)(?!\w)", text):
+        assert any(figure[0] in words for words in figures), f"{figure[0]} is in no line of the list"
+
+
+def test_figures_of_the_first_page_are_those_of_the_results() -> None:
+    text = first_page()
+    means = [round(100 * mean(left_out(head).values())) for head in ("linear head", "1-NN")]
+    assert "{} % with a linear head and {} % with 1-NN".format(*means) in text
+    high = [round(100 * row["protection"]) for row in rows("evaluation-high", "protection", part="in")]
+    assert f"{min(high)} to {max(high)} %" in text
+    sizes = json.loads((RESULTS / "jpeg.json").read_text())["rows"]
+    written = [row["size"] for row in sizes if row["steps"] == "as written"]
+    assert f"{min(written):.1f} to {max(written):.0f} times as large" in text
