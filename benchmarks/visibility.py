@@ -13,8 +13,9 @@ size, in the region around the face that DSSIM is of:
   about 1 is just seen. The largest value of the region, and the 3-norm.
 
 Beside the default at mode mid stands our port of the solver of Fawkes 1.0.4 at its mode mid (web-incept, DSSIM .012, in
-colour). JPEG 75 is the same photo saved at quality 75, a yardstick that everybody knows. --files adds cloaks of any
-other kind: of the photos in DIR/photos, in folders and under names like theirs (`cloak run DIR/photos --out FOLDER`).
+colour). JPEG 75 is the same photo saved at quality 75 and moved by half a block, a yardstick that everybody knows.
+--files adds cloaks of any other kind: of the photos in DIR/photos, in folders and under names like theirs
+(`cloak run DIR/photos --out FOLDER`).
 
     pip install --group visibility
     python benchmarks/visibility.py FACES --out DIR [--files NAME=FOLDER] [--butteraugli PROGRAM] [--save FILE.json]
@@ -57,6 +58,7 @@ EACH = 2
 SMALLEST = 256
 """Side of a region that SSIMULACRA2's five halvings need."""
 QUALITY = 75
+GRID = 4
 CLOAKS: Mapping[str, Recipe] = {
     "default, mid": Recipe.of("mid"),
     "fawkes1 (our port), its mid": Recipe.of("mid", solver="fawkes1", extractors=("web-incept",), rho=0.012),
@@ -99,10 +101,11 @@ def picked(faces: Path, folder: Path, each: int) -> dict[str, tuple[Path, ...]]:
 
 
 def jpeg(pixels: Pixels) -> Pixels:
-    """As Pillow saves it, chroma halved."""
+    """As Pillow saves it, chroma halved, moved by half a block: a photo of that quality would come out unchanged."""
     data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "JPEG", quality=QUALITY)
-    return np.asarray(Image.open(data))
+    moved = np.pad(pixels, ((GRID, 0), (GRID, 0), (0, 0)), mode="edge")
+    Image.fromarray(moved).save(data, "JPEG", quality=QUALITY)
+    return np.asarray(Image.open(data))[GRID:, GRID:]
 
 
 def png(pixels: Pixels) -> io.BytesIO:

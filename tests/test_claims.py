@@ -114,6 +114,18 @@ def test_sentences_are_short() -> None:
             assert len(sentence.split()) <= 25, sentence
 
 
+def test_small_faces_are_said_to_look_as_they_were_measured() -> None:
+    seen = json.loads((RESULTS / "visibility.json").read_text())["rows"]
+
+    def over(key: str) -> bool:
+        by_kind = {kind: mean(row[key] for row in seen if row["kind"] == kind) for kind in ("default, mid", "JPEG 75")}
+        return by_kind["default, mid"] > by_kind["JPEG 75"]
+
+    assert not over("flip")
+    assert over("flip_99")
+    assert "less of it than of JPEG at quality 75, in single spots more" in claims.visible(120, 0.0068)
+
+
 def first_page() -> str:
     """The words of the first page: no code, no tables, links by their text."""
     text = re.sub(r"```.*?```|<!-- efficacy.*?end -->", "", (REPOSITORY / "README.md").read_text(), flags=re.DOTALL)
