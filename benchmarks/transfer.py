@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from engine.config import Output, Recipe
-from engine.dataset import photos_of
+from engine.evaluate import galleries
 from engine.evaluate.evaluation import study_of
 from engine.evaluate.protocol import part, part_of, rate
 from engine.evaluate.recognisers import Recogniser
@@ -45,9 +45,7 @@ from engine.evaluate.trackers import HEADS
 HERE = Path(__file__).resolve().parent
 NUMBERS = {"rho": float, "jitter": float, "smoothing": float, "cap": float, "steps": int, "seed": int, "turn": int}
 GUESSES = (10, 50)
-PHOTOS = 2
-"""Photos of each further person in the galleries beyond lfw-people.json, if there are as many."""
-Rows = np.ndarray
+Rows = galleries.Rows
 
 
 def parsed(text: str) -> Recipe:
@@ -80,23 +78,16 @@ class Seen:
         """further: people beyond the study's, for the large galleries."""
         self.study, self.further, self.recogniser = study, further, recogniser
 
-    def embed(self, photos: Sequence[Path]) -> list[Rows | None]:
-        """One a photo, None without a face."""
-        found = self.recogniser.embed(list(photos))
-        return [None if row is None else row / max(float(np.linalg.norm(row)), 1e-9) for row in found]
-
     @cached_property
     def tests(self) -> list[Rows]:
         """Of each user, those of the clean test photos."""
-        return [stacked(self.embed(one.tests)) for one in self.study.people.users]
+        return galleries.people(self.recogniser, [one.tests for one in self.study.people.users])
 
     @cached_property
     def gallery(self) -> list[Rows]:
         """Of each other person, the nearest first: those of lfw-people.json, then the further ones."""
         people = [one.scraped for one in self.study.people.others] + list(self.further.values())
-        flat = self.embed([photo for photos in people for photo in photos])
-        ends = np.cumsum([len(photos) for photos in people])
-        each = [stacked(flat[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        each = galleries.people(self.recogniser, people)
         return [rows for rows in each if len(rows)]
 
     def scraped(self, cloaks: Cloaks | None) -> list[list[tuple[Rows, Rows]]]:
@@ -104,15 +95,11 @@ class Seen:
         pairs = []
         for one in self.study.people.users:
             files = [photo if cloaks is None else cloaks.files[photo] for photo in one.scraped]
-            clean, shown = self.embed(one.scraped), iter(self.embed([file for file in files if file is not None]))
+            clean = galleries.embedded(self.recogniser, one.scraped)
+            shown = iter(galleries.embedded(self.recogniser, [file for file in files if file is not None]))
             published = [None if file is None else next(shown) for file in files]
             pairs.append([(a, b) for a, b in zip(clean, published, strict=True) if a is not None and b is not None])
         return pairs
-
-
-def stacked(rows: Sequence[Rows | None]) -> Rows:
-    there = [row for row in rows if row is not None]
-    return np.stack(there) if there else np.empty((0, 1), np.float32)
 
 
 def agreement(shifts: Sequence[Rows]) -> tuple[float, float]:
@@ -124,8 +111,8 @@ def agreement(shifts: Sequence[Rows]) -> tuple[float, float]:
     return float(np.mean(same)), float(across.mean())
 
 
-def judged(seen: Seen, cloaks: Cloaks | None, galleries: Sequence[int | None]) -> dict[str, Any]:
-    """A row of the recogniser for the cloaks, or for none (the floor). galleries: sizes, None for everybody."""
+def judged(seen: Seen, cloaks: Cloaks | None, sizes: Sequence[int | None]) -> dict[str, Any]:
+    """A row of the recogniser for the cloaks, or for none (the floor). sizes: of galleries, None for everybody."""
     pairs = seen.scraped(cloaks)
     users = len(pairs)
     row: dict[str, Any] = {}
@@ -133,11 +120,11 @@ def judged(seen: Seen, cloaks: Cloaks | None, galleries: Sequence[int | None]) -
         shifts = [np.stack([b - a for a, b in own]) for own in pairs if own]
         a, b = agreement(shifts)
         row |= {"shift": float(np.linalg.norm(np.concatenate(shifts), axis=1).mean()), "A": a, "B": b}
-    own = [stacked([b for _, b in one]) for one in pairs]
+    own = [galleries.stacked([b for _, b in one]) for one in pairs]
     truth = np.concatenate([np.full(len(rows), user) for user, rows in enumerate(seen.tests)])
     tests = np.concatenate(seen.tests)
     row["galleries"] = []
-    for size in galleries:
+    for size in sizes:
         others = seen.gallery[:size]
         learnt = np.concatenate([*own, *others])
         labels = np.concatenate([np.full(len(rows), label) for label, rows in enumerate([*own, *others])])
@@ -145,29 +132,13 @@ def judged(seen: Seen, cloaks: Cloaks | None, galleries: Sequence[int | None]) -
         for head, learn in HEADS.items():
             missed = learn(learnt, labels)(tests) != truth
             entry[head] = [missed[truth == user].astype(float) for user in range(users)]
-        for kind, ranks in (
-            ("1-NN", nearest(tests, learnt, labels)),
-            ("nearest centroid", central(tests, own, others)),
-        ):
-            place = (ranks < ranks[np.arange(len(truth)), truth][:, None]).sum(axis=1)
+        for kind, distances in galleries.SEARCHES.items():
+            ahead = galleries.nearer(distances(tests, [*own, *others]), truth)
             for guesses in GUESSES:
-                missed = place >= guesses
+                missed = ahead >= guesses
                 entry[f"{kind}, out of {guesses}"] = [missed[truth == user].astype(float) for user in range(users)]
         row["galleries"].append(entry)
     return row
-
-
-def nearest(tests: Rows, learnt: Rows, labels: Rows) -> Rows:
-    """Distance of each test to each person's nearest photo."""
-    squared = 2 - 2 * tests @ learnt.T
-    starts = np.flatnonzero(np.diff(labels, prepend=-1))
-    return np.minimum.reduceat(squared, starts, axis=1)
-
-
-def central(tests: Rows, own: Sequence[Rows], others: Sequence[Rows]) -> Rows:
-    """Distance of each test to each person's mean embedding."""
-    means = np.stack([rows.mean(axis=0) for rows in (*own, *others)])
-    return (means**2).sum(axis=1) - 2 * tests @ means.T
 
 
 def with_floor(row: dict[str, Any], floor: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +209,7 @@ def main() -> None:
     if arguments.recipes:
         lines = (line.partition("#")[0].strip() for line in arguments.recipes.read_text().splitlines())
         texts += [line for line in lines if line]
-    galleries = [None if size == "all" else int(size) for size in arguments.galleries.split(",")]
+    sizes = [None if size == "all" else int(size) for size in arguments.galleries.split(",")]
     study = study_of(
         arguments.faces,
         arguments.out,
@@ -254,10 +225,10 @@ def main() -> None:
     users = [replace(one, scraped=one.scraped[: arguments.photos]) for one in study.people.users[first:last]]
     study = replace(study, people=replace(study.people, users=tuple(users)))
     further = {}
-    if None in galleries or max(size or 0 for size in galleries) > len(study.people.others):
-        further = {name: own[:PHOTOS] for name, own in photos_of(arguments.faces).items() if name not in known}
+    if None in sizes or max(size or 0 for size in sizes) > len(study.people.others):
+        further = galleries.further(arguments.faces, known)
     seen = {one.name: Seen(study, further, one) for one in study.recognisers}
-    clean = {name: judged(one, None, galleries) for name, one in seen.items()}
+    clean = {name: judged(one, None, sizes) for name, one in seen.items()}
     results: dict[str, list[dict[str, Any]]] = {}
     for text in texts:
         begun = time.perf_counter()
@@ -268,7 +239,7 @@ def main() -> None:
             if used is None:
                 continue
             cloaks = study.cloaks(CloakSet(used, study.people.users, study.output))
-            row = with_floor(judged(seen[recogniser.name], cloaks, galleries), clean[recogniser.name])
+            row = with_floor(judged(seen[recogniser.name], cloaks, sizes), clean[recogniser.name])
             about = {"recogniser": recogniser.name, "part": part(recogniser, used.names), "made_on": used.extractors}
             results[text].append({**about, **cloaks.quality(), **row})
         worst = max(row["dssim_max"] for row in results[text])

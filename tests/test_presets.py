@@ -23,9 +23,10 @@ from engine.evaluate.study import CloakSet
 from engine.evaluate.trackers import HEADS
 from engine.extractors import embed_batch, load, registry
 
-ELSEWHERE = ("quality", "sybil", "scratch", "adaptive", "detection", "services")
+ELSEWHERE = ("quality", "sybil", "scratch", "adaptive", "detection", "services", "gallery")
 RUN_HERE = [name for name in PRESETS if name not in ELSEWHERE]
-"""Those that need no face in the photos, and no service; test_presets_training and test_services have the others."""
+"""Those that need no face in the photos, and no service; test_presets_training, test_services and
+test_galleries have the others."""
 ROW = {"tracker", "part", "protection", "protection_low", "protection_high", "floor", "others", "others_floor"}
 
 

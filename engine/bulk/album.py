@@ -99,7 +99,7 @@ class _Contents:
 
     def digest(self) -> str:
         """Two albums with the same digest are the same album."""
-        parts = [self.identities, self.passed, PAGE, __version__, html.version(*TEMPLATES)]
+        parts = [self.identities, self.passed, PAGE, __version__, html.version(*TEMPLATES), claims.LIMITS]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -207,6 +207,7 @@ def _write(
                 contents=contents,
                 protection=[claims.protection(networks) for networks in sorted(contents.networks) if networks],
                 publish=claims.PUBLISH,
+                limits=claims.LIMITS,
                 version=__version__,
                 articles=_counted(shown, start, total, progress),
             )

@@ -65,7 +65,16 @@ NONE = Pictures((1, 1), (), "", 0)
 def identity(row: Row, notes: Sequence[str]) -> str:
     """What an article depends on, as 32 hexadecimal digits: the same digits, the same article."""
     # The stamp changes when the output folder is copied, and the pictures stay the same.
-    parts = [asdict(replace(row, stamp="")), list(notes), html.version(TEMPLATE), SIDE, CLOSE, QUALITY, GAIN]
+    parts = [
+        asdict(replace(row, stamp="")),
+        list(notes),
+        _measured(row),
+        html.version(TEMPLATE),
+        SIDE,
+        CLOSE,
+        QUALITY,
+        GAIN,
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -78,7 +87,6 @@ def found(line: bytes) -> str | None:
 
 def article(row: Row, pictures: Pictures, notes: Sequence[str] = ()) -> bytes:
     """One line, from BEGIN to END. notes: what is to be said of the files, as `notes` finds it."""
-    networks = tuple(row.faces[0].get("shift", ())) if row.faces else ()  # type: ignore[arg-type]
     text = html.render(
         TEMPLATE,
         identity=identity(row, notes),
@@ -87,9 +95,21 @@ def article(row: Row, pictures: Pictures, notes: Sequence[str] = ()) -> bytes:
         pictures=pictures,
         gain=GAIN,
         link="../" + quote_from_bytes(row.target.encode(errors="surrogateescape")),
-        claims=claims.protection(networks) if networks else (),
+        measured=_measured(row),
     )
     return " ".join(text.splitlines()).strip().encode() + b"\n"
+
+
+def _measured(row: Row) -> tuple[tuple[str, str], ...]:
+    """What was measured of a cloaked photo, in words."""
+    if row.status != "cloaked" or not row.faces:
+        return ()
+    shifts: dict[str, float] = {}
+    for face in row.faces:
+        for network, shift in face.get("shift", {}).items():  # type: ignore[attr-defined]
+            shifts[network] = min(float(shift), shifts.get(network, float("inf")))
+    sides = [max(face["box"][2:]) for face in row.faces]  # type: ignore[index]
+    return claims.measured(sides, max(float(face["dssim"]) for face in row.faces), shifts)  # type: ignore[arg-type]
 
 
 def notes(row: Row, out: Path) -> tuple[str, ...]:

@@ -1,13 +1,89 @@
-"""What a cloak does and does not do, in plain sentences: one place, for the terminal and for the report.
+"""What a cloak does and does not do, in plain sentences: one place, for the terminal, the report and a README.
 
-No figures: they depend on photos and trackers, and are in the README, from `cloak evaluate`.
+Figures depend on photos and trackers. The only ones here are those of LIMITS, each with the command that measured it;
+tests/test_claims.py holds them to benchmarks/results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 PUBLISH = "Publish no clean photo of the same face."
+LARGE = 300
+"""Longer side of a face box, in pixels, from which on cloaks are seen at full size (benchmarks/README.md)."""
+BOLD = 0.01
+"""DSSIM above which a cloak is easier to see: between the budgets of the modes mid and high."""
+
+
+class Limit(NamedTuple):
+    """what: in a few words. why: sentences. command: what measured the figures in them, "" if there are none."""
+
+    what: str
+    why: str
+    command: str = ""
+
+
+EARLIER = "The first default, on two networks."
+LIMITS: tuple[Limit, ...] = (
+    Limit(
+        "Photos that are out already",
+        "A cloak changes new files only. What was scraped before stays as it was, and a published photo cannot be "
+        "cloaked again when better recognisers come.",
+    ),
+    Limit(
+        "Photos that others publish",
+        "Every clean photo of you helps the tracker. With one scraped photo in ten clean, protection on networks that "
+        f"took part fell from 57 to 30 %. With one in four it was 6 %. {EARLIER}",
+        "cloak evaluate FACES --out DIR --presets leaked",
+    ),
+    Limit(
+        "Recognisers that took no part",
+        "Nobody knows which recogniser will see a photo. Against seven that took no part, protection was 41 % with a "
+        "linear head and 56 % with 1-NN on average. On sface it was 12 %.",
+        "python benchmarks/transfer.py FACES --out DIR --skip 10 --users 10 --leave-one-out /turn=1",
+    ),
+    Limit(
+        "Recognisers that took part",
+        "They can resist too. With a linear head protection was 90 % on dlib and 16 % on sface, although relations of "
+        "both took part.",
+        "cloak evaluate FACES --out DIR --presets protection",
+    ),
+    Limit(
+        "The cloaked photo itself",
+        "A cloak spoils what a tracker learns from a photo; it does not hide who is in it. On networks that took no "
+        "part, 74 % of cloaked photos still lay nearest to clean photos of their person. On networks that took part it "
+        f"was 34 %. {EARLIER}",
+        "cloak evaluate FACES --out DIR --presets space",
+    ),
+    Limit(
+        "Trackers that adapt",
+        "A network that had practised on this engine's cloaks of other people was misled by 4 % of the photos instead "
+        f"of 26 %. {EARLIER}",
+        "cloak evaluate FACES --out DIR --presets adaptive",
+    ),
+    Limit(
+        "Purification",
+        "Blur takes cloaks out and costs a tracker no accuracy. A Gaussian blur of sigma 1 took protection from 33 to "
+        f"12 %, and sigma 2 left 3 %. JPEG at quality 75 took nothing. {EARLIER}",
+        "cloak evaluate FACES --out DIR --presets purification",
+    ),
+    Limit(
+        "Being noticed",
+        "Whoever has this engine can tell cloaked photos from clean ones. A detector found 97 % of them at 5 % false "
+        f"alarms. {EARLIER}",
+        "cloak evaluate FACES --out DIR --presets detection",
+    ),
+    Limit(
+        "Faces that are not found",
+        "A face without a box in the report is as it was: in a mirror, on a poster, in a crowd.",
+    ),
+    Limit("Films", "Films are not read. Every frame of one is a clean photo."),
+    Limit(
+        "Everything but the face",
+        "Hair, clothes, places, company, captions and names stay, and people recognise you as before.",
+    ),
+)
 
 
 def protection(networks: Sequence[str]) -> tuple[str, str]:
@@ -18,6 +94,44 @@ def protection(networks: Sequence[str]) -> tuple[str, str]:
         "of a person's photos to nearly all.",
         "Against others it is anything from most of a person's photos to none: see 'Does it protect?' in the README.",
     )
+
+
+def measured(sides: Sequence[float], dssim: float, shifts: Mapping[str, float]) -> tuple[tuple[str, str], ...]:
+    """What was measured of a cloaked photo, and what is not known: pairs of a heading and sentences.
+
+    sides: longer side of each face box in pixels. dssim: the largest. shifts: by network how far the embedding of the
+    face that moved least went, empty if nothing was measured.
+    """
+    said = [("How visible", visible(max(sides), dssim))]
+    if shifts:
+        least, most = min(shifts.values()), max(shifts.values())
+        moved = f"{least:.2f}" if least == most else f"{least:.2f} to {most:.2f}"
+        text = (
+            f"{listed(list(shifts))}. On this file the embedding moved by {moved}; 0 is not at all and 2 is the most."
+        )
+        said.append(("Against which networks", f"{text} Whether you are still named was not tried."))
+    unknown = "Which recogniser will see this photo, how it was trained, and which clean photos of you it has."
+    said.append(("Not known", f"{unknown} A face without a box is not cloaked."))
+    return tuple(said)
+
+
+def visible(side: float, dssim: float) -> str:
+    """How well a cloak can be seen, by the longer side of the face in pixels and its DSSIM in the file."""
+    text = f"Around the face the file differs from the photo by a DSSIM of {dssim:.4f}; 0 is no change, 1 the most."
+    if side >= LARGE:
+        return f"{text} On a face of {side:.0f} pixels that can be seen at full size, as faint patches."
+    if dssim > BOLD:
+        return f"{text} That can be seen if you look for it."
+    return f"{text} On average the eye sees less of it than of JPEG at quality 75, in single spots more."
+
+
+def limits_markdown() -> str:
+    """LIMITS as a list for a README."""
+    lines = []
+    for limit in LIMITS:
+        command = f" (`{limit.command}`)" if limit.command else ""
+        lines.append(f"- **{limit.what}.** {limit.why}{command}\n")
+    return "".join(lines)
 
 
 def listed(names: Sequence[str]) -> str:

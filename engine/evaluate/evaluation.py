@@ -121,6 +121,7 @@ def study_of(
         output=output,
         recognisers=known,
         consent=check(consent),
+        faces=dataset,
         seed=recipe.seed,
         say=say,
         progress=progress,

@@ -24,7 +24,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from engine import __version__, files, html
-from engine.evaluate import figures, tables
+from engine.evaluate import figures, galleries, tables
 from engine.evaluate.dataset import People
 from engine.evaluate.presets import Findings, Preset
 from engine.evaluate.study import Study
@@ -67,6 +67,7 @@ def about(study: Study) -> dict[str, Any]:
         "people": {
             **{kind: len(getattr(people, kind)) for kind in ("users", "others", "public")},
             "sha256": people_sha256(people),
+            "further": _further(study),
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
@@ -79,6 +80,14 @@ def people_sha256(people: People) -> str:
         for kind, members in (("users", people.users), ("others", people.others), ("public", people.public))
     }
     return hashlib.sha256(json.dumps(lists, sort_keys=True).encode()).hexdigest()
+
+
+def _further(study: Study) -> dict[str, Any]:
+    """Who else is in the folder that the people were chosen from: large galleries have them."""
+    known = {one.name for kind in (study.people.users, study.people.others, study.people.public) for one in kind}
+    found = galleries.further(study.faces, known) if study.faces is not None else {}
+    names = [[name, *(photo.name for photo in own)] for name, own in found.items()]
+    return {"count": len(found), "sha256": hashlib.sha256(json.dumps(names).encode()).hexdigest()}
 
 
 def write(findings: Mapping[Preset, Findings], about: Mapping[str, Any], out: Path) -> Path:

@@ -83,7 +83,8 @@ class Cloaks:
 @dataclass
 class Study:
     """One evaluation. out: its folder. recipe: of the cloaks that are judged. consent: names of the services
-    (`engine.evaluate.services`) that photos may be sent to; none unless somebody says so. say: gets a line of progress.
+    (`engine.evaluate.services`) that photos may be sent to; none unless somebody says so. faces: the folder that the
+    people were chosen from, which may have others. say: gets a line of progress.
     """
 
     people: People
@@ -94,6 +95,7 @@ class Study:
     recognisers: tuple[Recogniser, ...] = ()
     seed: int = 0
     consent: tuple[str, ...] = ()
+    faces: Path | None = None
     say: Callable[[str], None] = lambda line: None
     progress: Callable[[str, int, int], None] = lambda what, done, all: None
     _measured: dict[tuple[Path, Path, int], float] = field(default_factory=dict, repr=False)

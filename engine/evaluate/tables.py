@@ -38,7 +38,7 @@ FIRST = ("tracker", "part", "protection", "floor", "others", "others_floor", "ds
 SETTING = ("users", "scraped", "tests", "other_people", "faceless", "cloaked", "dssim_mean", "dssim_max")
 """Said once for the table where all rows have the same."""
 PARTS = {"in": "in", "held-out": "held out"}
-_PERCENT = re.compile(r"(protection|floor|others|leaked|share)(_.*)?|.*accuracy.*")
+_PERCENT = re.compile(r"(protection|floor|others|leaked|share|top_\d+)(_.*)?|.*accuracy.*")
 _ENDS = ("_low", "_high")
 
 
