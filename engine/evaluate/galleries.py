@@ -18,7 +18,8 @@ from engine.evaluate.recognisers import Recogniser
 PHOTOS = 2
 """Most photos of a person whom no list of people names: a scraper has few of most people."""
 
-Rows = Float[np.ndarray, "n d"]
+Rows = Float[np.ndarray, "_ _"]
+"""Embeddings of one person or of the tests, a row each."""
 Distances = Float[np.ndarray, "m k"]
 """Of each of m tests to each of k people. Only their order means something."""
 
