@@ -616,6 +616,7 @@ def test_suffix(format, expected):
     assert photo.suffix(photo.read(CLEAN), format) == expected
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_arguments_that_do_not_fit():
     found = photo.read(CLEAN)
     grey = photo.read(save(Image.fromarray(scene()).convert("L")))

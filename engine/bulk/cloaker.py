@@ -329,10 +329,11 @@ class Cloaker:
         for one in looks:
             rows = one.known
             if rows is None:
-                last = first + len(one.canvases)
-                rows = [np.array(column[first:last], np.float32) for column in columns]
-                rows = rows or [np.empty((0, 0), np.float32) for _ in self._networks]
-                first = last
+                count = len(one.canvases)
+                rows = [np.empty((0, 0), np.float32) for _ in self._networks]
+                if count:
+                    rows = [np.stack(column[first : first + count]).astype(np.float32) for column in columns]
+                first += count
                 sightings.keep_embeddings(one.sha256, dict(zip(self._networks, rows, strict=True)))
             result.append(rows)
         return result

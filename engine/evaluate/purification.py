@@ -55,7 +55,7 @@ def median(pixels: Pixels, *, side: int) -> Pixels:
     return cv2.medianBlur(np.ascontiguousarray(pixels), side)
 
 
-def screenshot(pixels: Pixels) -> Pixels:
+def screenshot(pixels: Pixels) -> UInt8[np.ndarray, "H W 3"]:
     """The photo as a screen shows it, at another size, saved as WebP at quality 85 by the app it is sent with."""
     return recompressed(resized(pixels, SCREEN), format="WEBP", quality=85)
 

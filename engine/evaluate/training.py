@@ -87,7 +87,7 @@ class Scratch:
         return cls(initialised(nnx.to_pure_dict(state), seed=seed), graphdef)
 
     def logits(
-        self, canvas: UInt8[Array | np.ndarray, "c c 3"], view: View, dropout: Float[Array, "h w c"] | None = None
+        self, canvas: UInt8[Array | np.ndarray, "c c 3"], view: View, dropout: Float[Array, "h w width"] | None = None
     ) -> Float[Array, " k"]:
         """Of one canvas as the view shows it."""
         pixels = lit(view, crop(jnp.asarray(canvas, jnp.float32) / 255, size=SIZE, window_yx=window(view, WINDOW)))
