@@ -26,9 +26,10 @@ from transfer import parsed
 
 from engine import photo, sharding
 from engine.bench import bench, machine
+from engine.commands import training
+from engine.commands.train_robust import Processes, TrainOptions
 from engine.config import ENSEMBLE, Member, Recipe
 from engine.extractors import registry
-from engine.robust import command
 from engine.robust.run import Summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -243,7 +244,7 @@ def train(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, An
 
     def work() -> None:
         try:
-            summary.append(command.train(plan, restart=False, report=lines.append))
+            summary.append(training.train(plan, restart=False, report=lines.append))
         except BaseException as error:
             failed.append(error)
 
@@ -259,25 +260,18 @@ def train(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, An
     return {**found, "summary": summary[0].as_dict()} if summary else found
 
 
-def _plan(about: str, photos: Path, out: Path, cache: Path, sizes: Sizes, *, width: int, steps: int) -> command.Plan:
-    return command.plan(
-        about,
-        photos,
-        out,
+def _plan(about: str, photos: Path, out: Path, cache: Path, sizes: Sizes, *, width: int, steps: int) -> training.Plan:
+    options = TrainOptions(
         preset="fast",
-        name=None,
-        without=(),
-        choice={"steps": steps, "batch": width, "accumulate": None, "learning_rate": None, "losses": None},
-        attack=dict.fromkeys(("norm", "attack_steps", "step_size", "aim")) | {"epsilon": sizes.epsilon},
-        settings={
-            "every": max(1, steps // sizes.checkpoints),
-            "held_out": sizes.held_out,
-            "frozen": None,
-            "devices": 1,
-            "precision": "float32" if jax.default_backend() == "cpu" else "bfloat16",
-        },
-        cache=cache,
-        together=None,
+        steps=steps,
+        batch=width,
+        epsilon=sizes.epsilon,
+        every=max(1, steps // sizes.checkpoints),
+        validation=sizes.held_out,
+        precision="float32" if jax.default_backend() == "cpu" else "bfloat16",
+    )
+    return training.plan(
+        about, photos, out, name=None, without=(), cache=cache, options=options, together=Processes(devices=1)
     )
 
 
@@ -286,7 +280,7 @@ def _fitting(about: str, photos: Path, out: Path, cache: Path, sizes: Sizes, lef
     begun, rates = time.monotonic(), dict[int, float]()
     for width in sizes.widths if sizes.updates is None else ():
         try:
-            cost = command.cost(_plan(about, photos, out, cache, sizes, width=width, steps=100)).cost
+            cost = training.cost(_plan(about, photos, out, cache, sizes, width=width, steps=100)).cost
         except jax.errors.JaxRuntimeError:  # the memory is full
             break
         rates[width] = width / cost.seconds
