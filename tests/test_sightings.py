@@ -58,13 +58,13 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def embeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many faces are embedded to know whose they are, call by call, from now on."""
     counts: list[int] = []
-    identify = Cloaker._identify
+    identify = Cloaker.identify
 
     def counted(self: Cloaker, canvases: list[np.ndarray], *more: object) -> list[np.ndarray]:
         counts.append(len(canvases))
         return identify(self, canvases, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Cloaker, "_identify", counted)
+    monkeypatch.setattr(Cloaker, "identify", counted)
     return counts
 
 
