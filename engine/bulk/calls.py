@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from engine import faults
@@ -53,7 +54,7 @@ def works(cloaker: Cloaker, items: Iterable[Item]) -> Iterator[Work]:
                 'nobody says who is in a photo, so objective "person" acts as "away", which protects less: name the '
                 'person, use .cloak(images) or .encode_all(photos), or ask for objective="away"',
                 WeakerWarning,
-                stacklevel=_outside(),
+                stacklevel=_outside(sys._getframe()),
             )
         yield Work(source_of(photo), whose)
 
@@ -149,9 +150,12 @@ def _aimed(cloaker: Cloaker, photo: Prepared, whose: Whose) -> tuple[Prepared, T
     return photo, {(photo.sha256, index): cloaker.goal_of(one) for index, one in named}
 
 
-def _outside() -> int:
-    """The `stacklevel` of the first caller outside this package, for a warning of whoever calls this."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "engine":
-        level, frame = level + 1, frame.f_back
-    return level
+def _outside(frame: FrameType | None) -> int:
+    """The `stacklevel` of whoever called this package, for a warning that is raised in `frame`."""
+    level = outside = 1
+    while frame is not None:
+        level += 1
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "engine":
+            outside = level
+        frame = frame.f_back
+    return outside
