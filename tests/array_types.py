@@ -1,6 +1,6 @@
 """The type checker of the tests: what annotations say of arrays, their shapes and types, holds in every call.
 
-jaxtyping wraps every function of the engine with it (pyproject.toml, --jaxtyping-packages). Other annotations are left
+pytest --jaxtyping-packages=engine,array_types.checked wraps every function of the engine with it. Other annotations are left
 to the static checker, which sees them all.
 """
 

@@ -111,7 +111,7 @@ def test_labels_tell_sets_apart() -> None:
         Recipe(extractors=("web-incept",)),
         Recipe(extractors=("web-incept:2",)),
         Recipe(objective="target"),
-        Recipe(steps=80),
+        Recipe(steps=90),
         Recipe(jitter=0.0),
         Recipe(seed=1),
         Recipe(solver="paper"),

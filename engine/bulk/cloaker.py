@@ -137,8 +137,8 @@ class Cloaker:
         """The cloaked files of photos as they come; all else as in `stream` and `encode_all`.
 
         Example:
-            >>> pairs = ((upload.read(), persons[upload.user]) for upload in uploads)
-            >>> for result in cloaker.encode_stream(pairs):
+            >>> pairs = ((upload.read(), persons[upload.user]) for upload in uploads)  # doctest: +SKIP
+            >>> for result in cloaker.encode_stream(pairs):  # doctest: +SKIP
             ...     store(result.data, result.status, result.reason)
         """
         return results(self, works(self, photos), Encoded, output or Output())

@@ -9,10 +9,10 @@ Who is who is a stage of its own: `Look` gives a row for every face, `group` say
 table. It can be kept as a Parquet file, looked at and used again; it describes faces, so it is private.
 
 Example:
-    >>> rows = ray.data.read_parquet("photos/").map_batches(
+    >>> rows = ray.data.read_parquet("photos/").map_batches(  # doctest: +SKIP
     ...     Cloak, fn_constructor_kwargs={"recipe": Recipe(objective="away")}, batch_format="pyarrow", concurrency=2
     ... )
-    >>> rows.write_parquet("cloaked/")
+    >>> rows.write_parquet("cloaked/")  # doctest: +SKIP
 """
 
 from __future__ import annotations
