@@ -147,7 +147,8 @@ def test_what_nobody_foresaw_is_that_photos_result_and_is_logged(
     failed, last = cloaker.encode_stream([bad, good])
     assert last == alone["grey.png"]
     assert (failed.status, failed.data) == ("failed", None)
-    assert f"Unexpected ZeroDivisionError: {stage}" in failed.reason
+    assert failed.reason.startswith("Unexpected ZeroDivisionError at engine/")
+    assert f": {stage}. It is a mistake" in failed.reason
     assert "Traceback" in caplog.text
 
 
