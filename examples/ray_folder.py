@@ -8,15 +8,14 @@ OUT/photos has the cloaked files under the names of the originals, OUT/results w
     python examples/ray_folder.py photos again --faces out/faces.parquet
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import ray
-from ray.data import ActorPoolStrategy, SaveMode
+import shared
+from ray.data import SaveMode
 
-from engine import Recipe
 from engine.bulk.ray_data import Cloak, Look, group
 
 
@@ -38,28 +37,14 @@ class Write:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("out", type=Path)
+    parser = shared.parser(__doc__)
     parser.add_argument("--faces", type=Path, help="of an earlier call, instead of finding out who is who")
-    parser.add_argument("--workers", type=int, default=1, help="processes, each with networks of its own")
-    parser.add_argument("--rows", type=int, default=64, help="that a worker gets at a time")
-    parser.add_argument("--gpus", type=int, default=0, help="of each worker")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--extractors", default=",".join(Recipe.extractors))
     given = parser.parse_args()
-    source, out = given.source.resolve(), given.out.resolve()
+    out = Path(given.out)
     out.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe(steps=given.steps, extractors=tuple(given.extractors.split(",")))
-    each = {
-        "batch_format": "pyarrow",
-        "batch_size": given.rows,
-        "compute": ActorPoolStrategy(size=given.workers),
-        "num_cpus": 1,
-        "num_gpus": given.gpus,
-    }
+    recipe, each = shared.recipe(given), shared.each(given)
     ray.init()
-    photos = ray.data.read_binary_files(str(source), include_paths=True)
+    photos = ray.data.read_binary_files(given.source, include_paths=True)
     if given.faces is None:
         photos.map_batches(Look, fn_constructor_kwargs={"recipe": recipe}, **each).write_parquet(
             str(out / "seen"), mode=SaveMode.OVERWRITE
@@ -69,7 +54,7 @@ def main() -> None:
         given.faces or out / "faces.parquet", columns=["sha256", "face", "own", "identity", "networks", "person"]
     )
     cloaked = photos.map_batches(Cloak, fn_constructor_kwargs={"recipe": recipe, "faces": faces}, **each)
-    written = cloaked.map(Write, fn_constructor_args=(str(source), str(out / "photos")), concurrency=1)
+    written = cloaked.map(Write, fn_constructor_args=(given.source, str(out / "photos")), concurrency=1)
     written.write_parquet(str(out / "results"), mode=SaveMode.OVERWRITE)
 
 
