@@ -1,4 +1,4 @@
-"""The type checker of the tests: what annotations say of arrays, their shapes and types, holds in every call.
+"""A type checker for tests: what annotations say of arrays, their shapes and types, holds in every call.
 
 pytest --jaxtyping-packages=engine,array_types.checked wraps every function of the engine with it. Other annotations are
 left to the static checker, which sees them all.
