@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import pickle
 import platform
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial, update_wrapper
 from importlib.metadata import version
@@ -33,6 +35,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from engine import files, private
 
+log = logging.getLogger(__name__)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -40,20 +44,54 @@ LOAD = "/engine/programs/load_duration"
 """The monitoring event of a program that was loaded, with its seconds and `fun_name`."""
 KEY = ".key"
 """What the name of the file beside the folder ends in that has the key of the MACs, 32 bytes."""
-MOST = 48
-"""Programs kept, those used last: a collection needs about eight, of at most some megabytes."""
+MOST = 96
+"""Programs kept, those used last: the default recipe needs nineteen, each of at most some megabytes."""
 
 _IRRELEVANT = ("jax_compilation_cache", "jax_persistent_cache", "jax_enable_compilation_cache", "jax_log")
 """JAX's settings that change no program."""
 
 _folder: Path | None = None
-_making = threading.RLock()
+_uncaching = threading.Lock()
+_uncached_by = 0
+"""Threads that compile what will be kept, and JAX's own setting meanwhile put aside."""
+_cached_before = True
 
 
 def keep(folder: Path | None) -> None:
-    """From now on, programs are loaded from this folder and kept in it; None: neither."""
+    """From now on, programs are loaded from this folder and kept in it; None: neither, nor is any made ahead."""
     global _folder
     _folder = folder
+
+
+def ahead(listed: Callable[[], Iterable[Callable[[], None]]], *, threads: int) -> None:
+    """Make what is `listed`, calls of `Kept.ahead`, in so many threads beside the caller's, which goes on at once.
+
+    Python traces one program at a time, but XLA compiles and loads several. Those that `keep(None)` finds waiting are
+    never begun. What fails here fails again, and is told, when the program is called. Nothing, if nothing is kept.
+    """
+    if _folder is None:
+        return
+    waiting: deque[Callable[[], None]] = deque()
+
+    def begin() -> None:
+        waiting.extend(listed())
+        for _ in range(1, threads):
+            threading.Thread(target=work, name="programs-ahead").start()
+        work()
+
+    def work() -> None:
+        with suppress(IndexError):
+            while _folder is not None:
+                _quietly(waiting.popleft())
+
+    threading.Thread(target=_quietly, args=(begin,), name="programs-ahead").start()
+
+
+def _quietly(make: Callable[[], None]) -> None:
+    try:
+        make()
+    except Exception:  # whatever it is, the call that needs the program raises it too
+        log.debug("a program could not be made ahead", exc_info=True)
 
 
 class Kept(Generic[P, R]):
@@ -66,29 +104,51 @@ class Kept(Generic[P, R]):
         self._name = f"{function.__module__}.{function.__qualname__}"
         self._static, self._donated = static, donated
         self._programs: dict[Any, Callable[..., R]] = {}
+        self._locks: defaultdict[Any, threading.Lock] = defaultdict(threading.Lock)
         update_wrapper(self, function)
 
     def __call__(self, *arguments: P.args, **_: P.kwargs) -> R:
         """What the function returns; its programs are for the types and shapes of the arguments."""
-        if _folder is None:
+        program = self._program(arguments)
+        if program is None:
             return self.jitted(*arguments)
-        dynamic = tuple(one for index, one in enumerate(arguments) if index != self._static)
+        return program(*self._dynamic(arguments))
+
+    def ahead(self, *arguments: Any) -> None:
+        """Make or load the program that a call with such arguments will run; no more than that.
+
+        Arguments: as in the call, with `jax.ShapeDtypeStruct`s that have a sharding for arrays that are not there yet.
+        """
+        self._program(arguments)
+
+    def _dynamic(self, arguments: tuple) -> tuple:
+        return tuple(one for index, one in enumerate(arguments) if index != self._static)
+
+    def _program(self, arguments: tuple) -> Callable[..., R] | None:
+        """None if none is to be kept."""
+        if _folder is None:
+            return None
+        dynamic = self._dynamic(arguments)
         leaves, tree = jax.tree.flatten(dynamic)
         device = _one_cpu(leaves)
         if device is None:
-            return self.jitted(*arguments)
+            return None
         static = None if self._static is None else arguments[self._static]
-        key = static, tree, tuple(map(jax.typeof, leaves)), device.id
-        with _making:
-            program = self._programs.get(key)
+        kinds = tuple((leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves)
+        key = static, tree, kinds, device.id
+        program = self._programs.get(key)
+        if program is not None:
+            return program
+        text = f"{key} {self._donated}"
+        if " at 0x" in text:  # something that only its place in this process's memory tells from others
+            return None
+        with self._locks[key]:
+            program = self._programs.get(key)  # another thread may just have made it
             if program is None:
-                text = f"{key} {self._donated}"
-                if " at 0x" in text:  # something that only its place in this process's memory tells from others
-                    return self.jitted(*arguments)
                 path = _folder / f"{self._name}-{_hash(text)}.program"
                 program = _load(path, dynamic, device) or _make(path, self.jitted, arguments)
                 self._programs[key] = program
-        return program(*dynamic)
+        return program
 
 
 def kept(*, static: int | None = None, donated: int | None = None) -> Callable[[Callable[P, R]], Kept[P, R]]:
@@ -97,9 +157,10 @@ def kept(*, static: int | None = None, donated: int | None = None) -> Callable[[
 
 
 def _one_cpu(leaves: Sequence[Any]) -> jax.Device | None:
-    if any(not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    kinds = (jax.Array, jax.ShapeDtypeStruct)
+    if any(not isinstance(leaf, kinds) or isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return None
-    devices = {device for leaf in leaves for device in leaf.devices()}
+    devices = {device for leaf in leaves if leaf.sharding is not None for device in leaf.sharding.device_set}
     return devices.pop() if len(devices) == 1 and next(iter(devices)).platform == "cpu" else None
 
 
@@ -179,14 +240,25 @@ def _mac(key: bytes, path: Path, kept: bytes) -> bytes:
 
 @contextmanager
 def _uncached() -> Iterator[None]:
-    before = jax.config.values["jax_enable_compilation_cache"]
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
+    """JAX's own cache is off, for the whole process, while any thread is inside."""
+    global _uncached_by, _cached_before
+    with _uncaching:
+        if not _uncached_by:
+            _cached_before = jax.config.values["jax_enable_compilation_cache"]
+            _cache(False)
+        _uncached_by += 1
     try:
         yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-        compilation_cache.reset_cache()
+        with _uncaching:
+            _uncached_by -= 1
+            if not _uncached_by:
+                _cache(_cached_before)
+
+
+def _cache(on: bool) -> None:
+    jax.config.update("jax_enable_compilation_cache", on)
+    compilation_cache.reset_cache()
 
 
 @cache

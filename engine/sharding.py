@@ -130,9 +130,14 @@ def _capability(device: jax.Device) -> float:
         return 0.0
 
 
+def of_faces(mesh: Mesh) -> NamedSharding:
+    """The leading axis over the mesh."""
+    return NamedSharding(mesh, PartitionSpec("face"))
+
+
 def split_faces(batch: Any, mesh: Mesh) -> Any:
     """Arrays of host or device with their leading axis over the mesh; it must be a multiple of the mesh's size."""
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("face")))
+    return jax.device_put(batch, of_faces(mesh))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

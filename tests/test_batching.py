@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tiny
 
-from engine import sharding
+from engine import compiles, programs, sharding
 from engine.bulk.batching import Batcher, FaceCloak, FaceJob, Lane
 from engine.cloak.solver import CHUNK
-from engine.config import Recipe
+from engine.config import CANVAS, Recipe
 from engine.faces import Cut
 
 SIDE = 48
@@ -23,12 +25,13 @@ SHORT = replace(RECIPE, enough=0.07)
 EXTRACTORS = (tiny.extractor(1, window=(6.0, 42.0)),)
 
 
-def job(index: int) -> FaceJob:
-    mask = np.zeros((SIDE, SIDE, 1), np.float32)
+def job(index: int, *, side: int = SIDE, networks: int = 1) -> FaceJob:
+    mask = np.zeros((side, side, 1), np.float32)
     mask[6:-6, 6:-6] = 1
-    picture = tiny.texture(index, SIDE, SIDE, contrast=0.05 + 0.05 * (index % 4))
+    picture = tiny.texture(index, side, side, contrast=0.05 + 0.05 * (index % 4))
     cut = Cut(picture, mask, mask[..., 0] > 0, np.eye(2, 3))
-    return FaceJob(cut, index % 3 == 0, f"{index + 1:064x}"[::-1], index, (np.zeros(tiny.DIM, np.float32),))
+    nothing = (np.zeros(tiny.DIM, np.float32),) * networks
+    return FaceJob(cut, index % 3 == 0, f"{index + 1:064x}"[::-1], index, nothing)
 
 
 @functools.cache
@@ -143,3 +146,47 @@ def test_an_empty_lane_has_nothing_to_do() -> None:
     assert (lane.vacant, lane.backlog, lane.active) == (3, 1, 0)
     lane.advance()
     assert (lane.vacant, lane.backlog, lane.active) == (3, 0, 1)
+
+
+def makers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "programs-ahead"]
+
+
+@pytest.mark.usefixtures("quick_compiles")
+def test_every_program_is_made_ahead(tmp_path: Path) -> None:
+    """Beside the first photo's decoding; what cloaks then makes none. On tiny networks in turn."""
+    recipe = Recipe.of("mid", extractors=("one", "two"), steps=12)
+    networks = (tiny.extractor(1), tiny.extractor(2))
+    programs.keep(tmp_path / "programs")
+    try:
+        with compiles.record() as ahead:
+            whole = Batcher(recipe, networks, size=2, mesh=sharding.faces_mesh(1))
+            while working := makers():
+                working[0].join()
+        with compiles.record() as cloaking:
+            whole.solve([job(index, side=CANVAS, networks=2) for index in range(3)])
+    finally:
+        programs.keep(None)
+    assert (ahead.made["_embed"].made, ahead.made["_pull"].made, ahead.made["_move"].made) == (2, 2, 1)
+    assert {"begin", "enter", "_cloaked", "_settle", "result"} <= set(ahead.made)
+    assert not set(ahead.made) & set(cloaking.made)
+
+
+def test_what_is_not_begun_is_not_made_once_nothing_is_kept(tmp_path: Path) -> None:
+    """A run that was interrupted does not go on compiling."""
+    made: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def first() -> None:
+        begun.set()
+        go_on.wait()
+        made.append("first")
+
+    programs.keep(tmp_path / "programs")
+    programs.ahead(lambda: [first, lambda: made.append("second")], threads=1)
+    (thread,) = makers()
+    assert begun.wait(10)
+    programs.keep(None)
+    go_on.set()
+    thread.join(10)
+    assert made == ["first"]

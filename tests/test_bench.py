@@ -67,7 +67,7 @@ def test_each_section_of_faces_is_measured(tmp_path: Path, capsys: pytest.Captur
     assert copy["best"] >= copy["median"] > 0.1
 
     *programs, whole = sections["compile"]
-    assert {"_vstep", "embed", "begin"} <= {row["program"] for row in programs}
+    assert {"_pull", "_move", "_embed", "begin"} <= {row["program"] for row in programs}
     assert whole["made"] == whole["from_cache"] == sum(row["made"] for row in programs)
     assert 0 < whole["warm_s"] < whole["cold_s"]
     assert whole["cold_s"] == pytest.approx(sum(row["cold_s"] for row in programs), rel=1e-3)

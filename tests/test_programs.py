@@ -299,7 +299,7 @@ def test_the_second_run_traces_nothing_and_writes_the_same(tmp_path: Path, photo
         assert done.returncode == 0
         return json.loads(done.stdout)["compiles"]["by_program"]
 
-    names = {"embed", "begin", "enter", "_vstep", "_cloaked", "_settle", "result"}
+    names = {"_embed", "begin", "enter", "_pull", "_move", "_cloaked", "_settle", "result"}
     first, second = run("first"), run("second")
     assert {name for name, one in first.items() if not one["from_cache"]} >= names
     assert {name for name, one in second.items() if one["from_cache"]} >= names

@@ -105,11 +105,13 @@ def compiled_text(program: str) -> str:
     clean = solver.embed(whole.extractors, batch.canvas)
     fresh = sharding.split_faces(np.ones(8, bool), mesh)
     slots = sharding.split_faces(solver.begin(RECIPE, batch, clean, fresh), mesh)
+    turn, push = solver.Turn(RECIPE, RECIPE.turns[0]), jnp.float32(1)
     lowered = {
-        "embed": lambda: solver.embed.lower(whole.extractors, batch.canvas),
+        "embed": lambda: solver._embed.lower(whole.extractors[0], batch.canvas),
         "begin": lambda: solver.begin.lower(RECIPE, batch, clean, fresh),
         "enter": lambda: solver.enter.lower(slots, slots, fresh),
-        "step": lambda: solver._step.lower(solver.Move(RECIPE, RECIPE.turns[0]), whole.extractors, slots),
+        "pull": lambda: solver._pull_kept.lower(turn, whole.extractors, slots),
+        "move": lambda: solver._move_kept.lower(RECIPE, slots, solver._pull_kept(turn, whole.extractors, slots), push),
         "steps": lambda: solver._steps.lower(RECIPE, whole.extractors, slots, jnp.int32(3)),
         "settle": lambda: solver._settle.lower(RECIPE, slots, clean),
         "result": lambda: solver.result.lower(RECIPE, slots),
@@ -117,7 +119,7 @@ def compiled_text(program: str) -> str:
     return lowered.compile().as_text()
 
 
-@pytest.mark.parametrize("program", ["embed", "begin", "enter", "step", "steps", "settle", "result"])
+@pytest.mark.parametrize("program", ["embed", "begin", "enter", "pull", "move", "steps", "settle", "result"])
 def test_devices_do_not_talk_to_each_other(program: str) -> None:
     """No collective in what XLA made for 8 devices, and each works on one face of the eight."""
     text = compiled_text(program)
@@ -132,7 +134,7 @@ def test_devices_do_not_talk_to_each_other(program: str) -> None:
 def test_devices_do_not_add_compilations(devices: int) -> None:
     """A state whose sharding changed between the steps would compile the step again: minutes on the real networks."""
     _, first, second = solved(devices)
-    assert sum("vstep" in program for program in first) == 1
+    assert [sum(name in program for program in first) for name in ("_pull", "_move")] == [1, 1]
     assert sorted(first) == sorted(set(first))
     assert second == []
 

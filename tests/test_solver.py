@@ -367,8 +367,8 @@ def test_second_call_compiles_nothing(compiled: list[str], steps: int) -> None:
         solver.solve(recipe, EXTRACTORS[:1], batch)
 
     call([0, 1, 2])
-    assert {"begin", "_vstep", "_settle", "result"} <= set(compiled)
-    assert compiled.count("_vstep") == 1
+    assert {"begin", "_pull", "_move", "_settle", "result"} <= set(compiled)
+    assert compiled.count("_pull") == compiled.count("_move") == 1
     call([3, 2, 1])
     assert compiled == []
 

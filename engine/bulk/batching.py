@@ -19,7 +19,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float32
 
-from engine import sharding
+from engine import programs, sharding
+from engine.bulk import budget
 from engine.cloak import solver
 from engine.cloak.objective import Extractors
 from engine.config import Recipe
@@ -106,6 +107,8 @@ class Batcher:
         self.mesh = mesh
         log.info("%d faces at once, %d steps each, on %s", self.size, recipe.steps, [*map(str, mesh.devices.flat)])
         self.extractors = sharding.replicate(tuple(map(tuned, extractors)), mesh)
+        faces = sharding.of_faces(mesh)
+        programs.ahead(lambda: solver.programs(recipe, self.extractors, self.size, faces), threads=budget.cores())
 
     def lane(self) -> Lane:
         """Slots of its own for one stream of faces."""

@@ -77,14 +77,13 @@ def jittered(
 ) -> tuple[Float[Array, "_d"], ...]:
     """Embeddings of crops at random scale, offset and mirroring: what holds for all of them transfers further.
 
-    amount: range of scale and offset, as a share of the crop's side; 0 is the extractors' own crops. members: indices
-    of those that are asked.
+    amount: range of scale and offset, as a share of the crop's side; 0 is the extractors' own crops. members: their
+    indices in the ensemble, on which alone their crops depend.
     """
     if amount == 0:
-        return embeddings(tuple(extractors[index] for index in members), canvas)
+        return embeddings(extractors, canvas)
     found = []
-    for index in members:
-        extractor = extractors[index]
+    for index, extractor in zip(members, extractors, strict=True):
         scale_key, shift_key, flip_key = jax.random.split(jax.random.fold_in(key, index), 3)
         rows = extractor.spec.window_yx
         side = rows[1][1] - rows[1][0]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from engine.cloak import projection
 from engine.cloak.objective import Extractors, Problem, gain, jittered
@@ -37,22 +38,29 @@ def init(recipe: Recipe, face: Problem) -> State:
     return start(face, delta, jnp.zeros(shape))
 
 
-def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State, *, members: tuple[int, ...]) -> State:
-    """One step and its projection. members: indices of the extractors that it uses, one of `recipe.turns`."""
+def pull(
+    recipe: Recipe, extractors: Extractors, face: Problem, state: State, *, members: tuple[int, ...]
+) -> Float[Array, "c c _k"]:
+    """Where the gain grows: its gradient by the cloak. extractors: those of `members`, one of `recipe.turns`."""
 
-    def ascent(delta: jax.Array) -> jax.Array:
+    def ascent(delta: Array) -> Array:
         canvas, key = face.original.image + delta, step_key(face.key, state.step)
         found = jittered(extractors, canvas, amount=recipe.jitter, key=key, members=members)
         return gain(recipe, face, found, members=members)
 
     gradient = jax.grad(ascent)(state.variable) * face.mask
-    if not recipe.colour:
-        gradient = gradient.mean(axis=-1, keepdims=True)
-    gradient = projection.smooth(gradient, sigma=recipe.smoothing) * projection.room(face)
+    return gradient if recipe.colour else gradient.mean(axis=-1, keepdims=True)
+
+
+def move(
+    recipe: Recipe, face: Problem, state: State, pulled: Float[Array, "c c _k"], *, push: Float[Array, ""]
+) -> State:
+    """One step along the gradient that `pull` found, and its projection. push: how far it goes, as in `Recipe.push`."""
+    gradient = projection.smooth(pulled, sigma=recipe.smoothing) * projection.room(face)
     size = jnp.sqrt((gradient**2).mean()) + 1e-20
     kept = max(0.0, 1 - REACH / recipe.steps)
     # Every step's gradient has the same length: what its extractors weigh beside the others' is how far it goes.
-    momentum = kept * state.memory + (1 - kept) * recipe.push(members) * gradient / size
+    momentum = kept * state.memory + (1 - kept) * push * gradient / size
     left = 0.5 * (1 + jnp.cos(jnp.pi * state.step.astype(jnp.float32) / recipe.steps))
     # DSSIM is quadratic in the change: the cloak's amplitude, and so step and cap, go with the root of the budget.
     amplitude = (recipe.rho / 0.007) ** 0.5
@@ -62,6 +70,6 @@ def step(recipe: Recipe, extractors: Extractors, face: Problem, state: State, *,
     return state._replace(variable=delta, memory=momentum, step=state.step + 1)
 
 
-def settle(recipe: Recipe, face: Problem, state: State, found: tuple[jax.Array, ...]) -> State:
+def settle(recipe: Recipe, face: Problem, state: State, found: tuple[Array, ...]) -> State:
     """Keep the iterate if it is the best so far; found: its embeddings at the extractors' own crops, no jitter."""
     return keep(face, state, state.variable, found=found, gain=gain(recipe, face, found), feasible=jnp.bool_(True))

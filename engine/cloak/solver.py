@@ -18,37 +18,57 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from engine import dssim
 from engine.cloak import fawkes1, paper, projected, projection
-from engine.cloak.objective import Extractors, Problem, embeddings, window_weights
+from engine.cloak.objective import Extractors, Problem, window_weights
 from engine.cloak.state import State
-from engine.config import CHUNK, Recipe
+from engine.config import CANVAS, CHUNK, Recipe
+from engine.extractors import Extractor
+from engine.extractors import embed as embed_one
 from engine.programs import kept
 
 
-class Step(Protocol):
-    """One step of one face. members: indices of the extractors that it uses, one of `recipe.turns`."""
+class Pull(Protocol):
+    """All that one step of one face asks of the extractors. members: indices of those given, one of `recipe.turns`."""
 
     def __call__(  # noqa: D102
         self, recipe: Recipe, extractors: Extractors, face: Problem, state: State, *, members: tuple[int, ...]
-    ) -> State: ...
+    ) -> Any: ...
+
+
+class Advance(Protocol):
+    """The rest of the step, without them. pulled: what `Pull` returned. push: `recipe.push` of its extractors."""
+
+    def __call__(self, recipe: Recipe, face: Problem, state: State, pulled: Any, *, push: Array) -> State: ...  # noqa: D102
 
 
 class Solver(NamedTuple):
-    """init(recipe, face), step as `Step`, settle(recipe, face, state, embeddings) or None."""
+    """init(recipe, face), pull as `Pull`, move as `Advance`, settle(recipe, face, state, embeddings) or None.
+
+    A step has two parts since each turn needs a program of its own for the first alone. pulled(state): anything of the
+    same types and shapes as what `pull` returns; None if that is known only once it was called.
+    """
 
     init: Callable[[Recipe, Problem], State]
-    step: Step
+    pull: Pull
+    move: Advance
     settle: Callable[[Recipe, Problem, State, tuple[Array, ...]], State] | None
+    pulled: Callable[[State], Any] | None
 
 
-def _of_all(step: Callable[[Recipe, Extractors, Problem, State], State]) -> Step:
-    """A step that always uses all extractors."""
-    return lambda recipe, extractors, face, state, *, members: step(recipe, extractors, face, state)
+def _whole(init: Callable[[Recipe, Problem], State], step: Callable[..., State]) -> Solver:
+    """A solver whose step is one piece and always uses all extractors."""
+    return Solver(
+        init,
+        lambda recipe, extractors, face, state, *, members: step(recipe, extractors, face, state),
+        lambda recipe, face, state, pulled, *, push: pulled,
+        None,
+        None,
+    )
 
 
 SOLVERS: dict[str, Solver] = {
-    "projected": Solver(projected.init, projected.step, projected.settle),
-    "paper": Solver(paper.init, _of_all(paper.step), None),
-    "fawkes1": Solver(fawkes1.init, _of_all(fawkes1.step), None),
+    "projected": Solver(projected.init, projected.pull, projected.move, projected.settle, lambda state: state.memory),
+    "paper": _whole(paper.init, paper.step),
+    "fawkes1": _whole(fawkes1.init, fawkes1.step),
 }
 
 
@@ -90,9 +110,13 @@ class Result(NamedTuple):
 
 
 @kept()
+def _embed(extractor: Extractor, canvas: Float[Array, "b c c 3"]) -> Float[Array, "b d"]:
+    return jax.vmap(partial(embed_one, extractor))(canvas)
+
+
 def embed(extractors: Extractors, canvas: Float[Array, "b c c 3"]) -> tuple[Float[Array, "b _d"], ...]:
     """The embeddings of a batch of canvases by every extractor."""
-    return jax.vmap(lambda one: embeddings(extractors, one))(canvas)
+    return tuple(_embed(extractor, canvas) for extractor in extractors)
 
 
 @kept(static=0)
@@ -139,32 +163,52 @@ def _running(recipe: Recipe, state: State) -> Bool[Array, ""]:
     return running & ((weights * state.shift).sum() < recipe.enough)
 
 
-class Move(NamedTuple):
-    """What a step is compiled for. members: indices of the extractors that it uses."""
+class Turn(NamedTuple):
+    """What `_pull` is compiled for. members: indices of the extractors that the step uses."""
 
     recipe: Recipe
     members: tuple[int, ...]
 
 
-def _vstep(move: Move, extractors: Extractors, slots: Slots) -> Slots:
-    recipe, members = move
-
-    def one(face: Problem, state: State) -> State:
-        done = SOLVERS[recipe.solver].step(recipe, extractors, face, state, members=members)
-        return _where(_running(recipe, state), done, state)
-
-    return slots._replace(state=jax.vmap(one)(*slots))
+def _pull(turn: Turn, extractors: Extractors, slots: Slots) -> Any:
+    """What the extractors of a turn, in its order, say of every face."""
+    recipe, members = turn
+    pull = partial(SOLVERS[recipe.solver].pull, recipe, extractors, members=members)
+    return jax.vmap(pull)(*slots)
 
 
-_step = kept(static=0, donated=2)(_vstep)
+def _move(recipe: Recipe, slots: Slots, pulled: Any, push: Float[Array, ""]) -> Slots:
+    """The step of every face that is not done."""
+
+    def one(face: Problem, state: State, found: Any) -> State:
+        moved = SOLVERS[recipe.solver].move(recipe, face, state, found, push=push)
+        return _where(_running(recipe, state), moved, state)
+
+    return slots._replace(state=jax.vmap(one)(*slots, pulled))
+
+
+_pull_kept = kept(static=0)(_pull)
+_move_kept = kept(static=0, donated=1)(_move)
+
+
+def _push(value: float) -> Float[Array, ""]:
+    return jnp.asarray(value, jnp.float32)
+
+
+def _of(extractors: Extractors, members: tuple[int, ...]) -> Extractors:
+    return tuple(extractors[index] for index in members)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _steps(recipe: Recipe, extractors: Extractors, slots: Slots, count: Array) -> Slots:
-    branches = [partial(_vstep, Move(recipe, members), extractors) for members in recipe.turns]
+    turns = recipe.turns
+    pulls = [partial(_pull, Turn(recipe, members), _of(extractors, members)) for members in turns]
+    pushes = jnp.array([recipe.push(members) for members in turns], jnp.float32)
 
     def one(index: Array, now: Slots) -> Slots:
-        return jax.lax.switch(index % len(branches), branches, now) if len(branches) > 1 else branches[0](now)
+        turn = index % len(turns)
+        pulled = jax.lax.switch(turn, pulls, now) if len(turns) > 1 else pulls[0](now)
+        return _move(recipe, now, pulled, pushes[turn])
 
     return jax.lax.fori_loop(0, count, one, slots)
 
@@ -181,7 +225,9 @@ def steps(recipe: Recipe, extractors: Extractors, slots: Slots, count: int) -> S
         return _steps(recipe, extractors, slots, jnp.int32(count))
     turns = recipe.turns
     for index in range(count):
-        slots = _step(Move(recipe, turns[index % len(turns)]), extractors, slots)
+        members = turns[index % len(turns)]
+        pulled = _pull_kept(Turn(recipe, members), _of(extractors, members), slots)
+        slots = _move_kept(recipe, slots, pulled, _push(recipe.push(members)))
     return slots
 
 
@@ -217,6 +263,40 @@ def result(recipe: Recipe, slots: Slots) -> Result:
         return Result(state.best, cost, state.shift, state.step, ~_running(recipe, state))
 
     return jax.vmap(one)(*slots)
+
+
+def programs(
+    recipe: Recipe, extractors: Extractors, size: int, sharding: jax.sharding.Sharding
+) -> list[Callable[[], None]]:
+    """What makes or loads each program that cloaking so many faces at once needs, for `engine.programs.ahead`.
+
+    sharding: of the faces. Those come first that are needed first; of the turns, each is a program.
+    """
+
+    def faces(like: Any) -> Any:
+        return jax.tree.map(
+            lambda one: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=sharding, weak_type=one.weak_type), like
+        )
+
+    def of(dtype: Any, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
+
+    canvas, fresh = of(jnp.float32, CANVAS, CANVAS, 3), of(bool)
+    clean = tuple(of(jnp.float32, extractor.dim) for extractor in extractors)
+    mask, region = of(jnp.float32, CANVAS, CANVAS, 1), of(bool, CANVAS, CANVAS)
+    batch = Batch(canvas, mask, region, clean, of(bool), of(jnp.uint32, 4))
+    slots = faces(jax.eval_shape(partial(begin.jitted, recipe), batch, clean, fresh))
+    solver = SOLVERS[recipe.solver]
+    makers = [partial(_embed.ahead, extractor, canvas) for extractor in extractors]
+    makers += [partial(begin.ahead, recipe, batch, clean, fresh), partial(enter.ahead, slots, slots, fresh)]
+    makers += [
+        partial(_pull_kept.ahead, Turn(recipe, members), _of(extractors, members), slots) for members in recipe.turns
+    ]
+    if solver.pulled is not None:
+        makers.append(partial(_move_kept.ahead, recipe, slots, solver.pulled(slots.state), _push(1.0)))
+    if solver.settle is not None:
+        makers += [partial(_cloaked.ahead, slots), partial(_settle.ahead, recipe, slots, clean)]
+    return [*makers, partial(result.ahead, recipe, slots)]
 
 
 def solve(recipe: Recipe, extractors: Extractors, batch: Batch) -> Result:

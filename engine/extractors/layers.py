@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -26,6 +27,14 @@ Padding = Literal["SAME", "VALID"] | int
 """TensorFlow's rules (SAME with stride 2 pads an even side at its end only), or so many zeros on every side."""
 
 
+def _by_platform(*arguments: Array, cpu: Callable[..., Array], default: Callable[..., Array]) -> Array:
+    """`cpu` if that is what JAX computes on unasked, else `default`.
+
+    `lax.platform_dependent` would trace, differentiate and batch both, which is most of what tracing a network costs.
+    """
+    return (cpu if jax.default_backend() == "cpu" else default)(*arguments)
+
+
 @functools.partial(jax.jit, static_argnames=("stride", "padding"))
 def conv(x: Float[Array, "h w i"], kernel: Float[Array, "kh kw i o"], *, stride: int, padding: Padding):
     """Convolution of one example; (h, w, i) to (h', w', o)."""
@@ -36,7 +45,7 @@ def conv(x: Float[Array, "h w i"], kernel: Float[Array, "kh kw i o"], *, stride:
     if kernel.shape[:2] != (1, 1) or stride != 1 or any(sum(pads, ())):
         return native(x, kernel)
     # XLA's CPU convolution is about half as fast on a 1x1 kernel as its matrix product.
-    return lax.platform_dependent(x, kernel, cpu=lambda x, kernel: product(x, kernel[0, 0]), default=native)
+    return _by_platform(x, kernel, cpu=lambda x, kernel: product(x, kernel[0, 0]), default=native)
 
 
 def _convolved(x: Array, kernel: Array, *, strides: tuple[int, int], pads: Any, dilation: int = 1, sums: Any = None):
@@ -92,7 +101,7 @@ def _tuned_conv(x: Array, kernel: Array, flipped: Array, stride: int, padding: P
         pads = _pads(x, kernel, stride, padding)
         return _convolved(x, kernel, strides=(stride, stride), pads=pads, sums=jnp.float32).astype(x.dtype)
 
-    return lax.platform_dependent(x, kernel, cpu=wide, default=functools.partial(conv, stride=stride, padding=padding))
+    return _by_platform(x, kernel, cpu=wide, default=functools.partial(conv, stride=stride, padding=padding))
 
 
 def _tuned_conv_forward(x: Array, kernel: Array, flipped: Array, stride: int, padding: Padding):
@@ -120,7 +129,7 @@ def _tuned_conv_backward(stride: int, padding: Padding, residuals: tuple[Array, 
         pull = jax.linear_transpose(lambda x: forth(x, kernel), shape)
         return pull(gradient)[0]
 
-    pulled = lax.platform_dependent(gradient, kernel, flipped, cpu=turned, default=automatic)
+    pulled = _by_platform(gradient, kernel, flipped, cpu=turned, default=automatic)
     return pulled, jnp.full_like(kernel, jnp.nan), jnp.full_like(flipped, jnp.nan)  # nobody must train with these
 
 
@@ -147,7 +156,7 @@ def depthwise(x: Float[Array, "h w c"], kernel: Float[Array, "kh kw c"], *, stri
             return jnp.sum(x * kernel, axis=(0, 1), keepdims=True)
         return _shifted(x, kernel, stride, padding)
 
-    return lax.platform_dependent(x, kernel, cpu=shifted, default=native)
+    return _by_platform(x, kernel, cpu=shifted, default=native)
 
 
 def _pads(x: Array, kernel: Array, stride: int, padding: Padding) -> tuple[tuple[int, int], ...]:
@@ -285,7 +294,7 @@ def _over_map(x: Float[Array, "h w c"]) -> Float[Array, " c"]:
     def of_ones(x: Array) -> Array:
         return product(jnp.ones(x.shape[0] * x.shape[1], x.dtype), x.reshape(-1, x.shape[2]))
 
-    return lax.platform_dependent(x, cpu=of_ones, default=lambda x: jnp.sum(x, axis=(0, 1)))
+    return _by_platform(x, cpu=of_ones, default=lambda x: jnp.sum(x, axis=(0, 1)))
 
 
 @jax.custom_vjp
