@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,23 @@ FIRST = (
     "test_ray_data.py",
 )
 """The longest files: the workers of `tools/test` begin with them, so that none is left with one at the end."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the session an empty folder for caches: its processes share compiled programs, and read none of the user's.
+
+    A worker has a folder of its own in it, since JAX writes its entries in place.
+    """
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = Path(os.environ["XDG_CACHE_HOME"]) / worker
+    else:
+        caches = tempfile.TemporaryDirectory(prefix="fawkes-caches-", ignore_cleanup_errors=True)
+        config.add_cleanup(caches.cleanup)
+        folder = Path(caches.name)
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder / "fawkes-engine"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
