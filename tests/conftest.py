@@ -64,10 +64,15 @@ def faces_folder() -> Path:
 
 @pytest.fixture(scope="module")
 def quick_compiles() -> Iterator[None]:
-    """Programs that compile in a third of the time and run slower: for tests that compile many and run each shortly."""
+    """Programs that compile in a third of the time and run slower: for tests that compile many and run each shortly.
+
+    They end with the module, since their results differ in the last digits from those of other processes.
+    """
+    jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
 
 
 @pytest.fixture

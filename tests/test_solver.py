@@ -18,6 +18,8 @@ from engine.cloak import projection, solver
 from engine.cloak.objective import Problem, window_weights
 from engine.config import Recipe
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 SIDE = 64
 EDGE = 8
 EXTRACTORS = (tiny.extractor(1, window=(8.0, 56.0)), tiny.extractor(2, window=(12.0, 52.0)))
