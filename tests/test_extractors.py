@@ -63,7 +63,7 @@ def canvas() -> np.ndarray:
 )
 def test_crop_agrees_with_pillow_and_jax(canvas, size, window):
     lo, hi = window
-    ours = extractors.crop(canvas, size=size, window_yx=jnp.array([window, window]))
+    ours = extractors.crop(jnp.asarray(canvas), size=size, window_yx=jnp.array([window, window]))
     scale = np.float32(size / (hi - lo))
     theirs = jax.image.scale_and_translate(
         canvas, (size, size, 3), (0, 1), np.array([scale] * 2), np.array([-lo * scale] * 2, np.float32), "linear"
@@ -76,17 +76,17 @@ def test_crop_agrees_with_pillow_and_jax(canvas, size, window):
 
 
 def test_crop_at_whole_pixels_is_an_exact_copy(canvas):
-    ours = extractors.crop(canvas, size=112, window_yx=jnp.array([[32.0, 144.0], [16.0, 128.0]]))
+    ours = extractors.crop(jnp.asarray(canvas), size=112, window_yx=jnp.array([[32.0, 144.0], [16.0, 128.0]]))
     np.testing.assert_array_equal(ours, canvas[32:144, 16:128])
 
 
 def test_crop_with_a_window_from_high_to_low_is_mirrored(canvas):
-    mirrored = extractors.crop(canvas, size=112, window_yx=jnp.array([[32.0, 144.0], [144.0, 32.0]]))
+    mirrored = extractors.crop(jnp.asarray(canvas), size=112, window_yx=jnp.array([[32.0, 144.0], [144.0, 32.0]]))
     np.testing.assert_array_equal(mirrored, canvas[32:144, 32:144][:, ::-1])
 
 
 def test_crop_outside_the_canvas_repeats_its_edge(canvas):
-    ours = extractors.crop(canvas, size=40, window_yx=jnp.array([[-20.0, 20.0], [170.0, 210.0]]))
+    ours = extractors.crop(jnp.asarray(canvas), size=40, window_yx=jnp.array([[-20.0, 20.0], [170.0, 210.0]]))
     np.testing.assert_array_equal(ours[:20, 6:], np.broadcast_to(canvas[0, -1], (20, 34, 3)))
 
 
@@ -337,7 +337,7 @@ def test_dlibs_own_chips_have_dlibs_descriptors():
         chips, expected = golden["chips"].astype(np.float32) / 255, golden["descriptors"]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     with jax.default_matmul_precision("highest"):
-        ours = np.stack([extractors.embed_crop(shipped("dlib-resnet"), chip) for chip in chips])
+        ours = np.stack([extractors.embed_crop(shipped("dlib-resnet"), jnp.asarray(chip)) for chip in chips])
     assert (ours * expected).sum(1).min() > 0.999999
     assert np.abs(ours - expected).max() < 5e-4  # float16 on disk
 
