@@ -19,8 +19,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 
 FIRST = (
-    "test_ray_runner.py",
+    "test_every_network.py",
+    "test_extractors.py",
+    "test_solver.py",
+    "test_run.py",
     "test_ray_data.py",
+    "test_ray_runner.py",
+    "test_shipped_gradients.py",
 )
 """The longest files: the workers of `tools/test` begin with them, so that none is left with one at the end."""
 

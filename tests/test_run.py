@@ -38,7 +38,7 @@ from engine.dssim import dssim_pixels
 from engine.faces import region_box
 
 SETTINGS = ["--extractors", "tiny", "--steps", "6", "--batch", "2"]
-PATIENCE = 300
+PATIENCE = 900
 """Seconds that a process may take, when others need the cores too."""
 
 
@@ -289,8 +289,7 @@ def uninterrupted(
     many(folder / "photos", photos, 12)
     command = [sys.executable, str(Path(__file__).parent / "tiny_cloak.py"), str(tiny_checkpoint), "run"]
     command += [str(folder / "photos"), *SETTINGS, "--json", "--out"]
-    own = {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    environment = {**os.environ, **own}
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
 
     def begin(out: Path) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE

@@ -21,8 +21,7 @@ def install(folder: Path) -> None:
 def environment(folder: Path, *more: Path) -> dict[str, str]:
     """The variables of a process that knows the package and its own Ray alone; more: other places of modules.
 
-    Its programs compile quickly. Their cache is beside the package, since processes that are killed may leave half an
-    entry.
+    Its cache of programs is beside the package, since processes that are killed may leave half an entry.
     """
     path = [REPOSITORY, REPOSITORY / "tests", *more, folder / "package"]
     return {
@@ -30,7 +29,6 @@ def environment(folder: Path, *more: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "XLA_FLAGS": "",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": os.pathsep.join([*map(str, path), *filter(None, [os.environ.get("PYTHONPATH")])]),
         tiny_cloak.CHECKPOINT: str(folder / "tiny"),
     }
