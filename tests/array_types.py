@@ -1,7 +1,7 @@
 """A type checker for tests: what annotations say of arrays, their shapes and types, holds in every call.
 
-pytest --jaxtyping-packages=engine,array_types.checked wraps every function of the engine with it. Other annotations are
-left to the static checker, which sees them all.
+By --jaxtyping-packages in pyproject.toml it wraps every function of the engine. Other annotations are left to the
+static checker, which sees them all.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from engine.cloak.solver import CHUNK
 from engine.config import CANVAS, Recipe
 from engine.faces import Cut
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 SIDE = 48
 RECIPE = Recipe(rho=0.007, steps=23, extractors=("tiny",), jitter=0.1, smoothing=1.0)
 SHORT = replace(RECIPE, enough=0.07)

@@ -1,8 +1,12 @@
-"""`cloak run` on every shipped network and with every setting, one step on one photo: the command and its file."""
+"""`cloak run` on every shipped network and with every setting, one step on one photo: the command and its file.
+
+Settings that need no network of people run on a tiny one.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_cloak
 from PIL import Image
 
-from engine import checkpoint, cli
+from engine import checkpoint, cli, programs
 from engine.config import CANVAS
 from engine.extractors import embed, embed_batch, load
 
@@ -31,7 +36,16 @@ SETTINGS = {
     "half precision": ["--extractors", "mobileface:bfloat16"],
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiles")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiles", "one_cache")]
+
+
+@pytest.fixture(scope="module")
+def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """JAX's cache alone, which has one program for a network and its robust sibling; and the extractor "tiny"."""
+    tiny_cloak.provide(tmp_path_factory.mktemp("weights") / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "keep", lambda folder: None)
+        yield
 
 
 def cloaked(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, float]:
@@ -80,6 +94,6 @@ def test_every_network_at_half_precision(name: str, photos: Path) -> None:
 def test_every_setting(setting: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = SETTINGS[setting]
     if "--extractors" not in options:
-        options = [*options, "--extractors", "mobileface"]
+        options = [*options, "--extractors", "mobileface" if "target" in options else "tiny"]
     shift = cloaked(photos, tmp_path, capsys, *options)
     assert all(0.001 < value < 2 for value in shift.values())

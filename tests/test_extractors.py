@@ -63,7 +63,7 @@ def canvas() -> np.ndarray:
 )
 def test_crop_agrees_with_pillow_and_jax(canvas, size, window):
     lo, hi = window
-    ours = extractors.crop(canvas, size=size, window_yx=jnp.array([window, window]))
+    ours = extractors.crop(jnp.asarray(canvas), size=size, window_yx=jnp.array([window, window]))
     scale = np.float32(size / (hi - lo))
     theirs = jax.image.scale_and_translate(
         canvas, (size, size, 3), (0, 1), np.array([scale] * 2), np.array([-lo * scale] * 2, np.float32), "linear"
@@ -76,17 +76,17 @@ def test_crop_agrees_with_pillow_and_jax(canvas, size, window):
 
 
 def test_crop_at_whole_pixels_is_an_exact_copy(canvas):
-    ours = extractors.crop(canvas, size=112, window_yx=jnp.array([[32.0, 144.0], [16.0, 128.0]]))
+    ours = extractors.crop(jnp.asarray(canvas), size=112, window_yx=jnp.array([[32.0, 144.0], [16.0, 128.0]]))
     np.testing.assert_array_equal(ours, canvas[32:144, 16:128])
 
 
 def test_crop_with_a_window_from_high_to_low_is_mirrored(canvas):
-    mirrored = extractors.crop(canvas, size=112, window_yx=jnp.array([[32.0, 144.0], [144.0, 32.0]]))
+    mirrored = extractors.crop(jnp.asarray(canvas), size=112, window_yx=jnp.array([[32.0, 144.0], [144.0, 32.0]]))
     np.testing.assert_array_equal(mirrored, canvas[32:144, 32:144][:, ::-1])
 
 
 def test_crop_outside_the_canvas_repeats_its_edge(canvas):
-    ours = extractors.crop(canvas, size=40, window_yx=jnp.array([[-20.0, 20.0], [170.0, 210.0]]))
+    ours = extractors.crop(jnp.asarray(canvas), size=40, window_yx=jnp.array([[-20.0, 20.0], [170.0, 210.0]]))
     np.testing.assert_array_equal(ours[:20, 6:], np.broadcast_to(canvas[0, -1], (20, 34, 3)))
 
 
@@ -337,7 +337,7 @@ def test_dlibs_own_chips_have_dlibs_descriptors():
         chips, expected = golden["chips"].astype(np.float32) / 255, golden["descriptors"]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     with jax.default_matmul_precision("highest"):
-        ours = np.stack([extractors.embed_crop(shipped("dlib-resnet"), chip) for chip in chips])
+        ours = np.stack([extractors.embed_crop(shipped("dlib-resnet"), jnp.asarray(chip)) for chip in chips])
     assert (ours * expected).sum(1).min() > 0.999999
     assert np.abs(ours - expected).max() < 5e-4  # float16 on disk
 
@@ -350,15 +350,6 @@ def test_the_canvas_shows_dlib_what_its_own_alignment_does():
         canvases = golden["canvases"][: len(expected)].astype(np.float32) / 255
     ours = np.asarray(extractors.embed_batch(shipped("dlib-resnet"), canvases))
     assert (ours * expected).sum(1).min() > 0.97
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SHIPPED)
-def test_gradient_of_the_shipped_networks_on_grey_is_finite(name):
-    grey = jnp.full((CANVAS, CANVAS, 3), 0.5)
-    gradient = jax.jit(jax.grad(lambda image, extractor: extractors.embed(extractor, image).sum()))(grey, shipped(name))
-    assert np.isfinite(gradient).all()
-    assert np.abs(gradient).max() > 0
 
 
 @functools.cache
@@ -389,21 +380,3 @@ def test_lfw_pairs(name, least):
     metric = checkpoint.manifest()["extractors"][name]["metric"]
     assert found["auc"] == pytest.approx(metric["lfw_pairs_auc"], abs=0.002)
     assert found["tar"] == pytest.approx(metric["lfw_pairs_tar"], abs=0.02)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["web-incept", "mobilefacenet-192", "faceres", "dlib-resnet"])
-def test_the_tuned_form_has_the_same_embeddings_and_gradients(name: str) -> None:
-    """Within 1e-5 of an embedding's length and 1e-4 of a gradient's: sums of floats in another order."""
-    plain = extractors.load(name)
-    canvas = jax.random.uniform(jax.random.key(1), (176, 176, 3))
-    direction = jnp.asarray(np.random.default_rng(0).standard_normal(plain.dim), jnp.float32)
-
-    @jax.jit
-    def both(extractor: extractors.Extractor) -> tuple[jax.Array, jax.Array]:
-        found, pull = jax.vjp(lambda canvas: extractors.embed(extractor, canvas), canvas)
-        return found, pull(direction)[0]
-
-    found, other = both(plain), both(extractors.tuned(plain))
-    np.testing.assert_allclose(other[0], found[0], atol=1e-5)
-    assert np.linalg.norm(other[1] - found[1]) < 1e-4 * np.linalg.norm(found[1])

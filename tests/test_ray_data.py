@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny_cloak
+import tiny_package
 from conftest import REPOSITORY
 from PIL import Image
 
@@ -38,11 +38,8 @@ def saved(image: Image.Image) -> bytes:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny network, and a package that brings it."""
     folder = tmp_path_factory.mktemp("ray")
+    tiny_package.install(folder)
     tiny_cloak.provide(folder / "tiny")
-    package = folder / "package" / "tiny_extractor-0.dist-info"
-    package.mkdir(parents=True)
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-extractor\nVersion: 0\n")
-    (package / "entry_points.txt").write_text("[fawkes_engine.extractors]\ntiny = tiny_cloak:entry\n")
     return folder
 
 
@@ -144,15 +141,7 @@ def test_people_by_name_and_by_a_table_of_faces_kept_as_parquet(album: dict[str,
 @pytest.fixture(scope="module")
 def start(home: Path) -> Iterator[Callable[..., str]]:
     """Runs a Python program that knows "tiny" on a cluster of two nodes; returns what it printed."""
-    path = [REPOSITORY, REPOSITORY / "tests", REPOSITORY / "examples", home / "package"]
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(home / "cache"),
-        "PYTHONPATH": os.pathsep.join([*map(str, path), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        tiny_cloak.CHECKPOINT: str(home / "tiny"),
-    }
+    environment = tiny_package.environment(home, REPOSITORY / "examples")
     nodes = [sys.executable, str(REPOSITORY / "tests" / "two_nodes.py")]
     with subprocess.Popen(nodes, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cluster:
         assert cluster.stdin is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_cloak
+import tiny_package
 from PIL import Image
 
 from engine import cli
@@ -32,11 +32,7 @@ RAY = ["--runner", "ray", "--ray-workers", "2"]
 def home(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     """Photos of one face and of none, what is no photo, and a package that brings the extractor "tiny"."""
     folder = tmp_path_factory.mktemp("ray")
-    tiny_cloak.save(folder / "tiny")
-    package = folder / "package" / "tiny_extractor-0.dist-info"
-    package.mkdir(parents=True)
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-extractor\nVersion: 0\n")
-    (package / "entry_points.txt").write_text("[fawkes_engine.extractors]\ntiny = tiny_cloak:entry\n")
+    tiny_package.install(folder)
     (folder / "photos").mkdir()
     with Image.open(photos / "astronaut.png") as image:
         face = image.convert("RGB").crop((100, 20, 340, 260))
@@ -54,14 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 def start(home: Path) -> Callable[..., subprocess.Popen]:
     """The command, in a process and with workers that know "tiny", called in the folder of the photos."""
     pytest.importorskip("ray.data")
-    path = [Path(cli.__file__).parent.parent, Path(__file__).parent, home / "package"]
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(home / "cache"),
-        "PYTHONPATH": os.pathsep.join([*map(str, path), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        tiny_cloak.CHECKPOINT: str(home / "tiny"),
-    }
+    environment = tiny_package.environment(home)
     settings = ["--extractors", "tiny", "--steps", "6", "--batch", "2", "--json"]
 
     def begin(out: str, *arguments: str) -> subprocess.Popen:

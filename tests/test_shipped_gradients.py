@@ -1,0 +1,39 @@
+"""The gradients of the shipped networks, by programs that compile quickly: optimised ones would take minutes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_extractors import SHIPPED, shipped
+
+from engine import extractors
+from engine.config import CANVAS
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiles")]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_gradient_of_the_shipped_networks_on_grey_is_finite(name):
+    grey = jnp.full((CANVAS, CANVAS, 3), 0.5)
+    gradient = jax.jit(jax.grad(lambda image, extractor: extractors.embed(extractor, image).sum()))(grey, shipped(name))
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0
+
+
+@pytest.mark.parametrize("name", ["web-incept", "mobilefacenet-192", "faceres", "dlib-resnet"])
+def test_the_tuned_form_has_the_same_embeddings_and_gradients(name: str) -> None:
+    """Within 1e-5 of an embedding's length and 1e-4 of a gradient's: sums of floats in another order."""
+    plain = shipped(name)
+    canvas = jax.random.uniform(jax.random.key(1), (176, 176, 3))
+    direction = jnp.asarray(np.random.default_rng(0).standard_normal(plain.dim), jnp.float32)
+
+    @jax.jit
+    def both(extractor: extractors.Extractor) -> tuple[jax.Array, jax.Array]:
+        found, pull = jax.vjp(lambda canvas: extractors.embed(extractor, canvas), canvas)
+        return found, pull(direction)[0]
+
+    found, other = both(plain), both(extractors.tuned(plain))
+    np.testing.assert_allclose(other[0], found[0], atol=1e-5)
+    assert np.linalg.norm(other[1] - found[1]) < 1e-4 * np.linalg.norm(found[1])
