@@ -279,8 +279,9 @@ def test_many_pages_are_written_with_few_files_open(folder: Folder, monkeypatch:
     for index in range(60):
         folder.photo(f"{index:02d}.png", seed=index)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = max(map(int, os.listdir("/dev/fd")))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 40, limits[1]))
+    used = set(map(int, os.listdir("/dev/fd")))
+    free = [number for number in range(len(used) + 60) if number not in used]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[40], limits[1]))
     try:
         pages = folder.publish()
     finally:
