@@ -1,8 +1,9 @@
 """A collection of 10^8 photos on paper: hours, bytes and grouping, from what was measured here. It cloaks nothing.
 
 Taken from results/: seconds of each phase (run-40-photos.json), growth of JPEGs (jpeg.json), the most faces that were
-grouped (scale.json), which is not carried on to more. Counted: bytes of a face's embeddings. All about a GPU is a
-ceiling of roofline.py and was never measured: give its faces a second.
+grouped (scale.json), which is not carried on to more, and what a call costs that has nothing to do (there, too), which
+is carried on as it is linear. Counted: bytes of a face's embeddings. All about a GPU is a ceiling of roofline.py and
+was never measured: give its faces a second.
 
     python benchmarks/at_scale.py --photos 1e8 --save benchmarks/results/at-scale.json
 """
@@ -31,7 +32,11 @@ def main() -> None:
     run = json.loads((RESULTS / "run-40-photos.json").read_text())
     jpeg = json.loads((RESULTS / "jpeg.json").read_text())
     count, spent = sum(run["counts"].values()) - run["counts"]["skipped"], run["seconds"]
-    grouped = max(json.loads((RESULTS / "scale.json").read_text())["group"], key=lambda row: row["faces"])
+    scale = json.loads((RESULTS / "scale.json").read_text())
+    grouped = max(scale["group"], key=lambda row: row["faces"])
+    fewer, planned = sorted(scale["plan"], key=lambda row: row["photos"])[-2:]
+    again = planned["second"]
+    more = planned["photos"] - fewer["photos"]
     solving = spent["solve"] - run["compiles"]["seconds"]
     faces = given.photos * run["faces"] / count
     host = (spent["prepare"] + spent["finish"]) / count
@@ -57,9 +62,18 @@ def main() -> None:
             "out": {f"quality {quality}": round(terabytes * size) for quality, size in growth.items()},
             "faces.parquet": round(faces * row / 1e12, 2),
         },
+        "a call that has nothing to do, one folder": {
+            "photos_measured": planned["photos"],
+            "core_hours": round(
+                given.photos * (again["cpu_seconds"] + again["collect"]["cpu_seconds"]) / planned["photos"] / 3600, 1
+            ),
+            "gigabytes_in_memory": round(given.photos * (again["peak_mb"] - fewer["second"]["peak_mb"]) / more / 1e3),
+            "gigabytes_of_manifest": round(given.photos * planned["first"]["manifest_mb"] / planned["photos"] / 1e3),
+        },
         "grouping in one process": {
             "faces_measured": grouped["faces"],
             "cpu_seconds_measured": grouped["cpu_seconds"],
+            "peak_mb_measured": grouped["peak_mb"],
             "gigabytes_of_embeddings_for_all": round(faces * DIM * 4 / 1e9, 1),
         },
     }

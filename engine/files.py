@@ -97,16 +97,20 @@ class Draft:
         """
         root = path.parent if root is None else root
         self.path, self.mode = path, mode
+        self._root, self._parts = root, parts
         self._part = f"{name or '.' + path.name[:40]}-{uuid4().hex}{PART}"
         self._file: BufferedRandom | None = None
         self._at = self._place = -1
         try:
-            self._place = folder(root, path.parent.relative_to(root), create=True)
-            self._at = self._place if parts is None else os.open(parts, _FOLDER | os.O_NOFOLLOW)
+            self._approach(create=True)
             self._begin()
         except BaseException:
             self.discard()
             raise
+
+    def _approach(self, *, create: bool = False) -> None:
+        self._place = folder(self._root, self.path.parent.relative_to(self._root), create=create)
+        self._at = self._place if self._parts is None else os.open(self._parts, _FOLDER | os.O_NOFOLLOW)
 
     def _begin(self) -> None:
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -121,12 +125,24 @@ class Draft:
             self._file.write(piece)
         return self
 
+    def rest(self) -> Draft:
+        """Close the file until `place` or `discard`, so that any number of drafts can wait. Raises OSError."""
+        assert self._file is not None
+        self._file.close()
+        self._file = None
+        self._let_go()
+        return self
+
     def place(self, *, modified: int | None = None) -> None:
         """Rename the file into its place once it is on the disk. Raises OSError; then it is as if nothing was begun.
 
         modified: the time that it shall bear, in nanoseconds; the present by default.
         """
         try:
+            if self._file is None:
+                self._approach()
+                flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._file = os.fdopen(os.open(self._part, flags, dir_fd=self._at), "r+b")
             self._place_it(modified)
         finally:
             self.discard()
@@ -167,13 +183,21 @@ class Draft:
 
     def discard(self) -> None:
         """Remove the unfinished file. Never raises; after `place` it does nothing."""
+        begun = self in _unfinished
         _unfinished.discard(self)
+        if begun and self._at == -1:  # at rest
+            with suppress(OSError):
+                self._approach()
         if self._file is not None:
             with suppress(OSError, ValueError):
                 self._file.close()
+            self._file = None
+        if begun and self._at != -1:
             with suppress(OSError):
                 os.unlink(self._part, dir_fd=self._at)
-            self._file = None
+        self._let_go()
+
+    def _let_go(self) -> None:
         for descriptor in {self._at, self._place} - {-1}:
             with suppress(OSError):
                 os.close(descriptor)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -256,6 +257,43 @@ def test_many_photos_are_on_several_pages(folder: Folder, monkeypatch: pytest.Mo
             manifest.put(replace(manifest.get(f"{index}.png"), status="skipped", sha256=""))  # type: ignore[type-var]
     assert len(folder.publish()) == 1, "pages that are no longer part of it stayed"
     assert not list((folder.out / ".cloak").glob("*.part"))
+
+
+@pytest.mark.parametrize("pages", [1, 2, 7, 100, 20_000])
+def test_a_page_links_to_few_others_and_all_are_within_few_clicks(pages: int) -> None:
+    at = {page: album._linked(page, pages) for page in range(1, pages + 1)}
+    for page, linked in at.items():
+        assert len(linked) <= 16
+        assert linked == sorted(set(linked))
+        assert {1, page, pages, max(page - 1, 1), min(page + 1, pages)} <= set(linked)
+    reached, last, clicks = {1}, {1}, 0
+    while len(reached) < pages:
+        last = {other for page in last for other in at[page]} - reached
+        reached |= last
+        clicks += 1
+    assert clicks <= 20
+
+
+def test_many_pages_are_written_with_few_files_open(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(album, "PAGE", 1)
+    for index in range(60):
+        folder.photo(f"{index:02d}.png", seed=index)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = set(map(int, os.listdir("/dev/fd")))
+    free = [number for number in range(len(used) + 60) if number not in used]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[40], limits[1]))
+    try:
+        pages = folder.publish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(pages) == 60
+    (middle,) = [page for page in pages if "page 30 of 60" in page.text]
+    numbers = {one["href"]: one.get("rel") for one in middle.all("a") if one["href"].startswith("report")}
+    assert numbers["report-29.html"] == "prev"
+    assert numbers["report-31.html"] == "next"
+    assert {"report.html", "report-20.html", "report-40.html", "report-60.html"} <= set(numbers)
+    assert "report-35.html" not in numbers
+    assert "\u2026" in middle.text
 
 
 def test_memory_is_flat_in_the_number_of_photos(folder: Folder) -> None:

@@ -61,6 +61,30 @@ def test_a_private_folder_is_made_and_closed_and_no_link(tmp_path: Path) -> None
             private.made(tmp_path / name)
 
 
+def test_any_number_of_drafts_can_wait_and_none_is_left(tmp_path: Path) -> None:
+    out, parts = tmp_path / "out", tmp_path / "parts"
+    parts.mkdir()
+    open_before = len(os.listdir("/dev/fd"))
+    drafts = [
+        files.Draft(out / "a" / str(index), root=out, parts=parts, mode=0o640).write(f"{index}".encode()).rest()
+        for index in range(30)
+    ]
+    assert len(os.listdir("/dev/fd")) == open_before, "each holds files open"
+    assert len(left(parts)) == 30
+    assert left(out) == []
+    for draft in drafts[:10]:
+        draft.place()
+        draft.discard()
+    assert {path.name: path.read_text() for path in (out / "a").iterdir()} == {str(n): str(n) for n in range(10)}
+    assert (out / "a" / "3").stat().st_mode & 0o777 == 0o640
+    drafts[10].discard()
+    drafts[10].discard()
+    assert len(left(parts)) == 19
+    files.abandon()
+    assert left(parts) == []
+    assert len(os.listdir("/dev/fd")) == open_before
+
+
 @pytest.mark.parametrize("fails", ["write", "fsync", "rename"])
 @pytest.mark.parametrize("cleaning", [True, False])
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.bulk import places
+from engine.bulk import manifest, places
+from engine.bulk import plan as planner
 from engine.bulk.inputs import collect
 from engine.bulk.manifest import INTERRUPTED, BusyError, Manifest, Row, Survey, finished
 from engine.bulk.places import Disk
@@ -284,6 +285,57 @@ def test_a_false_failure_of_an_earlier_version_is_set_right(album: Album) -> Non
     assert found.earlier == Counter(cloaked=1)
     with Manifest(album.out) as manifest:
         assert [(row.status, len(row.faces)) for row in manifest.rows()] == [("cloaked", 1)]
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The photos that plans read, by name."""
+    names: list[str] = []
+    real = planner.digest
+    monkeypatch.setattr(planner, "digest", lambda path: names.append(path.name) or real(path))
+    return names
+
+
+def test_what_has_not_changed_is_not_hashed_again_and_a_young_file_once(
+    album: Album, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    album.photo("in/cloaked.jpg"), album.photo("in/bad.jpg")
+    album.photo("in/twin/cloaked.jpg", "twin"), album.photo("twin/cloaked.jpg", "cloaked.jpg")
+    names = ("in/cloaked.jpg", "in/bad.jpg", "twin/cloaked.jpg")
+    album.call(*names)
+    assert sorted(hashed) == ["bad.jpg", "cloaked.jpg", "cloaked.jpg"]
+    hashed.clear()
+    album.call(*names)
+    assert len(hashed) == 3, "they were written a moment ago, and may have been written again in that moment"
+    hashed.clear()
+    monkeypatch.setattr(manifest, "YOUNG", 0)  # as if seconds had passed
+    for expected in (3, 0, 0):
+        assert album.call(*names).tasks == []
+        assert len(hashed) == expected, "what was young is hashed once more"
+        hashed.clear()
+    # Whatever touches a photo has it hashed, once.
+    (album.root / "in/cloaked.jpg").chmod(0o600)
+    os.utime(album.root / "in/bad.jpg")
+    os.utime(album.root / "twin/cloaked.jpg", (1, 1))
+    for expected in (3, 0):
+        assert album.call(*names).tasks == []
+        assert len(hashed) == expected
+        hashed.clear()
+
+
+def test_an_edit_that_keeps_size_and_time_is_seen(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "YOUNG", 0)
+    album.photo("in/a.jpg", "one"), album.photo("in/b.jpg", "two")
+    album.call("in")
+    for name, content in (("a", "eno"), ("b", "owt")):
+        path = album.root / f"in/{name}.jpg"
+        before = path.stat()
+        if name == "b":  # another file in its place
+            path.unlink()
+        album.photo(f"in/{name}.jpg", content)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert tasks(album.call("in")) == ["a.jpg", "b.jpg"]
+    assert album.call("in").tasks == []
 
 
 def test_what_failed_or_has_no_face_is_named_in_every_call(album: Album) -> None:

@@ -89,7 +89,9 @@ def assert_alike(rows: list[Row], others: list[Row]) -> None:
 
     Those depend on which faces shared a batch, here as elsewhere.
     """
-    assert [replace(row, faces=[], stamp="") for row in rows] == [replace(row, faces=[], stamp="") for row in others]
+    assert [replace(row, faces=[], stamp="", state="") for row in rows] == [
+        replace(row, faces=[], stamp="", state="") for row in others
+    ]
     for row, other in zip(rows, others, strict=True):
         for face, same in zip(row.faces, other.faces, strict=True):
             assert face | {"shift": None} == same | {"shift": None}

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -204,6 +205,19 @@ def test_shards_share_the_work_without_overlap(
     ]
     assert sum(counts["cloaked"] for counts in done) == 3
     assert sum(counts["failed"] for counts in done) == 4
+    # Put together by a call without: what shards did is counted as theirs, and nothing is done or fails again.
+    out = tmp_path / "out"
+    written = {name: (out / name).stat() for name in contents(out)}
+    assert len(written) == 3
+    for arguments in ((), ("--shard", "0/3"), ("--shard", "2/3"), ("--dry-run",)):
+        _, whole, _ = call(collection, "--out", out, *arguments, capsys=capsys)
+        assert not set(+Counter(whole["counts"])), arguments
+        assert {name: (out / name).stat() for name in contents(out)} == written, "a photo was done twice"
+        if "--shard" not in arguments:
+            assert whole["earlier"] == {"cloaked": 3, "no_face": 1, "skipped": 1, "failed": 4}
+            assert whole["unprotected"] == 4
+    _, again, _ = call(collection, "--out", out, "--shard", "1/2", capsys=capsys)
+    assert not set(+Counter(again["counts"])), "a shard, after all of them were put together"
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ from engine.types import Photo
 
 PAGE = 50
 """Photos on a page: 10 to 15 MB of large ones."""
+NEAR = 2
+"""Pages before and after one to which it has links, besides leaps of powers of ten and the two ends."""
 TEMPLATES = ("album.html.jinja", "album.css", "album.js", "frame.html.jinja", "frame.css")
 
 
@@ -169,6 +171,13 @@ def _name(page: int) -> str:
     return "report.html" if page == 1 else f"report-{page}.html"
 
 
+def _linked(page: int, pages: int) -> list[int]:
+    """The pages to which one has links, itself included: few however many there are, and all within few clicks."""
+    leaps = [*range(NEAR + 1), *(10**power for power in range(1, len(str(pages))))]
+    near = {page + way * leap for leap in leaps for way in (-1, 1)}
+    return sorted({1, pages} | {number for number in near if 1 <= number <= pages})
+
+
 def _marked(page: Path, mark: str) -> bool:
     try:
         with page.open("rb") as file:
@@ -200,7 +209,8 @@ def _write(
                 "album.html.jinja",
                 mark=mark,
                 page=page,
-                names=[_name(n) for n in range(1, contents.pages + 1)],
+                pages=contents.pages,
+                links=[(n, _name(n)) for n in _linked(page, contents.pages)],
                 first=start + 1,
                 on_page=PAGE,
                 total=total,
@@ -230,7 +240,7 @@ def _put(path: Path, pieces: Iterable[str]) -> files.Draft:
     # Only for its owner: the pictures are of originals, which others may not be allowed to read.
     draft = files.Draft(path, mode=files.PRIVATE)
     try:
-        return draft.write(piece.encode() for piece in pieces)
+        return draft.write(piece.encode() for piece in pieces).rest()
     except BaseException:
         draft.discard()
         raise

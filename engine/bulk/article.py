@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
@@ -64,9 +63,9 @@ NONE = Pictures((1, 1), (), "", 0)
 
 def identity(row: Row, notes: Sequence[str]) -> str:
     """What an article depends on, as 32 hexadecimal digits: the same digits, the same article."""
-    # The stamp changes when the output folder is copied, and the pictures stay the same.
+    # These change when a folder is copied, and the pictures stay the same.
     parts = [
-        asdict(replace(row, stamp="")),
+        {**row.as_dict(), "stamp": "", "state": ""},
         list(notes),
         _measured(row),
         html.version(TEMPLATE),

@@ -15,7 +15,7 @@ import sqlite3
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -33,9 +33,11 @@ ORDER: tuple[Status, ...] = ("failed", "no_face", "skipped", "cloaked")
 """What a person must know of comes first."""
 INTERRUPTED = "Interrupted before it was done."
 """The reason of a photo whose file may have been written, while no row says so."""
+YOUNG = 2_000_000_000
+"""Nanoseconds: the coarsest grain of a file system's times, that of FAT."""
 SCHEMA = 1
 """The form of the tables, as SQLite's user_version; those of version 0.1 say 0 and lack the columns of LATER."""
-LATER = ("output", "stamp", "place")
+LATER = ("output", "stamp", "place", "state")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Row:
     source, to see whether it changed. key: hash of photo, settings and weights; "" where the photo could not be read.
     reason: why it is not cloaked, or what to know about it. faces: one dictionary each. written: the output's bytes.
     output: SHA-256 of the output. stamp: `stamped` of it when it was last known to be whole. place: absolute path of
-    the input. These three are "" in rows of version 0.1; `at` makes up for the last.
+    the input. These three are "" in rows of version 0.1; `at` makes up for the last. state: `stated` of the source when
+    it was hashed; "" if it was `young` then, and in rows of version 0.1: it is hashed again.
     """
 
     target: str
@@ -62,6 +65,7 @@ class Row:
     output: str = ""
     stamp: str = ""
     place: str = ""
+    state: str = ""
 
     @property
     def at(self) -> str:
@@ -77,11 +81,15 @@ class Row:
         """Whether its output is there as it was written; True where none was to be."""
         if self.status != "cloaked":
             return True
-        file = out / self.target
+        file = os.path.join(out, self.target)
         stamp = stamped(file)
-        if not stamp or os.stat(file).st_size != self.written:
+        if not stamp or int(stamp.rpartition(" ")[2]) != self.written:
             return False
-        return stamp == self.stamp or self._reads_as_written(file)
+        return stamp == self.stamp or self._reads_as_written(Path(file))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Columns by name. Nothing is copied, as `asdict` would."""
+        return {name: getattr(self, name) for name in NAMES}
 
     def _reads_as_written(self, file: Path) -> bool:
         """Looks at the bytes: the file was touched, or copied with its folder."""
@@ -94,7 +102,20 @@ class Row:
             return False
 
 
-def stamped(file: Path) -> str:
+def stated(status: os.stat_result) -> str:
+    """What changes with a file's content, and cannot be set as its modification time can: change time and inode."""
+    return f"{status.st_ctime_ns} {status.st_ino}"
+
+
+def young(status: os.stat_result, *, now: int) -> bool:
+    """Whether a file was written so recently that it may be written again and look the same ("racy clean" in git).
+
+    now: time in nanoseconds before it was looked at.
+    """
+    return min(abs(now - status.st_mtime_ns), abs(now - status.st_ctime_ns)) < YOUNG
+
+
+def stamped(file: Path | str) -> str:
     """What changes whenever a file is written: times, inode and size. "" without a file."""
     try:
         status = os.stat(file)
@@ -216,7 +237,7 @@ class Manifest:
 
     def _insert(self, table: str, rows: Iterable[Row]) -> None:
         marks = ", ".join("?" * len(fields(Row)))
-        values = ([stored(value) for value in asdict(row).values()] for row in rows)
+        values = ([stored(value) for value in row.as_dict().values()] for row in rows)
         self._database.executemany(f"INSERT OR REPLACE INTO {table} ({COLUMNS}) VALUES ({marks})", values)
 
     def rows(self) -> Iterator[Row]:

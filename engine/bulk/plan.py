@@ -6,11 +6,14 @@ import hashlib
 import json
 import os
 import stat
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from engine import files
 from engine import photo as photos
@@ -19,7 +22,7 @@ from engine.bulk.cloaker import Cloaker
 from engine.bulk.dependencies import dependencies
 from engine.bulk.inputs import InputError, Item
 from engine.bulk.kinds import LOOKS
-from engine.bulk.manifest import INTERRUPTED, Manifest, Row, Status, stamped
+from engine.bulk.manifest import INTERRUPTED, Manifest, Row, Status, stamped, stated, young
 from engine.bulk.prepare import digest, prepare
 from engine.bulk.records import Known, Records, owns
 from engine.bulk.watch import Watch
@@ -48,18 +51,28 @@ class Options:
 
 @dataclass(frozen=True)
 class Task:
-    """A photo to be done. size, modified, sha256, key: as in `manifest.Row`."""
+    """A photo to be done. size, modified, sha256, key, state: as in `manifest.Row`."""
 
     item: Item
     size: int
     modified: int
     sha256: str
     key: str
+    state: str = ""
 
     @property
     def place(self) -> str:
         """As in `manifest.Row`."""
         return os.path.abspath(self.item.source)
+
+    @property
+    def looks(self) -> dict[str, Any]:
+        """What tells whether the photo has changed since."""
+        return {"size": self.size, "modified": self.modified, "state": self.state}
+
+    def looks_as(self, row: Row) -> bool:
+        """Whether a row says the same of them."""
+        return (self.size, self.modified, self.state) == (row.size, row.modified, row.state)
 
     def row(self, status: Status, reason: str, **more: object) -> Row:
         """What became of it."""
@@ -73,6 +86,7 @@ class Task:
             status,
             reason,
             place=self.place,
+            state=self.state,
             **more,  # type: ignore[arg-type]
         )
 
@@ -102,8 +116,8 @@ class Plan:
     """What a call has to do. tasks: photos to be done. passed: rows of what is not done, and was not said before.
 
     earlier: how many were done by earlier calls, by status. left: those rows of them of which a person must know.
-    renewed: rows to be written anew, since their photo was moved, or another manifest has the right one. holders: by
-    target the row, without faces, of a whole file of an earlier call for a photo of `tasks` or `passed`.
+    renewed: rows to be written anew, since their photo was moved or touched, or another manifest has the right one.
+    holders: by target the row, without faces, of a whole file of an earlier call for a photo of `tasks` or `passed`.
     """
 
     tasks: list[Task] = field(default_factory=list)
@@ -135,6 +149,7 @@ class _Planner:
     def __init__(self, items: Sequence[Item], records: Records, settings: str, options: Options) -> None:
         self.plan = Plan()
         self._records, self._settings, self._options = records, settings, options
+        self._now = time.time_ns()
         self._stats = {id(item): _stat(item.source) for item in items if not (item.skip or item.fault)}
         originals = {
             (status.st_dev, status.st_ino): item.source
@@ -162,9 +177,10 @@ class _Planner:
         renewed = self._records.whole([row for row, _, _ in self._moved])
         by_target = {row.target: row for row in renewed}
         for old, task, stamp in self._moved:
-            moved = {"source": str(task.item.source), "place": task.place, "size": task.size, "modified": task.modified}
-            away = moved if not (old.place and os.path.exists(old.place)) else {}
-            self.plan.renewed.append(replace(by_target[old.target], stamp=stamp, **away))  # type: ignore[arg-type]
+            found = by_target[old.target]
+            if old.place == task.place or not (old.place and os.path.exists(old.place)):
+                found = replace(found, source=str(task.item.source), place=task.place, **task.looks)
+            self.plan.renewed.append(replace(found, stamp=stamp))
 
     def _pass_by(self, item: Item) -> None:
         row = Task(item, 0, 0, "", "").row("skipped" if item.skip else "failed", item.skip or item.fault)
@@ -180,8 +196,11 @@ class _Planner:
 
     def _note(self, row: Row) -> None:
         """A row that no work leads to."""
-        if self._records.row(row.target) == row and not self._options.restart:
+        old = self._records.row(row.target)
+        if not self._options.restart and old is not None and replace(old, state=row.state) == row:
             self._earlier(row)
+            if old.state != row.state:
+                self.plan.renewed.append(row)
         else:
             self.plan.passed.append(row)
 
@@ -191,22 +210,26 @@ class _Planner:
             self.plan.left.append(row)
 
     def _decide(self, item: Item) -> None:
-        size, modified, sha256 = self._look(item)
+        size, modified, sha256, state = self._look(item)
         mine = int(sha256[:8], 16) % self._options.shard[1] == self._options.shard[0]
         key = hashlib.sha256(f"{sha256} {self._settings}".encode()).hexdigest()
-        task = Task(item, size, modified, sha256, key)
-        aside = replace(task, item=replace(item, target=places.aside(item)), key="")
+        task = Task(item, size, modified, sha256, key, state)
+
+        def aside() -> Task:
+            return replace(task, item=replace(item, target=places.aside(item)), key="")
+
         if made_of := size and self._places.output(item.source, sha256):
             reason = f"It is the cloaked version of {made_of}: name the original instead."
-            row = aside.row("failed" if item.named else "skipped", reason)
+            row = aside().row("failed" if item.named else "skipped", reason)
         else:
             # Also for a photo of another shard: all shards must give a name to the same photo.
             place = self._places.claim(item, sha256)
-            task = replace(task, item=replace(item, target=place.target))
+            if place.target != item.target:
+                task = replace(task, item=replace(item, target=place.target))
             if place.twin:
-                row = aside.row("skipped", f"The same photo as {place.twin}, and cloaked as that.")
+                row = aside().row("skipped", f"The same photo as {place.twin}, and cloaked as that.")
             elif place.refusal:
-                row = (aside if place.other else replace(task, key="")).row("failed", place.refusal)
+                row = (aside() if place.other else replace(task, key="")).row("failed", place.refusal)
             else:
                 if mine and (self._options.restart or not self._done(task, place.known)):
                     self.plan.tasks.append(task)
@@ -215,21 +238,28 @@ class _Planner:
         if mine:
             self._note(row)
 
-    def _look(self, item: Item) -> tuple[int, int, str]:
-        """Size, time and SHA-256 of a photo; of one that cannot be read, zeros and a hash of its name."""
+    def _look(self, item: Item) -> tuple[int, int, str, str]:
+        """Size, time, SHA-256 and state of a photo; of one that cannot be read, zeros, a hash of its name and "".
+
+        It is not hashed again if it is as a row says that it was.
+        """
         status = self._stats[id(item)]
-        unread = 0, 0, hashlib.sha256(os.fsencode(item.target)).hexdigest()
-        if status is None or not stat.S_ISREG(status.st_mode):
-            return unread  # reading it says what it is, and says it in its row
-        size, modified = status.st_size, files.modified(status)
-        place = os.path.abspath(item.source)
-        for old in (self._records.row(item.target), self._records.row(places.aside(item))):
-            if old is not None and (old.at, old.size, old.modified) == (place, size, modified) and old.sha256:
-                return size, modified, old.sha256
-        try:
-            return size, modified, digest(item.source)
-        except PhotoError:
-            return unread
+        if status is not None and stat.S_ISREG(status.st_mode):
+            size, modified = status.st_size, files.modified(status)
+            state, now = stated(status), (os.path.abspath(item.source), size, modified)
+            for old in self._rows_of(item):
+                if old.state == state and (old.at, old.size, old.modified) == now and old.sha256:
+                    return size, modified, old.sha256, state
+            with suppress(PhotoError):
+                return size, modified, digest(item.source), "" if young(status, now=self._now) else state
+        # Reading it says what it is, and says it in its row.
+        return 0, 0, hashlib.sha256(os.fsencode(item.target)).hexdigest(), ""
+
+    def _rows_of(self, item: Item) -> Iterator[Row]:
+        """What earlier calls said of a photo."""
+        for target in (item.target, places.aside(item)):
+            if (row := self._records.row(target)) is not None:
+                yield row
 
     def _done(self, task: Task, known: Known | None) -> bool:
         """Whether an earlier call did it, as this one would."""
@@ -238,11 +268,14 @@ class _Planner:
         holder, last = known.holder, known.last
         if holder is not None and known.intact and holder.key == task.key:
             stamp = stamped(self._records.out / holder.target)
-            if last is not holder or stamp != holder.stamp or not os.path.exists(holder.place):
+            same = task.looks_as(holder) if holder.place == task.place else os.path.exists(holder.place)
+            if last is not holder or stamp != holder.stamp or not same:
                 self._moved.append((holder, task, stamp))
             self._earlier(holder)
             return True
         if last.key == task.key and last.status != "cloaked":
+            if last.place == task.place and not task.looks_as(last):
+                self._moved.append((last, task, last.stamp))
             self._earlier(last)
             return True
         return False
