@@ -3,7 +3,7 @@
 JAX's persistent cache saves XLA's work, but a program has to be traced and lowered to be looked up in it, which takes
 longer than cloaking a photo. A program kept here is found by what it was made from: the engine's source, JAX, its
 settings and flags, the processor, and the shapes and static parts of the arguments. Nothing of that sees code of other
-packages or code changed at run time: only who knows that there is none asks to `keep`. Kept are programs of one CPU.
+packages or code changed at run time: only who knows that there is none says `kept_in`. Kept are programs of one CPU.
 
 A program is code, so nothing is loaded that somebody else could have written. The folder and its files are the user's
 alone (`engine.private`), and every file begins with a MAC under a key that lies beside it, checked before anything else
@@ -19,11 +19,12 @@ import os
 import pickle
 import platform
 import secrets
+import subprocess
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial, update_wrapper
 from importlib.metadata import version
 from pathlib import Path
@@ -50,31 +51,55 @@ MOST = 96
 _IRRELEVANT = ("jax_compilation_cache", "jax_persistent_cache", "jax_enable_compilation_cache", "jax_log")
 """JAX's settings that change no program."""
 
+MANY = 4
+"""Missing programs from which on a helper is worth its own start, some seconds."""
+
 _folder: Path | None = None
+_helpers: list[subprocess.Popen] = []
 _uncaching = threading.Lock()
 _uncached_by = 0
 """Threads that compile what will be kept, and JAX's own setting meanwhile put aside."""
 _cached_before = True
 
 
-def keep(folder: Path | None) -> None:
-    """From now on, programs are loaded from this folder and kept in it; None: neither, nor is any made ahead."""
+@contextmanager
+def kept_in(folder: Path | None) -> Iterator[None]:
+    """Within it, programs of any thread are loaded from this folder and kept in it; None: neither, nor made ahead.
+
+    A helper of `ahead` does not outlive it.
+    """
     global _folder
-    _folder = folder
+    before, _folder = _folder, folder
+    try:
+        yield
+    finally:
+        _folder = before
+        while _helpers:
+            one = _helpers.pop()
+            one.terminate()
+            one.wait()
 
 
-def ahead(listed: Callable[[], Iterable[Callable[[], None]]], *, threads: int) -> None:
-    """Make what is `listed`, calls of `Kept.ahead`, in so many threads beside the caller's, which goes on at once.
+Call = tuple["Kept[..., Any]", tuple]
+"""A kept function and the arguments that it will be called with, as of `Kept.ahead`."""
 
-    Python traces one program at a time, but XLA compiles and loads several. Those that `keep(None)` finds waiting are
-    never begun. What fails here fails again, and is told, when the program is called. Nothing, if nothing is kept.
+
+def ahead(listed: Callable[[], Sequence[Call]], *, threads: int, helper: Callable[[], subprocess.Popen]) -> None:
+    """Make the programs of the calls that are `listed` beside the caller, who goes on at once.
+
+    Loading takes so many threads. Compiling holds Python's lock most of the time (jaxlib 0.10), so if MANY are missing
+    and there are several threads, a process helps, begun by `helper`; it must call `from_the_end` with the same list.
+    What waits when `kept_in` ends is never begun. What fails here fails again, and is told, when the program is called.
+    If nothing is kept, nothing is made.
     """
     if _folder is None:
         return
-    waiting: deque[Callable[[], None]] = deque()
+    waiting: deque[Call] = deque()
 
     def begin() -> None:
         waiting.extend(listed())
+        if threads > 1 and sum(function.missing(*arguments) for function, arguments in waiting) >= MANY:
+            _helpers.append(helper())
         for _ in range(1, threads):
             threading.Thread(target=work, name="programs-ahead").start()
         work()
@@ -82,9 +107,17 @@ def ahead(listed: Callable[[], Iterable[Callable[[], None]]], *, threads: int) -
     def work() -> None:
         with suppress(IndexError):
             while _folder is not None:
-                _quietly(waiting.popleft())
+                function, arguments = waiting.popleft()
+                _quietly(partial(function.ahead, *arguments))
 
     threading.Thread(target=_quietly, args=(begin,), name="programs-ahead").start()
+
+
+def from_the_end(calls: Sequence[Call]) -> None:
+    """Make the missing ones of these programs, the last first: what a helper of `ahead` does."""
+    for function, arguments in reversed(calls):
+        if function.missing(*arguments):
+            function.ahead(*arguments)
 
 
 def _quietly(make: Callable[[], None]) -> None:
@@ -95,7 +128,7 @@ def _quietly(make: Callable[[], None]) -> None:
 
 
 class Kept(Generic[P, R]):
-    """A jitted function of positional arguments, whose programs are kept where `keep` says."""
+    """A jitted function of positional arguments, whose programs are kept where `kept_in` says."""
 
     def __init__(self, function: Callable[P, R], *, static: int | None = None, donated: int | None = None) -> None:
         """static, donated: which argument; the static one must tell all of itself in its repr."""
@@ -104,6 +137,7 @@ class Kept(Generic[P, R]):
         self._name = f"{function.__module__}.{function.__qualname__}"
         self._static, self._donated = static, donated
         self._programs: dict[Any, Callable[..., R]] = {}
+        self._paths: dict[Any, Path] = {}
         self._locks: defaultdict[Any, threading.Lock] = defaultdict(threading.Lock)
         update_wrapper(self, function)
 
@@ -121,34 +155,46 @@ class Kept(Generic[P, R]):
         """
         self._program(arguments)
 
+    def missing(self, *arguments: Any) -> bool:
+        """Whether the program of such a call would have to be compiled, and could be kept."""
+        found = self._found(arguments)
+        return found is not None and found[0] not in self._programs and not found[1].exists()
+
     def _dynamic(self, arguments: tuple) -> tuple:
         return tuple(one for index, one in enumerate(arguments) if index != self._static)
 
     def _program(self, arguments: tuple) -> Callable[..., R] | None:
         """None if none is to be kept."""
+        found = self._found(arguments)
+        if found is None:
+            return None
+        key, path, device = found
+        with self._locks[key]:
+            program = self._programs.get(key)  # another thread may just have made it
+            if program is None:
+                dynamic = self._dynamic(arguments)
+                program = _load(path, dynamic, device) or _claimed(path, dynamic, device, self.jitted, arguments)
+                self._programs[key] = program
+        return program
+
+    def _found(self, arguments: tuple) -> tuple[Any, Path, jax.Device] | None:
+        """The program's key in this process, its file and its device; None if none is to be kept."""
         if _folder is None:
             return None
-        dynamic = self._dynamic(arguments)
-        leaves, tree = jax.tree.flatten(dynamic)
+        leaves, tree = jax.tree.flatten(self._dynamic(arguments))
         device = _one_cpu(leaves)
         if device is None:
             return None
         static = None if self._static is None else arguments[self._static]
         kinds = tuple((leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves)
         key = static, tree, kinds, device.id
-        program = self._programs.get(key)
-        if program is not None:
-            return program
-        text = f"{key} {self._donated}"
-        if " at 0x" in text:  # something that only its place in this process's memory tells from others
-            return None
-        with self._locks[key]:
-            program = self._programs.get(key)  # another thread may just have made it
-            if program is None:
-                path = _folder / f"{self._name}-{_hash(text)}.program"
-                program = _load(path, dynamic, device) or _make(path, self.jitted, arguments)
-                self._programs[key] = program
-        return program
+        path = self._paths.get(key)
+        if path is None:
+            text = f"{key} {self._donated}"
+            if " at 0x" in text:  # something that only its place in this process's memory tells from others
+                return None
+            path = self._paths[key] = Path(f"{self._name}-{_hash(text)}.program")
+        return key, _folder / path, device
 
 
 def kept(*, static: int | None = None, donated: int | None = None) -> Callable[[Callable[P, R]], Kept[P, R]]:
@@ -189,6 +235,20 @@ def _load(path: Path, dynamic: tuple, device: jax.Device) -> Callable[..., Any] 
     name = path.name.partition("-")[0].rpartition(".")[2]
     jax.monitoring.record_event_duration_secs(LOAD, time.perf_counter() - begun, fun_name=name)
     return program
+
+
+def _claimed(path: Path, dynamic: tuple, device: jax.Device, jitted: Any, arguments: tuple) -> Callable[..., Any]:
+    """Made by one process; another that needs it meanwhile waits and loads it."""
+    lock = path.with_suffix(".lock")
+    with ExitStack() as held:
+        try:
+            held.enter_context(files.locked(lock, wait=True))
+        except (OSError, files.HeldError):  # no folder, or no room: made for this process alone
+            return _make(path, jitted, arguments)
+        try:
+            return _load(path, dynamic, device) or _make(path, jitted, arguments)
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _make(path: Path, jitted: Any, arguments: tuple) -> Callable[..., Any]:

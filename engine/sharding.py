@@ -13,7 +13,7 @@ import jax
 import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from engine import private, programs
+from engine import private
 from engine.config import Precision
 from engine.types import DeviceError
 
@@ -30,15 +30,14 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 """mallopt's parameters, of glibc's malloc.h."""
 
 
-def configure(*, cache: Path | None = None, keep: bool = False) -> None:
+def configure(*, cache: Path | None = None) -> Path | None:
     """Set XLA's flags, the persistent compile cache and the C library's memory; to be called before the first
-    computation of the process.
+    computation of the process. Returns the folder for `programs.kept_in`, None if there must be none.
 
     cache: its folder; by default `fawkes-engine` in the user's cache directory. What the caller's environment says
     (XLA_FLAGS naming the same flag, JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE, MALLOC_ARENA_MAX or
     GLIBC_TUNABLES) stands. But a folder that is not the user's alone (`private.trusted`) is not used, whoever named it:
-    what is cached there is run. keep: whole programs too (`engine.programs`); only for a process that runs no network
-    and no change that is not the engine's own.
+    what is cached there is run.
     """
     _keep_memory()
     flags = os.environ.get("XLA_FLAGS", "")
@@ -51,11 +50,10 @@ def configure(*, cache: Path | None = None, keep: bool = False) -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     folder = str(jax.config.values["jax_compilation_cache_dir"])
     if "://" in folder:  # JAX's own kinds of store, which have permissions of their own
-        return
+        return None
     if not private.trusted(Path(folder)):
         jax.config.update("jax_enable_compilation_cache", False)
-    if keep and jax.config.values["jax_enable_compilation_cache"]:
-        programs.keep(Path(folder) / "programs")
+    return Path(folder) / "programs" if jax.config.values["jax_enable_compilation_cache"] else None
 
 
 def _keep_memory() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import tiny
 
 from engine import compiles, programs, sharding
+from engine.bulk import budget
 from engine.bulk.batching import Batcher, FaceCloak, FaceJob, Lane
 from engine.cloak.solver import CHUNK
 from engine.config import CANVAS, Recipe
@@ -154,21 +156,38 @@ def makers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "programs-ahead"]
 
 
+class Maker(programs.Kept):
+    """A kept function that is always missing, and calls another one to be made."""
+
+    def __init__(self, make: Callable[[], None]) -> None:
+        self.make = make
+
+    def missing(self, *arguments: object) -> bool:
+        return True
+
+    def ahead(self, *arguments: object) -> None:
+        self.make()
+
+
+def no_helper() -> NoReturn:
+    raise AssertionError("one thread needs no helper")
+
+
 @pytest.mark.usefixtures("quick_compiles")
-def test_every_program_is_made_ahead(tmp_path: Path) -> None:
-    """Beside the first photo's decoding; what cloaks then makes none. On tiny networks in turn."""
+def test_every_program_is_made_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cloaks then makes none. On tiny networks in turn."""
+    monkeypatch.setattr(budget, "cores", lambda: 1)
     recipe = Recipe.of("mid", extractors=("one", "two"), steps=12)
     networks = (tiny.extractor(1), tiny.extractor(2))
-    programs.keep(tmp_path / "programs")
-    try:
+    with programs.kept_in(tmp_path / "programs"):
+        whole = Batcher(recipe, networks, size=2, mesh=sharding.faces_mesh(1))
+        assert not makers(), "there may be no face"
         with compiles.record() as ahead:
-            whole = Batcher(recipe, networks, size=2, mesh=sharding.faces_mesh(1))
+            whole.prepare()
             while working := makers():
                 working[0].join()
         with compiles.record() as cloaking:
             whole.solve([job(index, side=CANVAS, networks=2) for index in range(3)])
-    finally:
-        programs.keep(None)
     assert (ahead.made["_embed"].made, ahead.made["_pull"].made, ahead.made["_move"].made) == (2, 2, 1)
     assert {"begin", "enter", "_cloaked", "_settle", "result"} <= set(ahead.made)
     assert not set(ahead.made) & set(cloaking.made)
@@ -184,11 +203,11 @@ def test_what_is_not_begun_is_not_made_once_nothing_is_kept(tmp_path: Path) -> N
         go_on.wait()
         made.append("first")
 
-    programs.keep(tmp_path / "programs")
-    programs.ahead(lambda: [first, lambda: made.append("second")], threads=1)
-    (thread,) = makers()
-    assert begun.wait(10)
-    programs.keep(None)
+    with programs.kept_in(tmp_path / "programs"):
+        calls: list[programs.Call] = [(Maker(first), ()), (Maker(lambda: made.append("second")), ())]
+        programs.ahead(lambda: calls, threads=1, helper=no_helper)
+        (thread,) = makers()
+        assert begun.wait(10)
     go_on.set()
     thread.join(10)
     assert made == ["first"]

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -19,16 +20,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import cli, compiles, programs
+from engine import cli, compiles, files, private, programs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    programs.keep(tmp_path / "programs")
-    yield tmp_path / "programs"
-    programs.keep(None)
+    with programs.kept_in(tmp_path / "programs"):
+        yield tmp_path / "programs"
 
 
 def scaled(power: int, tree: dict[str, jax.Array], x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -237,11 +237,37 @@ def test_what_only_its_place_in_memory_tells_apart_is_not_kept(folder: Path) -> 
 
 def test_a_folder_that_cannot_be_made_costs_nothing_but_time(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    programs.keep(tmp_path / "file" / "programs")
-    try:
+    with programs.kept_in(tmp_path / "file" / "programs"):
         np.testing.assert_array_equal(fresh()(2, {"scale": ones()}, ones(5))[0], np.ones(5))
-    finally:
-        programs.keep(None)
+
+
+def test_what_another_process_is_making_is_waited_for(folder: Path) -> None:
+    """Its lock is held by an open file, so one process can play both."""
+    tree = {"scale": jax.device_put(np.float32(3))}
+    function, arguments = fresh(), (2, tree, ones(5))
+    found = function._found(arguments)
+    assert found is not None
+    path = found[1]
+    assert function.missing(*arguments)
+    with compiles.record() as made, ThreadPoolExecutor() as pool:
+        private.made(folder)
+        with files.locked(path.with_suffix(".lock"), wait=True):
+            waiting = pool.submit(function.ahead, *arguments)
+            programs._make(path, fresh().jitted, arguments)
+            assert not waiting.done()
+        waiting.result(60)
+    assert (made.by_program["scaled"].compiled, made.by_program["scaled"].loaded) == (1, 1)
+    assert not function.missing(*arguments)
+    assert kept_in(folder) == {path.name}
+
+
+def test_a_helper_makes_what_is_missing(folder: Path) -> None:
+    calls: list[programs.Call] = [(fresh(), (power, {"scale": ones()}, ones(5))) for power in (2, 3, 4)]
+    calls[1][0].ahead(*calls[1][1])
+    with compiles.record() as made:
+        programs.from_the_end(calls)
+    assert made.by_program["scaled"].compiled == 2
+    assert len(kept_in(folder)) == 3
 
 
 def test_the_ones_used_last_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +327,8 @@ def test_the_second_run_traces_nothing_and_writes_the_same(tmp_path: Path, photo
 
     names = {"_embed", "begin", "enter", "_pull", "_move", "_cloaked", "_settle", "result"}
     first, second = run("first"), run("second")
-    assert {name for name, one in first.items() if not one["from_cache"]} >= names
+    assert {name for name, one in first.items() if one["made"] > one["from_cache"]}, "some came from a helper"
+    assert set(first) >= names
     assert {name for name, one in second.items() if one["from_cache"]} >= names
     assert sum(second[name]["seconds"] for name in names) < sum(first[name]["seconds"] for name in names) / 4
     made = [(tmp_path / out / "obama.jpg").read_bytes() for out in ("first", "second")]

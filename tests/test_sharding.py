@@ -221,10 +221,10 @@ def test_accelerators_get_more_slots_each(platform: str, devices: int, slots: in
 
 CACHED = """
 import sys, pathlib
-from engine import programs, sharding
-sharding.configure(cache=pathlib.Path(sys.argv[1]), keep=True)
+from engine import sharding
+folder = sharding.configure(cache=pathlib.Path(sys.argv[1]))
 import jax
-print(jax.config.jax_enable_compilation_cache, programs._folder is not None)
+print(jax.config.jax_enable_compilation_cache, folder is not None)
 """
 
 

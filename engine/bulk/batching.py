@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
@@ -20,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float32
 
 from engine import programs, sharding
-from engine.bulk import budget
+from engine.bulk import ahead, budget
 from engine.cloak import solver
 from engine.cloak.objective import Extractors
 from engine.config import Recipe
@@ -107,8 +108,18 @@ class Batcher:
         self.mesh = mesh
         log.info("%d faces at once, %d steps each, on %s", self.size, recipe.steps, [*map(str, mesh.devices.flat)])
         self.extractors = sharding.replicate(tuple(map(tuned, extractors)), mesh)
-        faces = sharding.of_faces(mesh)
-        programs.ahead(lambda: solver.programs(recipe, self.extractors, self.size, faces), threads=budget.cores())
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Begin to make what cloaking runs, once: for who knows that there is a face, and returns at once."""
+        if not self._prepared:
+            self._prepared = True
+            helper = partial(ahead.helper, self.recipe, self.size)
+            programs.ahead(self.programs, threads=budget.cores(), helper=helper)
+
+    def programs(self) -> list[programs.Call]:
+        """All that cloaking runs, in that order."""
+        return solver.programs(self.recipe, self.extractors, self.size, sharding.of_faces(self.mesh))
 
     def lane(self) -> Lane:
         """Slots of its own for one stream of faces."""
@@ -126,6 +137,7 @@ class Batcher:
 
     def embed(self, canvases: Sequence[Float32[np.ndarray, "c c 3"]]) -> list[tuple[Float32[np.ndarray, "_d"], ...]]:
         """For each canvas its embedding by every extractor, any number of canvases."""
+        self.prepare()
         found: list[tuple[Float32[np.ndarray, "_d"], ...]] = []
         for first in range(0, len(canvases), self.size):
             some = list(canvases[first : first + self.size])
@@ -190,6 +202,7 @@ class Lane(Generic[T]):
 
     def add(self, ticket: T, job: FaceJob) -> None:
         """A face that waits for a slot from now on."""
+        self.batcher.prepare()
         self._waiting.append(_Face(ticket, job))
 
     def keep(self, wanted: Callable[[T], bool]) -> None:

@@ -23,7 +23,7 @@ from engine.cloak.state import State
 from engine.config import CANVAS, CHUNK, Recipe
 from engine.extractors import Extractor
 from engine.extractors import embed as embed_one
-from engine.programs import kept
+from engine.programs import Call, kept
 
 
 class Pull(Protocol):
@@ -265,12 +265,10 @@ def result(recipe: Recipe, slots: Slots) -> Result:
     return jax.vmap(one)(*slots)
 
 
-def programs(
-    recipe: Recipe, extractors: Extractors, size: int, sharding: jax.sharding.Sharding
-) -> list[Callable[[], None]]:
-    """What makes or loads each program that cloaking so many faces at once needs, for `engine.programs.ahead`.
+def programs(recipe: Recipe, extractors: Extractors, size: int, sharding: jax.sharding.Sharding) -> list[Call]:
+    """Every call whose program cloaking so many faces at once needs, for `engine.programs.ahead`; in that order.
 
-    sharding: of the faces. Those come first that are needed first; of the turns, each is a program.
+    sharding: of the faces.
     """
 
     def faces(like: Any) -> Any:
@@ -287,16 +285,14 @@ def programs(
     batch = Batch(canvas, mask, region, clean, of(bool), of(jnp.uint32, 4))
     slots = faces(jax.eval_shape(partial(begin.jitted, recipe), batch, clean, fresh))
     solver = SOLVERS[recipe.solver]
-    makers = [partial(_embed.ahead, extractor, canvas) for extractor in extractors]
-    makers += [partial(begin.ahead, recipe, batch, clean, fresh), partial(enter.ahead, slots, slots, fresh)]
-    makers += [
-        partial(_pull_kept.ahead, Turn(recipe, members), _of(extractors, members), slots) for members in recipe.turns
-    ]
+    calls: list[Call] = [(_embed, (extractor, canvas)) for extractor in extractors]
+    calls += [(begin, (recipe, batch, clean, fresh)), (enter, (slots, slots, fresh))]
+    calls += [(_pull_kept, (Turn(recipe, members), _of(extractors, members), slots)) for members in recipe.turns]
     if solver.pulled is not None:
-        makers.append(partial(_move_kept.ahead, recipe, slots, solver.pulled(slots.state), _push(1.0)))
+        calls.append((_move_kept, (recipe, slots, solver.pulled(slots.state), _push(1.0))))
     if solver.settle is not None:
-        makers += [partial(_cloaked.ahead, slots), partial(_settle.ahead, recipe, slots, clean)]
-    return [*makers, partial(result.ahead, recipe, slots)]
+        calls += [(_cloaked, (slots,)), (_settle, (recipe, slots, clean))]
+    return [*calls, (result, (recipe, slots))]
 
 
 def solve(recipe: Recipe, extractors: Extractors, batch: Batch) -> Result:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -113,13 +114,15 @@ class Work:
     options: Options
     settings: str
 
-    def cloaker(self, photos: int) -> Cloaker:
-        """Who cloaks a collection of so many photos, in this process."""
-        from engine import sharding
+    def cloaker(self, photos: int, *, during: ExitStack) -> Cloaker:
+        """Who cloaks a collection of so many photos, in this process. during: the run, in which programs are kept."""
+        from engine import programs, sharding
         from engine.bulk.cloaker import Cloaker
         from engine.extractors import registry
 
-        sharding.configure(keep=set(self.recipe.names) <= set(registry.tables()))
+        folder = sharding.configure()
+        if set(self.recipe.names) <= set(registry.tables()):  # no code of other packages, which no key sees
+            during.enter_context(programs.kept_in(folder))
         return Cloaker(
             recipe=self.recipe,
             detection=self.detection,
@@ -161,7 +164,6 @@ def run(
     telling: Telling = Telling(),
 ) -> int:
     """Do it. Returns the exit code."""
-    from engine import programs
     from engine.bulk.inputs import InputError
     from engine.bulk.manifest import BusyError
     from engine.bulk.run import Options, fingerprint
@@ -179,10 +181,16 @@ def run(
     work = Work(recipe, detection, selection.only, machine, out, options, settings)
     view = View(quiet=conduct.quiet, dry=conduct.dry_run, verbose=telling.verbose)
     try:
-        with view:
+        with view, ExitStack() as during:
             runner = work.crew if machine.runner == "ray" else None
             summary = run_collection(
-                work.cloaker, paths, out, settings=settings, options=options, runner=runner, watch=view
+                partial(work.cloaker, during=during),
+                paths,
+                out,
+                settings=settings,
+                options=options,
+                runner=runner,
+                watch=view,
             )
     except (InputError, BusyError, CheckpointError) as error:
         return usage(str(error), as_json=telling.json)
@@ -190,8 +198,6 @@ def run(
         return failed(str(error), as_json=telling.json)
     except KeyboardInterrupt:
         return interrupted(f"What was done is in {out}; the same command goes on from there.", as_json=telling.json)
-    finally:
-        programs.keep(None)  # it was for this run: what comes after it in this process may have changed the code
     if telling.json:
         print(summary.as_json())
     else:
