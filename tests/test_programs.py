@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -303,7 +304,18 @@ def test_programs_are_kept_for_the_run_alone(
     """Whatever became of it: this one ends where the reference photo is found to be nobody's, networks loaded."""
     Image.new("RGB", (64, 64)).save(tmp_path / "nobody.png")
     told: list[Path | None] = []
-    monkeypatch.setattr(programs, "keep", told.append)
+    kept_in = programs.kept_in
+
+    @contextmanager
+    def seen(folder: Path | None) -> Iterator[None]:
+        try:
+            with kept_in(folder):
+                told.append(programs._folder)
+                yield
+        finally:
+            told.append(programs._folder)
+
+    monkeypatch.setattr(programs, "kept_in", seen)
     arguments = [str(photos / "obama.jpg"), "--out", str(tmp_path / "out"), "--only", str(tmp_path / "nobody.png")]
     assert cli.main(["run", *arguments, "--extractors", "mobileface"]) == cli.USAGE
     assert "must show one face" in capsys.readouterr().err
