@@ -74,10 +74,7 @@ def kept_in(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         _folder = before
-        while _helpers:
-            one = _helpers.pop()
-            one.terminate()
-            one.wait()
+        _end_helpers()
 
 
 Call = tuple["Kept[..., Any]", tuple]
@@ -99,7 +96,7 @@ def ahead(listed: Callable[[], Sequence[Call]], *, threads: int, helper: Callabl
     def begin() -> None:
         waiting.extend(listed())
         if threads > 1 and sum(function.missing(*arguments) for function, arguments in waiting) >= MANY:
-            _helpers.append(helper())
+            _quietly(partial(_help, helper))
         for _ in range(1, threads):
             threading.Thread(target=work, name="programs-ahead").start()
         work()
@@ -111,6 +108,20 @@ def ahead(listed: Callable[[], Sequence[Call]], *, threads: int, helper: Callabl
                 _quietly(partial(function.ahead, *arguments))
 
     threading.Thread(target=_quietly, args=(begin,), name="programs-ahead").start()
+
+
+def _help(helper: Callable[[], subprocess.Popen]) -> None:
+    _helpers.append(helper())
+    if _folder is None:  # it ended meanwhile
+        _end_helpers()
+
+
+def _end_helpers() -> None:
+    with suppress(IndexError):
+        while True:
+            one = _helpers.pop()
+            one.terminate()
+            one.wait()
 
 
 def from_the_end(calls: Sequence[Call]) -> None:

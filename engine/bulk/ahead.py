@@ -16,7 +16,8 @@ def helper(recipe: Recipe, size: int) -> subprocess.Popen:
     """Begin such a process, for `engine.programs.ahead`. size: faces at once. Raises OSError."""
     order = json.dumps({"recipe": asdict(recipe), "size": size})
     quiet = subprocess.DEVNULL
-    return subprocess.Popen([sys.executable, "-m", __name__, order], stdin=quiet, stdout=quiet, stderr=quiet)
+    # -P: modules that lie in the current folder, among somebody's photos, are not the engine's.
+    return subprocess.Popen([sys.executable, "-P", "-m", __name__, order], stdin=quiet, stdout=quiet, stderr=quiet)
 
 
 def main() -> None:
