@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, Int16, UInt8
+from jaxtyping import Float, Float32, Int16, Real, UInt8
 
 from engine.config import CANVAS, REGION, TEMPLATE
 from engine.types import Face
@@ -36,7 +36,7 @@ class Cut(NamedTuple):
     matrix: np.ndarray
 
 
-def central(boxes: Sequence[Float[np.ndarray, "4"]], size: tuple[int, int]) -> int:
+def central(boxes: Sequence[Real[np.ndarray, "4"]], size: tuple[int, int]) -> int:
     """Index of the box (x, y, width, height) whose centre is nearest to the middle of a photo.
 
     size: of the photo, (height, width). In a collection by person that face is the person's.

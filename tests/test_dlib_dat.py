@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dlib_file
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from dlib_file import MARK, affine, alias, conv, dense, integer, integers, network, number, plain, tensor, text
@@ -218,7 +219,7 @@ def test_a_dense_layer_of_another_length_is_another_network() -> None:
 
 
 def test_maps_of_two_sizes_are_added_from_the_corner_on() -> None:
-    small, wide = np.ones((2, 2, 3), np.float32), np.full((3, 2, 1), 2, np.float32)
+    small, wide = jnp.ones((2, 2, 3)), jnp.full((3, 2, 1), 2.0)
     total = np.asarray(resnet29.add(small, wide))
     expected = np.zeros((3, 2, 3), np.float32)
     expected[:2, :, :] += 1
