@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, Int16, Real, UInt8
+from jaxtyping import Float32, Int16, Real, UInt8
 
 from engine.config import CANVAS, REGION, TEMPLATE
 from engine.types import Face

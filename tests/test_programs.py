@@ -266,7 +266,7 @@ def test_what_another_process_is_making_is_waited_for(folder: Path) -> None:
 
 
 def test_a_helper_makes_what_is_missing(folder: Path) -> None:
-    calls: list[programs.Call] = [(fresh(), (power, {"scale": ones()}, ones(5))) for power in (2, 3, 4)]
+    calls: list[programs.Call] = [(fresh(), (power, {"scale": ones()}, ones(11))) for power in (2, 3, 4)]
     calls[1][0].ahead(*calls[1][1])
     with compiles.record() as made:
         programs.from_the_end(calls)
@@ -357,10 +357,10 @@ def test_a_run_whose_programs_are_there_traces_nothing_and_writes_the_same(tmp_p
 
 
 def test_a_helper_ends_with_the_run(folder: Path) -> None:
-    helper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    with programs.kept_in(folder / "inner"):
-        calls: list[programs.Call] = [(fresh(), (power, {"scale": ones()}, ones(7))) for power in range(2, 7)]
-        programs.ahead(lambda: calls, threads=2, helper=lambda: helper)
-        while not programs._helpers:
-            time.sleep(0.01)
-    assert helper.returncode is not None
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as helper:
+        with programs.kept_in(folder / "inner"):
+            calls: list[programs.Call] = [(fresh(), (power, {"scale": ones()}, ones(7))) for power in range(2, 7)]
+            programs.ahead(lambda: calls, threads=2, helper=lambda: helper)
+            while not programs._helpers:
+                time.sleep(0.01)
+        assert helper.returncode is not None
