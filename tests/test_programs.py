@@ -248,7 +248,7 @@ def test_a_folder_that_cannot_be_made_costs_nothing_but_time(tmp_path: Path) -> 
 def test_what_another_process_is_making_is_waited_for(folder: Path) -> None:
     """Its lock is held by an open file, so one process can play both."""
     tree = {"scale": jax.device_put(np.float32(3))}
-    function, arguments = fresh(), (2, tree, ones(5))
+    function, arguments = fresh(), (2, tree, ones(13))
     found = function._found(arguments)
     assert found is not None
     path = found[1]
