@@ -24,8 +24,8 @@ def protection(folder: str, preset: str, **values: object) -> float:
     return mean(row["protection"] for row in rows(folder, preset, **values))
 
 
-def left_out(head: str, results: str = "leave-one-out") -> dict[str, float]:
-    (recipe,) = json.loads((RESULTS / f"{results}.json").read_text())["recipes"].values()
+def left_out(head: str) -> dict[str, float]:
+    (recipe,) = json.loads((RESULTS / "leave-one-out.json").read_text())["recipes"].values()
     return {row["recogniser"]: row["galleries"][0][head]["rate"] for row in recipe}
 
 
@@ -51,7 +51,7 @@ FIGURES: dict[str, Callable[[], list[float]]] = {
     "Recognisers that took no part": lambda: [
         mean(left_out("linear head").values()),
         mean(left_out("1-NN").values()),
-        left_out("linear head", "leave-one-out-40-steps")["sface"],
+        left_out("linear head")["sface"],
     ],
     "Recognisers that took part": lambda: [judged("dlib"), judged("sface")],
     "The cloaked photo itself": lambda: [named("held-out"), named("in")],
