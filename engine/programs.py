@@ -253,8 +253,10 @@ def _claimed(path: Path, dynamic: tuple, device: jax.Device, jitted: Any, argume
     lock = path.with_suffix(".lock")
     with ExitStack() as held:
         try:
+            if not private.trusted(path.parent):
+                raise NotADirectoryError(path.parent)  # others could hold the lock for ever
             held.enter_context(files.locked(lock, wait=True))
-        except (OSError, files.HeldError):  # no folder, or no room: made for this process alone
+        except (OSError, files.HeldError):  # nor is there room, or a lock: made for this process alone
             return _make(path, jitted, arguments)
         try:
             return _load(path, dynamic, device) or _make(path, jitted, arguments)
