@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """JAX's cache alone, which has one program for a network and its robust sibling; and the extractor "tiny"."""
     tiny_cloak.provide(tmp_path_factory.mktemp("weights") / "tiny")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "keep", lambda folder: None)
+        patch.setattr(programs, "kept_in", lambda folder: nullcontext())
         yield
 
 

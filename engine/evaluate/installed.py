@@ -186,11 +186,11 @@ class HumanNode:
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
 
-    def embed(self, photos: Sequence[Path]) -> list[Float32[np.ndarray, "1024"] | None]:
+    def embed(self, photos: Sequence[Path]) -> list[Float32[np.ndarray, "d"] | None]:
         """Embeddings as the library gives them, of any length: its own comparison is of distances."""
         return [None if pixels is None else self._one(pixels) for pixels in in_threads(decoded, photos, ahead=8)]
 
-    def _one(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "1024"] | None:
+    def _one(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "d"] | None:
         height, width = pixels.shape[:2]
         process = self._running()
         assert process.stdin is not None
