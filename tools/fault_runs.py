@@ -42,7 +42,7 @@ class Caller(Protocol):
 class Forked:
     """Forks this process, which has to have been started with the library and `fault_standin.install`ed."""
 
-    def __init__(self, scratch: Path, *, patience: float = 30) -> None:
+    def __init__(self, scratch: Path, *, patience: float = 120) -> None:
         """patience: seconds after which a call counts as hung."""
         import fault_standin
 
