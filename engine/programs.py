@@ -148,7 +148,6 @@ class Kept(Generic[P, R]):
         self._name = f"{function.__module__}.{function.__qualname__}"
         self._static, self._donated = static, donated
         self._programs: dict[Any, Callable[..., R]] = {}
-        self._paths: dict[Any, Path] = {}
         self._locks: defaultdict[Any, threading.Lock] = defaultdict(threading.Lock)
         update_wrapper(self, function)
 
@@ -168,28 +167,33 @@ class Kept(Generic[P, R]):
 
     def missing(self, *arguments: Any) -> bool:
         """Whether the program of such a call would have to be compiled, and could be kept."""
-        found = self._found(arguments)
-        return found is not None and found[0] not in self._programs and not found[1].exists()
+        key = self._key(arguments)
+        path = None if key is None or key in self._programs else self._path(key)
+        return path is not None and not path.exists()
 
     def _dynamic(self, arguments: tuple) -> tuple:
         return tuple(one for index, one in enumerate(arguments) if index != self._static)
 
     def _program(self, arguments: tuple) -> Callable[..., R] | None:
         """None if none is to be kept."""
-        found = self._found(arguments)
-        if found is None:
+        key = self._key(arguments)
+        if key is None:
             return None
-        key, path, device = found
+        if key in self._programs:
+            return self._programs[key]
+        path = self._path(key)
+        if path is None:
+            return None
         with self._locks[key]:
             program = self._programs.get(key)  # another thread may just have made it
             if program is None:
-                dynamic = self._dynamic(arguments)
+                dynamic, device = self._dynamic(arguments), key[-1]
                 program = _load(path, dynamic, device) or _claimed(path, dynamic, device, self.jitted, arguments)
                 self._programs[key] = program
         return program
 
-    def _found(self, arguments: tuple) -> tuple[Any, Path, jax.Device] | None:
-        """The program's key in this process, its file and its device; None if none is to be kept."""
+    def _key(self, arguments: tuple) -> tuple | None:
+        """What tells the program from others of the function, the device last; None if none is to be kept."""
         if _folder is None:
             return None
         leaves, tree = jax.tree.flatten(self._dynamic(arguments))
@@ -198,14 +202,14 @@ class Kept(Generic[P, R]):
             return None
         static = None if self._static is None else arguments[self._static]
         kinds = tuple((leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves)
-        key = static, tree, kinds, device.id
-        path = self._paths.get(key)
-        if path is None:
-            text = f"{key} {self._donated}"
-            if " at 0x" in text:  # something that only its place in this process's memory tells from others
-                return None
-            path = self._paths[key] = Path(f"{self._name}-{_hash(text)}.program")
-        return key, _folder / path, device
+        return static, tree, kinds, device
+
+    def _path(self, key: tuple) -> Path | None:
+        """The program's file; None if something tells it from others only by its place in this process's memory."""
+        text = f"{(*key[:-1], key[-1].id)} {self._donated}"
+        if _folder is None or " at 0x" in text:
+            return None
+        return _folder / f"{self._name}-{_hash(text)}.program"
 
 
 def kept(*, static: int | None = None, donated: int | None = None) -> Callable[[Callable[P, R]], Kept[P, R]]:

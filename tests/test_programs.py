@@ -249,9 +249,10 @@ def test_what_another_process_is_making_is_waited_for(folder: Path) -> None:
     """Its lock is held by an open file, so one process can play both."""
     tree = {"scale": jax.device_put(np.float32(3))}
     function, arguments = fresh(), (2, tree, ones(13))
-    found = function._found(arguments)
-    assert found is not None
-    path = found[1]
+    key = function._key(arguments)
+    assert key is not None
+    path = function._path(key)
+    assert path is not None
     assert function.missing(*arguments)
     with compiles.record() as made, ThreadPoolExecutor() as pool:
         private.made(folder)
@@ -361,6 +362,8 @@ def test_a_helper_ends_with_the_run(folder: Path) -> None:
         with programs.kept_in(folder / "inner"):
             calls: list[programs.Call] = [(fresh(), (power, {"scale": ones()}, ones(7))) for power in range(2, 7)]
             programs.ahead(lambda: calls, threads=2, helper=lambda: helper)
+            until = time.monotonic() + 60
             while not programs._helpers:
+                assert time.monotonic() < until, "no helper was begun"
                 time.sleep(0.01)
         assert helper.returncode is not None
