@@ -30,8 +30,8 @@ Padding = Literal["SAME", "VALID"] | int
 def _by_platform(*arguments: Array, cpu: Callable[..., Array], default: Callable[..., Array]) -> Array:
     """`cpu` if that is what JAX computes on unasked, else `default`.
 
-    `lax.platform_dependent` would trace, differentiate and batch both, which is most of what tracing a network costs. So
-    a CPU beside an accelerator runs `default`: the same results, slower.
+    `lax.platform_dependent` would trace, differentiate and batch both, which is most of what tracing a network costs.
+    So a CPU beside an accelerator runs `default`: the same results, slower.
     """
     return (cpu if jax.default_backend() == "cpu" else default)(*arguments)
 
