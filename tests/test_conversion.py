@@ -11,8 +11,10 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import jax
 import numpy as np
+import onnx
 import pytest
 from flax import nnx
 
@@ -23,6 +25,7 @@ from engine.extractors.weight_map import resolve, weight_map
 
 MAPPED = [name for name, layout in layouts.LAYOUTS.items() if layout.weight_map is not None]
 SMALL = "mobilefacenet/frbench"
+TORCH = "torch is not installed: tools/test-torch runs this"
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +120,7 @@ def test_channels_with_deviations_of_their_own_see_one_scale() -> None:
 
 
 def test_a_state_dict_is_read_without_its_wrappers(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="the extra `convert` is not installed")
+    torch = pytest.importorskip("torch", reason=TORCH)
     weight = torch.arange(6.0).reshape(2, 3)
     state = {"module.fc.weight": weight.half(), "module.bn.num_batches_tracked": torch.tensor(3)}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "a.pt")
@@ -128,7 +131,7 @@ def test_a_state_dict_is_read_without_its_wrappers(tmp_path: Path) -> None:
 
 
 def test_a_torch_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="the extra `convert` is not installed")
+    torch = pytest.importorskip("torch", reason=TORCH)
 
     class Attack:
         def __reduce__(self) -> tuple:
@@ -141,7 +144,6 @@ def test_a_torch_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_keras_file_is_read_by_variable(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py", reason="the extra `convert` is not installed")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         root = file.create_group("model_weights")
         root.attrs["layer_names"] = [b"conv1/conv", b"relu"]
@@ -158,14 +160,14 @@ def test_a_keras_file_is_read_by_variable(tmp_path: Path) -> None:
     [("torch", torch_file.read, b"no"), ("h5py", keras_h5.read, b"no"), ("onnx", onnx_graph.read, b"no \xff file")],
 )
 def test_what_is_no_such_file_is_a_value_error(tmp_path: Path, module: str, read, data: bytes) -> None:
-    pytest.importorskip(module, reason="the extra `convert` is not installed")
+    if module == "torch":
+        pytest.importorskip("torch", reason=TORCH)
     (tmp_path / "a").write_bytes(data)
     with pytest.raises(ValueError, match=str(tmp_path)):
         read(tmp_path / "a")
 
 
 def test_an_onnx_graph_gives_its_weights_in_order_and_folded(tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx", reason="the extra `convert` is not installed")
     rng = np.random.default_rng(0)
     norm, before = statistics(rng, 4), statistics(rng, 4)
     constants = {

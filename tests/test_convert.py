@@ -6,6 +6,7 @@ import json
 import sys
 
 import numpy as np
+import onnx as onnx_package
 import pytest
 
 from engine.convert import folding, frozen_graph, onnx, tfjs, tflite
@@ -134,8 +135,7 @@ def test_scales_that_do_not_fit_are_named():
 
 
 def test_onnx_file_gives_what_the_network_reads(tmp_path):
-    package = pytest.importorskip("onnx", reason="needs the extra `convert`")
-    helper, numpy_helper = package.helper, package.numpy_helper
+    helper, numpy_helper = onnx_package.helper, onnx_package.numpy_helper
     codes, scale, zero = np.arange(-4, 5, dtype=np.int8).reshape(1, 9), np.float32([0.25]), np.int8([2])
     bias, slope = normal(1), normal(1, 1, 1)
     graph = helper.make_graph(
@@ -147,8 +147,8 @@ def test_onnx_file_gives_what_the_network_reads(tmp_path):
             helper.make_node("PRelu", ["y", "slope"], ["z"]),
         ],
         "tiny",
-        [helper.make_tensor_value_info("data", package.TensorProto.FLOAT, [1, 1, 8, 8])],
-        [helper.make_tensor_value_info("z", package.TensorProto.FLOAT, [1, 1, 6, 6])],
+        [helper.make_tensor_value_info("data", onnx_package.TensorProto.FLOAT, [1, 1, 8, 8])],
+        [helper.make_tensor_value_info("z", onnx_package.TensorProto.FLOAT, [1, 1, 6, 6])],
         [
             numpy_helper.from_array(value, name)
             for name, value in {
@@ -161,7 +161,7 @@ def test_onnx_file_gives_what_the_network_reads(tmp_path):
             }.items()
         ],
     )
-    package.save(helper.make_model(graph), tmp_path / "tiny.onnx")
+    onnx_package.save(helper.make_model(graph), tmp_path / "tiny.onnx")
     tensors = onnx.read(tmp_path / "tiny.onnx")
     assert set(tensors) == {"kernel", "bias", "slope"}
     np.testing.assert_array_equal(tensors["kernel"].ravel(), (np.arange(-4, 5) - 2) * np.float32(0.25))
@@ -170,7 +170,6 @@ def test_onnx_file_gives_what_the_network_reads(tmp_path):
 
 
 def test_what_is_no_onnx_file_is_refused(tmp_path):
-    pytest.importorskip("onnx", reason="needs the extra `convert`")
     (tmp_path / "x.onnx").write_bytes(b"<html>")
     with pytest.raises(ValueError, match="is not an ONNX file"):
         onnx.read(tmp_path / "x.onnx")

@@ -12,7 +12,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
+import onnx as onnx_package
 import pytest
 from test_convert import write_tfjs
 
@@ -30,7 +32,7 @@ ONE_OF_A_FORMAT = {
     "pb": "inception-resnet-v1/facenet-pb",
     "sface": "sface/opencv-onnx",
 }
-PACKAGES = {"torch": "torch", "keras": "h5py", "onnx": "onnx", "sface": "onnx", "tflite": "ai_edge_litert"}
+TORCH = "torch is not installed: tools/test-torch runs this"
 
 
 def one_sentence(capsys: pytest.CaptureFixture[str], *, names: str) -> str:
@@ -43,8 +45,8 @@ def one_sentence(capsys: pytest.CaptureFixture[str], *, names: str) -> str:
 
 
 def convert(source: Path, form: str, tmp_path: Path) -> int:
-    if form in PACKAGES:
-        pytest.importorskip(PACKAGES[form], reason="the extra `convert` is not installed")
+    if form == "torch":
+        pytest.importorskip("torch", reason=TORCH)
     arguments = ["--as", ONE_OF_A_FORMAT[form], "--name", "mine", "--out", str(tmp_path / "home")]
     return cli.main(["convert", str(source), *arguments])
 
@@ -178,17 +180,16 @@ def test_a_manifest_of_another_form_is_one_sentence(tmp_path: Path, text: str) -
 
 
 def onnx_file(path: Path, nodes: list, constants: dict[str, np.ndarray], change: Callable = lambda graph: None) -> Path:
-    package = pytest.importorskip("onnx", reason="needs the extra `convert`")
-    helper = package.helper
+    helper = onnx_package.helper
     graph = helper.make_graph(
         [helper.make_node(*node, **options) for node, options in nodes],
         "g",
-        [helper.make_tensor_value_info("x", package.TensorProto.FLOAT, [1])],
-        [helper.make_tensor_value_info("y", package.TensorProto.FLOAT, [1])],
-        [package.numpy_helper.from_array(value, name) for name, value in constants.items()],
+        [helper.make_tensor_value_info("x", onnx_package.TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", onnx_package.TensorProto.FLOAT, [1])],
+        [onnx_package.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     change(graph)
-    package.save(helper.make_model(graph), path)
+    onnx_package.save(helper.make_model(graph), path)
     return path
 
 
@@ -299,7 +300,6 @@ def test_the_name_of_an_operation_calls_nothing_else(tmp_path: Path) -> None:
 
 
 def keras_file(path: Path, put: Callable) -> Path:
-    h5py = pytest.importorskip("h5py", reason="the extra `convert` is not installed")
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [b"conv"]
         file.create_group("conv").attrs["weight_names"] = [b"kernel:0"]
@@ -348,7 +348,7 @@ def test_a_keras_file_holds_its_weights_itself(name: str, tmp_path: Path, monkey
 
 
 def torch_archive(path: Path, value: object, *, compression: int = zipfile.ZIP_STORED, twice: str = "") -> Path:
-    torch = pytest.importorskip("torch", reason="the extra `convert` is not installed")
+    torch = pytest.importorskip("torch", reason=TORCH)
     plain = io.BytesIO()
     torch.save(value, plain)
     with zipfile.ZipFile(plain) as given, zipfile.ZipFile(path, "w", compression) as made:
@@ -361,7 +361,7 @@ def torch_archive(path: Path, value: object, *, compression: int = zipfile.ZIP_S
 
 
 def test_a_torch_archive_is_as_torch_writes_it(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="the extra `convert` is not installed")
+    torch = pytest.importorskip("torch", reason=TORCH)
     state = {"w": torch.nn.Parameter(torch.ones(3))}
     np.testing.assert_array_equal(torch_file.read(torch_archive(tmp_path / "a.pt", state))["w"], 1)
     with pytest.raises(SourceError, match="compressed"):
@@ -372,7 +372,7 @@ def test_a_torch_archive_is_as_torch_writes_it(tmp_path: Path) -> None:
 
 
 def test_a_torch_file_that_expands_is_refused(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="the extra `convert` is not installed")
+    torch = pytest.importorskip("torch", reason=TORCH)
     small = torch.zeros(1 << 16)
     states = {
         "one storage": {"w": torch.zeros(1).expand(1 << 20, 1 << 20)},
@@ -387,7 +387,7 @@ def test_a_torch_file_that_expands_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_torch_pickle_that_allocates_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("torch", reason="the extra `convert` is not installed")
+    pytest.importorskip("torch", reason=TORCH)
     (tmp_path / "a.pt").write_bytes(b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\0\0\0\0\0\x10\x85R.")
     with pytest.raises(SourceError, match=r"a\.pt"):
         torch_file.read(tmp_path / "a.pt")
