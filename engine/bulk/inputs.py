@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.bulk.kinds import passed_by
 from engine.config import Format
-from engine.photo.writing import FORMATS
+from engine.photo.formats import OPTIONS
 
 OWN_FOLDER = ".cloak"
 """Where a run keeps its manifest and half-written files, inside its output folder."""
@@ -153,7 +153,7 @@ def _renamed(items: list[Item], *, out: Path, format: Format) -> list[Item]:
     """The items with the suffix of the wanted format. Raises InputError for one that would fall on its original."""
     if format != "keep":
         stems = Counter(_stem(item) for item in items if not item.skip)
-        _, new = FORMATS[format]
+        new = OPTIONS[format].suffixes[0]
         items = [
             item if item.skip else replace(item, target=_target(item.target, new, keep_old=stems[_stem(item)] > 1))
             for item in items

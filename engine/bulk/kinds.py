@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine import files
-from engine.photo import SUFFIXES
+from engine.photo import SUFFIXES, formats
 
 LOOKS = "looks like a photo but is not read"
 """Begins the reason of a picture that is passed over, so that a person can be told of it."""
@@ -26,8 +26,6 @@ FILMS = frozenset(
 HEAD = 64
 """Bytes that are looked at; a list of brands is seldom longer."""
 
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _UNREAD_MAGIC = (
     b"\0\0\0\x0cJXL \r\n\x87\n",
     b"8BPS",
@@ -70,7 +68,8 @@ def passed_by(path: Path, *, named: bool = False) -> str:
 
 
 def _by_content(head: bytes, called: str, *, bare: bool) -> str:
-    if head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+    kind = formats.of(head)
+    if kind is not None and kind.sure:
         return ""
     unread = f"{LOOKS} ({called}): export it as JPEG, PNG or HEIC first"
     if head[4:8] == b"ftyp":
@@ -78,11 +77,11 @@ def _by_content(head: bytes, called: str, *, bare: bool) -> str:
         if any(brand in _UNREAD_BRANDS for brand in brands[:1]):
             return unread
         return "" if any(brand in _PHOTO_BRANDS for brand in brands) else f"{FILM}: {called}"
-    if head.startswith(_TIFF):
+    if kind is formats.KINDS["TIFF"]:
         return "" if bare else unread  # with another name it is a camera's raw
     if head.startswith(_UNREAD_MAGIC) or (bare and head.startswith(b"\xff\x0a")):
         return unread
-    if bare and (_bitmap(head) or (head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in b" \t\r\n#")):
+    if bare and (_bitmap(head) or kind is formats.KINDS["PPM"]):
         return ""
     return f"not a photo: {called}"
 

@@ -20,11 +20,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from engine.files import NotAFileError, opened
-from engine.photo import containers as parts
+from engine.photo import formats
 from engine.photo import metadata as meta
-from engine.photo.decoding import READERS, read_jpeg
-from engine.photo.encoding import WRITERS
+from engine.photo.decoding import read_jpeg
 from engine.photo.footprint import footprint
+from engine.photo.formats import KINDS, SUFFIXES, Kind
 from engine.photo.making import ADVICE, ANIMATED, MAX_PIXELS, check_size, make_photo, refusal
 from engine.photo.writing import Encoder, encode, notes, suffix
 from engine.types import Photo, PhotoError, UnsettledError
@@ -45,23 +45,6 @@ __all__ = [
 
 MAX_BYTES = 4 * MAX_PIXELS
 
-# What people call a photo. Camera raws, PSD, TGA, ICO and films are not: walking a folder passes them by.
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".heic",
-     ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".ppm", ".pgm", ".pnm"}
-)  # fmt: skip
-
-_MAGIC = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (parts.PNG_MAGIC, "PNG"),
-    *((magic, "TIFF") for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
-    (b"\xff\x4f\xff\x51", "JPEG2000"),
-    (b"BM", "BMP"),
-    (b"GIF8", "GIF"),
-    *((b"P%d%c" % (n, space), "PPM") for n in range(1, 7) for space in b" \t\r\n#"),
-)
-
 
 def read(source: Path | bytes) -> Photo:
     """Decode a photo: upright RGB of shape (h, w, 3), alpha, and what `encode` needs to write the same kind of file.
@@ -75,10 +58,10 @@ def read(source: Path | bytes) -> Photo:
     """
     data = source if isinstance(source, bytes) else load(source)
     kind = _sniff(data)
-    return _guarded(kind, READERS[kind], data)
+    return _guarded(kind, kind.read, data)
 
 
-def _guarded(kind: str, reader: Callable[[bytes], Photo], data: bytes) -> Photo:
+def _guarded(kind: Kind, reader: Callable[[bytes], Photo], data: bytes) -> Photo:
     try:
         return reader(data)
     except PhotoError:
@@ -92,7 +75,7 @@ def _guarded(kind: str, reader: Callable[[bytes], Photo], data: bytes) -> Photo:
     # Pillow and the codecs below it raise nearly everything for a damaged file: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         raise PhotoError(
-            f"The {kind} file is damaged or cut off and cannot be decoded ({_reason(error)}): "
+            f"The {kind.name} file is damaged or cut off and cannot be decoded ({_reason(error)}): "
             "get it again from where it came, or open it in an editor and save it anew."
         ) from error
 
@@ -116,7 +99,7 @@ def from_array(array: np.ndarray | Image.Image) -> Photo:
             # Pillow has already turned a TIFF, and its HEIF plugin states the orientation as 1.
             turned = 1 if name == "TIFF" else meta.orientation(exif)
             return make_photo(
-                array.copy(), name if name in WRITERS else "PNG", turned=turned, exif=exif,
+                array.copy(), name if name in KINDS and KINDS[name].write else "PNG", turned=turned, exif=exif,
                 xmp=xmp if isinstance(xmp, bytes) else None,
                 icc=array.info.get("icc_profile"), dpi=array.info.get("dpi"),
             )  # fmt: skip
@@ -142,7 +125,7 @@ def decode_pixels(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """The upright RGB that any viewer will see of a file that `encode` made; PhotoError if it cannot be read."""
     kind = _sniff(data)
     # It is known to be whole, so a JPEG of several scans need not be decoded twice to see that.
-    return _guarded(kind, partial(read_jpeg, whole=True) if kind == "JPEG" else READERS[kind], data).pixels
+    return _guarded(kind, partial(read_jpeg, whole=True) if kind.name == "JPEG" else kind.read, data).pixels
 
 
 def load(path: Path) -> bytes:
@@ -165,21 +148,14 @@ def load(path: Path) -> bytes:
         raise UnsettledError(f"The file cannot be read ({error}): check the disk or the connection to it.") from error
 
 
-def _sniff(data: bytes) -> str:
-    """Which reader a file needs, from its first bytes; its name is not trusted."""
+def _sniff(data: bytes) -> Kind:
+    """Which kind a file is, from its first bytes; its name is not trusted."""
     if not data:
         raise PhotoError("The file is empty: get it again from where it came.")
-    for magic, kind in _MAGIC:
-        if data.startswith(magic):
-            return kind
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
+    kind = formats.of(data)
+    if kind is not None:
+        return kind
     if data[4:8] == b"ftyp":
-        brands = data[8:12] + data[16 : int.from_bytes(data[:4], "big")][:256]
-        if b"avif" in brands or b"avis" in brands:
-            return "AVIF"
-        if any(name in brands for name in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b"hevx")):
-            return "HEIF"
         raise PhotoError("This is a film, or a camera's raw or JPEG XL picture: export it as JPEG, PNG or HEIC first.")
     head = data[:512]
     if all(byte >= 32 or byte in b"\t\r\n\f" for byte in head):

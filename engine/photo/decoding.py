@@ -1,4 +1,4 @@
-"""From the bytes of each kind of file to a `Photo`: one reader a format, `READERS`.
+"""From the bytes of each kind of file to a `Photo`: one reader a format, for `formats.KINDS`.
 
 A reader checks the header before anything is decoded, hands Pillow the bare picture, and refuses what the pixels
 of a Photo cannot hold. It may raise anything for a damaged file: `engine.photo.read` makes a PhotoError of that.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from PIL import (
 from engine.photo import containers as parts
 from engine.photo import metadata as meta
 from engine.photo import png
-from engine.photo.boxed import read_avif, read_heif, read_jpeg2000
 from engine.photo.iptc import clean_photoshop
 from engine.photo.making import ANIMATED, DEEP, MAX_PIXELS, REFUSED_MODES, check_size, make_photo, refusal
 from engine.photo.prose import Allowance, plain
@@ -159,7 +157,8 @@ def _alike(one: Image.Image, other: Image.Image) -> bool:
     return all(np.array_equal(np.asarray(one.crop(box)), np.asarray(other.crop(box))) for box in boxes)
 
 
-def _read_png(data: bytes) -> Photo:
+def read_png(data: bytes) -> Photo:
+    """A PNG file; its known chunks are kept."""
     shape, exif, xmp, icc, dpi = b"", None, None, None, None
     bare: list[bytes | memoryview] = [parts.PNG_MAGIC]
     kept: list[tuple[bytes, bytes]] = []
@@ -234,7 +233,8 @@ def _read_png(data: bytes) -> Photo:
     )  # fmt: skip
 
 
-def _read_webp(data: bytes) -> Photo:
+def read_webp(data: bytes) -> Photo:
+    """A WebP file, lossy or lossless."""
     if data[12:16] == b"VP8X":  # the decoder allocates the whole canvas when it is made
         check_size(1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little"))
     image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
@@ -265,7 +265,8 @@ _RAW_TAGS = {0xC612: "DNG", 0x828E: "raw", 0xC640: "CR2"}
 _SINGLE = (0x100, 0x101, 0x103, 0x106, 0x10A, 0x115, 0x11C, 0x13D, 0x142, 0x143)
 
 
-def _read_tiff(data: bytes) -> Photo:
+def read_tiff(data: bytes) -> Photo:
+    """A TIFF file of one picture; a camera's raw is refused."""
     tiff = parts.tiff_parts(data)
     if any(tag in tiff.tags for tag in _RAW_TAGS) or tiff.values(0x106) in ((32803,), (34892,)):
         raise refusal("it is the raw file of a camera", "Develop it and save it as JPEG or PNG first.")
@@ -315,14 +316,16 @@ def _rational(tiff: parts.TiffParts, tag: int) -> float:
     return top / bottom if bottom else 0.0
 
 
-def _read_bmp(data: bytes) -> Photo:
+def read_bmp(data: bytes) -> Photo:
+    """A BMP file."""
     if len(data) >= 138 and data[14] >= 124 and data[70:74] in (b"DEBM", b"KNIL"):
         raise refusal("its colour profile cannot be written into a BMP file again")
     image = BmpImagePlugin.BmpImageFile(io.BytesIO(data))
     return make_photo(image, "BMP", turned=1, dpi=image.info.get("dpi"))
 
 
-def _read_gif(data: bytes) -> Photo:
+def read_gif(data: bytes) -> Photo:
+    """A GIF file of one picture."""
     width, height = struct.unpack_from("<HH", data, 6)
     check_size(width, height, min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
     image = GifImagePlugin.GifImageFile(io.BytesIO(data))
@@ -334,24 +337,11 @@ def _read_gif(data: bytes) -> Photo:
     return make_photo(image, "GIF", turned=1, comments=[comment] if kept else None, left=left)
 
 
-def _read_ppm(data: bytes) -> Photo:
+def read_ppm(data: bytes) -> Photo:
+    """A PPM, PGM or PBM file of 8 bits."""
     image = PpmImagePlugin.PpmImageFile(io.BytesIO(data))
     check_size(*image.size)
     arguments = image.tile[0].args  # the largest value, where it is not 255
     if image.mode == "RGB" and isinstance(arguments, tuple) and any(isinstance(a, int) and a > 255 for a in arguments):
         raise refusal(DEEP)
     return make_photo(image, "PPM", turned=1)
-
-
-READERS: dict[str, Callable[[bytes], Photo]] = {
-    "JPEG": read_jpeg,
-    "PNG": _read_png,
-    "WEBP": _read_webp,
-    "TIFF": _read_tiff,
-    "AVIF": read_avif,
-    "HEIF": read_heif,
-    "JPEG2000": read_jpeg2000,
-    "BMP": _read_bmp,
-    "GIF": _read_gif,
-    "PPM": _read_ppm,
-}

@@ -1,4 +1,4 @@
-"""From pixels to the bytes of each kind of file: one writer a format, `WRITERS`.
+"""From pixels to the bytes of each kind of file: one writer a format, for `formats.KINDS`.
 
 A writer takes an image whose mode the format can hold, the photo's `encoding` and a quality or None. It is
 deterministic, and writes no metadata but what `engine.photo.metadata` has cleaned; where Pillow would alter a block it
@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -33,8 +32,6 @@ SHARED = ("exif", "xmp", "icc", "dpi", "photoshop", "comments")
 FINEST = 3
 """How many steps of finer quality than a photo's own there are; 4:4:4 is the first of them."""
 _SEGMENT = 65000  # one JPEG segment holds all of a block
-NO_ALPHA = {"JPEG", "BMP", "PPM"}
-LONGEST_SIDE = {"WEBP": 16383, "JPEG": 65535, "AVIF": 65536, "HEIF": 16384}
 
 
 def _save(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -98,7 +95,8 @@ def _chrominance(table: np.ndarray) -> np.ndarray:
     return 256 - np.argmax(fits[:, ::-1], axis=1) - 1
 
 
-def _write_jpeg(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+def write_jpeg(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    """A JPEG file at its own quantisation steps or finer, or at a quality."""
     finer = own.get("finer", 0)
     options: dict[str, Any] = {
         "progressive": own.get("progressive", False),
@@ -135,7 +133,8 @@ def _write_jpeg(image: Image.Image, own: dict[str, Any], quality: int | None) ->
     return b"".join((data[:start], *(parts.jpeg_segment(*segment) for segment in segments), data[start:]))
 
 
-def _write_png(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+def write_png(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    """A PNG file with its chunks where they were."""
     data = _save(image, "PNG")
     chunks: list[tuple[bytes, bytes]] = []
     if icc := own.get("icc"):
@@ -159,7 +158,8 @@ def _blocks(own: dict[str, Any]) -> dict[str, bytes]:
     return {name: block for name, block in found.items() if block}
 
 
-def _write_webp(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+def write_webp(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    """A WebP file, lossless if it was."""
     finer = own.get("finer", 0)
     lossless = (bool(own.get("lossless")) and quality is None) or finer > 1
     return _save(
@@ -168,7 +168,8 @@ def _write_webp(image: Image.Image, own: dict[str, Any], quality: int | None) ->
     )  # fmt: skip
 
 
-def _write_avif(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+def write_avif(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    """An AVIF file."""
     if exif := own.get("exif"):  # Pillow would parse and rewrite a block that speaks of orientation; 1 is the default
         own["exif"] = exif._replace(tags={tag: value for tag, value in exif.tags.items() if tag != meta.ORIENTATION})
     finer = own.get("finer", 0)
@@ -179,7 +180,8 @@ def _write_avif(image: Image.Image, own: dict[str, Any], quality: int | None) ->
     )
 
 
-def _write_heif(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+def write_heif(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    """A HEIF file; needs the extra `heif`."""
     if pillow_heif is None:
         raise PhotoError("Writing HEIC photos needs one more package: pip install 'fawkes-engine[heif]'.")
     buffer = io.BytesIO()
@@ -194,7 +196,8 @@ def _write_heif(image: Image.Image, own: dict[str, Any], quality: int | None) ->
 _LOSSLESS_TIFF = {"raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"}
 
 
-def _write_tiff(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+def write_tiff(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    """A TIFF file without loss."""
     compression = own.get("compression") or "raw"
     # JPEG inside TIFF loses more with every writing, and is written by few: deflate holds the same pixels exactly.
     if compression not in _LOSSLESS_TIFF:
@@ -216,7 +219,8 @@ def _write_tiff(image: Image.Image, own: dict[str, Any], quality: int | None) ->
     return parts.tiff_with(data, tags)
 
 
-def _write_jpeg2000(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+def write_jpeg2000(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    """A JPEG 2000 file, boxed or a bare code stream."""
     options: dict[str, Any] = {"no_jp2": not own.get("wrapped", True), "mct": int(image.mode.startswith("RGB"))}
     if not own.get("reversible") and own.get("finer", 0) < 2:
         options |= {"irreversible": True, "quality_mode": "dB", "quality_layers": [(50, 60)[own.get("finer", 0)]]}
@@ -229,22 +233,11 @@ def _write_jpeg2000(image: Image.Image, own: dict[str, Any], quality: int | None
     return b"".join((data, *extra))
 
 
-def _write_bmp(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+def write_bmp(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    """A BMP file."""
     return _save(image, "BMP", **({"dpi": own["dpi"]} if own.get("dpi") else {}))
 
 
-def _write_ppm(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+def write_ppm(image: Image.Image, own: dict[str, Any], quality: int | None) -> bytes:
+    """A PPM file, or PGM for grey."""
     return _save(image, "PPM")
-
-
-WRITERS: dict[str, Callable[[Image.Image, dict[str, Any], int | None], bytes]] = {
-    "JPEG": _write_jpeg,
-    "PNG": _write_png,
-    "WEBP": _write_webp,
-    "TIFF": _write_tiff,
-    "AVIF": _write_avif,
-    "HEIF": _write_heif,
-    "JPEG2000": _write_jpeg2000,
-    "BMP": _write_bmp,
-    "PPM": _write_ppm,
-}

@@ -9,32 +9,30 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from engine.photo.decoding import READERS
-from engine.photo.encoding import FINEST, LONGEST_SIDE, NO_ALPHA, WRITERS, held
+from engine.photo.encoding import FINEST, held
+from engine.photo.formats import KINDS, OPTIONS, Kind
 from engine.photo.making import sentence
 from engine.types import Photo, PhotoError
 
-FORMATS = {"png": ("PNG", ".png"), "jpeg": ("JPEG", ".jpg"), "webp": ("WEBP", ".webp")}
-"""What a photo can be written as besides what it was, those of `config.Format`: Pillow's name and the suffix."""
 
-
-def target(photo: Photo, format: str) -> str:
-    """Pillow's name of the format that a photo is written in. format: keep | png | jpeg | webp, else ValueError."""
+def target(photo: Photo, format: str) -> Kind:
+    """The kind of file that a photo is written as. format: keep | png | jpeg | webp, else ValueError."""
     if format == "keep":
-        return photo.format
-    if format not in FORMATS:
-        raise ValueError(f"format must be keep, png, jpeg or webp, it is {format!r}")
-    return FORMATS[format][0]
+        return KINDS[photo.format]
+    if format not in OPTIONS:
+        raise ValueError(f"format must be keep, {', '.join(OPTIONS)}, it is {format!r}")
+    return OPTIONS[format]
 
 
 def suffix(photo: Photo, format: str) -> str:
-    """The extension that a changed format needs (".png"), "" where the file's own name fits."""
-    return "" if target(photo, format) == photo.format else FORMATS[format][1]
+    """The extension that a changed format needs (".png"), "" if the file's own name fits."""
+    kind = target(photo, format)
+    return "" if kind.name == photo.format else kind.suffixes[0]
 
 
 def notes(photo: Photo, format: str = "keep") -> tuple[str, ...]:
     """What a file of this photo in that format lacks of the original, one sentence each; () if nothing was left out."""
-    _, left = held(photo.encoding, photo.format, target(photo, format))
+    _, left = held(photo.encoding, photo.format, target(photo, format).name)
     return photo.notes + sentence(left)
 
 
@@ -62,17 +60,17 @@ def encode(
         raise ValueError(f"quality must be a whole number from 1 to 100, it is {quality}")
     if finer not in range(FINEST + 1):
         raise ValueError(f"finer must be a whole number from 0 to {FINEST}, it is {finer}")
-    if kind not in WRITERS:
-        raise PhotoError(f"A {kind} file cannot hold the fine shades of a cloak: add --format png.")
+    if kind.write is None:
+        raise PhotoError(f"A {kind.name} file cannot hold the fine shades of a cloak: add --format png.")
     alpha = photo.alpha
-    if alpha is not None and kind in NO_ALPHA:
+    if alpha is not None and not kind.alpha:
         if alpha.min() < 255:
             raise PhotoError(
-                f"The photo is partly transparent, which {kind} files cannot hold: add --format png or webp."
+                f"The photo is partly transparent, which {kind.name} files cannot hold: add --format png or webp."
             )
         alpha = None
-    if max(photo.size) > (longest := LONGEST_SIDE.get(kind, 1 << 31)):
-        raise PhotoError(f"A {kind} file can be at most {longest} pixels wide and high: add --format png.")
+    if kind.longest is not None and max(photo.size) > kind.longest:
+        raise PhotoError(f"A {kind.name} file can be at most {kind.longest} pixels wide and high: add --format png.")
     if photo.grey and not (
         np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2])
     ):
@@ -80,11 +78,11 @@ def encode(
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0]) if photo.grey else pixels)
     if alpha is not None:
         image.putalpha(Image.fromarray(alpha))
-    own, _ = held(photo.encoding, photo.format, kind)
+    own, _ = held(photo.encoding, photo.format, kind.name)
     try:
-        return WRITERS[kind](image, {**own, "finer": finer if quality is None else 0}, quality)
+        return kind.write(image, {**own, "finer": finer if quality is None else 0}, quality)
     except (OSError, RuntimeError, ValueError, struct.error) as error:
-        raise PhotoError(f"The photo cannot be written as {kind} ({error}): add --format png.") from error
+        raise PhotoError(f"The photo cannot be written as {kind.name} ({error}): add --format png.") from error
 
 
 _PIXEL_KEYS = ("tables", "transposed", "sampling", "keep_rgb", "lossless", "reversible", "wrapped", "nclx")
@@ -118,10 +116,10 @@ class Encoder:
     def exact(self) -> bool:
         """True if what is decoded is what was encoded, pixel for pixel."""
         kind, own = target(self.photo, self.format), self.photo.encoding
-        if kind == "WEBP":
-            same = kind == self.photo.format and self.quality is None
+        if kind.name == "WEBP":
+            same = kind.name == self.photo.format and self.quality is None
             return same and (bool(own.get("lossless")) or self.finer > 1)
-        return kind in ("PNG", "TIFF", "BMP", "PPM", "GIF")
+        return kind.exact
 
     def raised(self) -> Encoder | None:
         """The same with a finer quality, or None if that is at its end or was asked for."""
@@ -139,4 +137,4 @@ class Encoder:
         own = {key: value for key in _PIXEL_KEYS if (value := self.photo.encoding.get(key)) is not None}
         part = replace(self.photo, pixels=pixels, alpha=None, encoding=own)
         data = encode(part, pixels, format=self.format, quality=self.quality, finer=self.finer)
-        return READERS[target(part, self.format)](data).pixels
+        return target(part, self.format).read(data).pixels
