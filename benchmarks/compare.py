@@ -64,7 +64,7 @@ from engine.extractors import card, load, tuned
 HERE = Path(__file__).resolve().parent
 NAME = "web-incept"
 BATCHES = (8, 16)
-RECIPE = Recipe(extractors=(NAME,), objective="away", jitter=0.0)
+RECIPE = Recipe(extractors=(NAME,), objective="away", jitter=0.0, spectrum=0.0)
 FREE = replace(RECIPE, smoothing=0.0, cap=1.0, colour=True)
 """As free as the solvers of others are."""
 TRIED = (5, 10, 20, 50)

@@ -45,12 +45,12 @@ def recipes() -> Iterator[tuple[str, Recipe]]:
         alone = replace(default, extractors=(name,))
         yield "ingredients", alone
         yield "ingredients", replace(alone, jitter=0.0)
+        yield "ingredients", replace(alone, spectrum=0.0)
         yield "ingredients", replace(alone, smoothing=0.0)
         yield "ingredients", replace(alone, smoothing=2.5)
-    first, second = default.extractors
     yield "ensemble", default
-    yield "ensemble", replace(default, extractors=(first, f"{second}:2"))
-    yield "ensemble", replace(default, extractors=(f"{first}:2", second))
+    for name in default.extractors:
+        yield "ensemble", replace(default, extractors=tuple(other for other in default.extractors if other != name))
     yield "precision", default
     yield "precision", replace(default, extractors=tuple(f"{name}:bfloat16" for name in default.extractors))
 
@@ -108,6 +108,7 @@ def main() -> None:
             "rho": recipe.rho,
             "steps": recipe.steps,
             "jitter": recipe.jitter,
+            "spectrum": recipe.spectrum,
             "smoothing": recipe.smoothing,
             "cosine": {name: round(float((e * clean[name]).sum(1).min()), 6) for name, e in rounded.items()},
             "shift": {

@@ -43,7 +43,16 @@ from engine.evaluate.study import Cloaks, CloakSet, Study
 from engine.evaluate.trackers import HEADS
 
 HERE = Path(__file__).resolve().parent
-NUMBERS = {"rho": float, "jitter": float, "smoothing": float, "cap": float, "steps": int, "seed": int, "turn": int}
+NUMBERS = {
+    "rho": float,
+    "jitter": float,
+    "spectrum": float,
+    "smoothing": float,
+    "cap": float,
+    "steps": int,
+    "seed": int,
+    "turn": int,
+}
 GUESSES = (10, 50)
 Rows = galleries.Rows
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-CLOAKS: int = 1
+CLOAKS: int = 2
 """Version of what the engine computes, raised with every change to the pixels of cloaks or to what a network sees of a
 face. Results of another version are made again. tests/test_dependencies.py fails if cloaks change and this does not."""
 
@@ -125,10 +125,11 @@ class Recipe:
 
     rho: DSSIM budget. steps: solver steps. extractors: the ensemble, each as `Member.parse` reads it; they share the
     budget. objective: away from the "person", the mean embedding of all faces of one person that are cloaked together;
-    "away" from the face's own embedding; or towards one far "target" for each person. jitter: standard range of the
-    random change of scale and offset of every extractor's crop at every step, as a share of the crop's side. smoothing:
-    sigma, in canvas pixels, of the Gaussian that the gradient passes through. seed: of every random choice. enough: a
-    shift, the extractors' weighted mean, at which a face is left as it is, looked at every 10 steps; None: no shift is.
+    "away" from the face's own embedding; or towards one far "target" for each person. jitter: range of the random
+    change of scale and offset of every extractor's crop at every step, as a share of the crop's side. spectrum: range
+    of the random change of every frequency of the canvas at every step, as a share of it. smoothing: sigma, in canvas
+    pixels, of the Gaussian that the gradient passes through. seed: of every random choice. enough: a shift, the
+    extractors' weighted mean, at which a face is left as it is, looked at every 10 steps; None: no shift is.
     cap: largest change of a pixel at rho .007, 1 for none. colour: whether the channels may change apart. turn: how
     many of the extractors a step uses, in turn, so that many cost what few do; None: all of them in every step. An
     extractor's weight is its influence, however often its turn comes. These three are of the default solver alone:
@@ -141,7 +142,8 @@ class Recipe:
     objective: Objective = "person"
     solver: SolverName = "projected"
     jitter: float = 0.04
-    smoothing: float = 1.0
+    spectrum: float = 0.4
+    smoothing: float = 0.5
     seed: int = 0
     enough: float | None = None
     cap: float = 16 / 255
@@ -161,6 +163,8 @@ class Recipe:
             raise ValueError(f"extractors must differ; got {', '.join(self.extractors)}")
         if not 0 <= self.jitter < 0.5:
             raise ValueError(f"jitter must be in [0, 0.5); got {self.jitter}")
+        if not 0 <= self.spectrum <= 1:
+            raise ValueError(f"spectrum must be in [0, 1]; got {self.spectrum}")
         if not 0 <= self.smoothing < CANVAS:
             raise ValueError(f"smoothing must be in [0, {CANVAS}) canvas pixels; got {self.smoothing}")
         if self.enough is not None and not 0 < self.enough < 2:

@@ -65,33 +65,3 @@ def gain(
     weights = jnp.array(given) / sum(given)  # no product of matrices: GPUs round theirs to TF32
     distance = (weights * distances(found, tuple(face.target[index] for index in chosen))).sum()
     return -distance if recipe.objective == "target" else distance
-
-
-def jittered(
-    extractors: Extractors,
-    canvas: Float[Array, "c c 3"],
-    *,
-    amount: float,
-    key: PRNGKeyArray,
-    members: tuple[int, ...],
-) -> tuple[Float[Array, "_d"], ...]:
-    """Embeddings of crops at random scale, offset and mirroring: what holds for all of them transfers further.
-
-    amount: range of scale and offset, as a share of the crop's side; 0 is the extractors' own crops. members: their
-    indices in the ensemble, on which alone their crops depend.
-    """
-    if amount == 0:
-        return embeddings(extractors, canvas)
-    found = []
-    for index, extractor in zip(members, extractors, strict=True):
-        scale_key, shift_key, flip_key = jax.random.split(jax.random.fold_in(key, index), 3)
-        rows = extractor.spec.window_yx
-        side = rows[1][1] - rows[1][0]
-        half = side / 2 * (1 + amount * jax.random.uniform(scale_key, minval=-1.0))
-        middle = jnp.array([(low + high) / 2 for low, high in rows])
-        middle = middle + side * amount * jax.random.uniform(shift_key, (2,), minval=-1.0)
-        y = jnp.stack([middle[0] - half, middle[0] + half])
-        x = jnp.stack([middle[1] - half, middle[1] + half])
-        x = jnp.where(jax.random.bernoulli(flip_key), x[::-1], x)
-        found.append(embed(extractor, canvas, window_yx=jnp.stack([y, x])))
-    return tuple(found)

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from engine.cloak import projection
-from engine.cloak.objective import Extractors, Problem, gain, jittered
+from engine.cloak.objective import Extractors, Problem, gain
 from engine.cloak.state import State, keep, start, step_key
+from engine.cloak.transforms import seen
 from engine.config import Recipe
 
 NOISE = 16 / 255
@@ -45,7 +46,7 @@ def pull(
 
     def ascent(delta: Array) -> Array:
         canvas, key = face.original.image + delta, step_key(face.key, state.step)
-        found = jittered(extractors, canvas, amount=recipe.jitter, key=key, members=members)
+        found = seen(recipe, extractors, canvas, key=key, members=members)
         return gain(recipe, face, found, members=members)
 
     gradient = jax.grad(ascent)(state.variable) * face.mask
