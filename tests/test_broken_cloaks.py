@@ -18,7 +18,7 @@ from engine.cloak import solver
 from engine.dssim import dssim_pixels
 from engine.evaluate.dataset import Person, choose
 from engine.evaluate.presets import common
-from engine.evaluate.protocol import measure, name
+from engine.evaluate.protocol import classify, measure
 from engine.evaluate.recognisers import DetectedOnce, ExtractorRecogniser, Remembered
 from engine.evaluate.trackers import EmbeddingTracker
 from engine.extractors import Extractor, embed_batch
@@ -89,7 +89,7 @@ def judge(
     }
     strength = [spent(before[photo], noise[photo], regions[photo]) for photo in own]
     np.testing.assert_allclose(strength, [spent(before[p], cloaked[p], regions[p]) for p in own], rtol=0.1)
-    floor = name(tracker, *people)
+    floor = classify(tracker, *people)
     found = {
         kind: measure(
             tracker, *people, cloaked=written(folder / kind, photos), made_with=tracker.extractors, floor=floor

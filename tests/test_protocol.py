@@ -10,7 +10,7 @@ import pytest
 
 from engine.evaluate import protocol
 from engine.evaluate.dataset import Person
-from engine.evaluate.protocol import NOBODY, Named, measure, name, rate
+from engine.evaluate.protocol import NOBODY, Answers, classify, measure, rate
 
 
 def person(label: str, scraped: int, tests: int) -> Person:
@@ -56,7 +56,7 @@ def cloaks(users=USERS) -> dict[Path, Path | None]:
 
 def test_the_tracker_learns_everybodys_scraped_photos_and_is_shown_all_tests():
     clerk = Clerk()
-    name(clerk, USERS, OTHERS)
+    classify(clerk, USERS, OTHERS)
     ((photos, labels, tests),) = clerk.calls
     assert photos == [photo for one in EVERYBODY for photo in one.scraped]
     assert [NAMES[label] for label in labels] == [photo.parent.name for photo in photos]
@@ -66,7 +66,7 @@ def test_the_tracker_learns_everybodys_scraped_photos_and_is_shown_all_tests():
 def test_what_is_shown_stands_in_for_photos_or_leaves_them_out():
     clerk = Clerk()
     shown = {USERS[0].scraped[0]: None, USERS[0].scraped[1]: Path("ann/new"), OTHERS[0].tests[0]: Path("cat/new")}
-    name(clerk, USERS, OTHERS, shown=shown)
+    classify(clerk, USERS, OTHERS, shown=shown)
     ((photos, labels, tests),) = clerk.calls
     assert photos[:2] == [Path("ann/new"), USERS[0].scraped[2]]
     assert labels[:3] == [0, 0, 1]
@@ -76,12 +76,12 @@ def test_what_is_shown_stands_in_for_photos_or_leaves_them_out():
 
 def test_somebody_without_a_photo_left_is_an_error_that_names_them():
     with pytest.raises(ValueError, match="bob"):
-        name(Clerk(), USERS, OTHERS, shown=dict.fromkeys(USERS[1].scraped))
+        classify(Clerk(), USERS, OTHERS, shown=dict.fromkeys(USERS[1].scraped))
 
 
 def test_answers_become_misses_by_user_and_accuracy_of_the_others():
     says = {"ann/t0": 1, "ann/t1": NOBODY, "bob/t1": 4, "cat/t0": NOBODY, "dan/t0": 0}
-    named = name(Clerk(says=says), USERS, OTHERS)
+    named = classify(Clerk(says=says), USERS, OTHERS)
     np.testing.assert_array_equal(named.missed[0], [1, np.nan, 0, 0])
     np.testing.assert_array_equal(named.missed[1], [0, 1])
     assert named.others == 0.5  # cat has no face, dan is called ann, eve is right
@@ -138,7 +138,7 @@ def test_unpublished_photos_are_left_out_of_the_floor_too():
     """A cloak that merely withholds a photo gets no credit, whatever floor the caller had at hand."""
     withheld: dict[Path, Path | None] = {photo: photo for one in USERS for photo in one.scraped}
     withheld[USERS[0].scraped[0]] = None
-    at_hand = name(Counter(), USERS, OTHERS)
+    at_hand = classify(Counter(), USERS, OTHERS)
     found = measure(Counter(), USERS, OTHERS, cloaked=withheld, made_with=(), floor=at_hand)
     assert found.protection.value == found.floor.value == 0.5
     assert rate(at_hand.missed).value == 0
@@ -147,7 +147,7 @@ def test_unpublished_photos_are_left_out_of_the_floor_too():
 
 def test_a_floor_at_hand_saves_the_second_tracker():
     clerk = Clerk()
-    at_hand = Named((np.array([1.0]), np.array([0.0])), 0.25)
+    at_hand = Answers((np.array([1.0]), np.array([0.0])), 0.25)
     found = measure(clerk, USERS, OTHERS, cloaked=cloaks(), made_with=(), floor=at_hand)
     assert len(clerk.calls) == 1
     assert (found.floor.value, found.others_floor) == (0.5, 0.25)

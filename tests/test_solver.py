@@ -200,7 +200,7 @@ def noise_shift(rho: float) -> float:
 
 
 def test_projected_moves_much_further_than_noise() -> None:
-    """More than four times as far as noise of the same smoothness and DSSIM."""
+    """More than three times as far as noise of the same smoothness and DSSIM."""
     assert solved("projected away .007").shift[TEXTURED].mean() > 3 * noise_shift(0.007)
 
 

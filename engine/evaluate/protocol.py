@@ -101,20 +101,20 @@ def part_of(extractors: Sequence[str], made_with: Sequence[str]) -> Part:
 
 
 @dataclass(frozen=True)
-class Named:
+class Answers:
     """What a tracker called the test photos: right or wrong by user, NaN where it found no face; others' accuracy."""
 
     missed: tuple[np.ndarray, ...]
     others: float
 
 
-def name(
+def classify(
     tracker: Tracker,
     users: Sequence[Person],
     others: Sequence[Person],
     *,
     shown: Mapping[Path, Path | None] | None = None,
-) -> Named:
+) -> Answers:
     """Train a tracker and show it the tests.
 
     shown: for any photo the file that is there instead (a cloaked one, a purified one), None if it is not there at all;
@@ -141,7 +141,7 @@ def name(
             missed.append(np.where(own == NOBODY, np.nan, own != label))
         else:
             right += [value == label for value in own.tolist() if value != NOBODY]
-    return Named(tuple(missed), float(np.mean(right)) if right else float("nan"))
+    return Answers(tuple(missed), float(np.mean(right)) if right else float("nan"))
 
 
 def rate(missed: Sequence[np.ndarray], *, seed: int = 0) -> Rate:
@@ -162,18 +162,18 @@ def measure(
     cloaked: Mapping[Path, Path | None],
     made_with: Sequence[str],
     clean: Mapping[Path, Path | None] | None = None,
-    floor: Named | None = None,
+    floor: Answers | None = None,
 ) -> Measured:
     """Protection success rate of `cloaked` (scraped photo: its cloaked file, None if it was not published).
 
     clean: what there is instead of photos in the floor, and of those that `cloaked` does not name (a tracker that
-    purifies does so to all). floor: what `name` returned for the same tracker, people and `clean`, if known; it is
+    purifies does so to all). floor: what `classify` returned for the same tracker, people and `clean`, if known; it is
     measured anew where photos were not published, which are left out of the floor too: fewer photos are no cloak.
     """
-    with_cloaks = name(tracker, users, others, shown={**(clean or {}), **cloaked})
+    with_cloaks = classify(tracker, users, others, shown={**(clean or {}), **cloaked})
     unpublished = {photo: None for photo, file in cloaked.items() if file is None}
     if floor is None or unpublished:
-        floor = name(tracker, users, others, shown={**(clean or {}), **unpublished})
+        floor = classify(tracker, users, others, shown={**(clean or {}), **unpublished})
     return judged(
         tracker,
         made_with,
@@ -189,8 +189,8 @@ def judged(
     tracker: Tracker,
     made_with: Sequence[str],
     *,
-    with_cloaks: Named,
-    without: Named,
+    with_cloaks: Answers,
+    without: Answers,
     users: Sequence[Person],
     scraped: int,
     other_people: int,

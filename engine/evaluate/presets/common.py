@@ -11,7 +11,7 @@ import numpy as np
 from engine.bulk.prepare import Prepared
 from engine.evaluate.dataset import Person
 from engine.evaluate.presets import Value
-from engine.evaluate.protocol import Named, Part, measure, name, part
+from engine.evaluate.protocol import Answers, Part, classify, measure, part
 from engine.evaluate.recognisers import Recogniser
 from engine.evaluate.study import Cloaks, CloakSet, Study
 from engine.evaluate.tables import percent
@@ -83,10 +83,10 @@ def leaked(
     return shown
 
 
-def pooled(draws: Sequence[Named]) -> Named:
+def pooled(draws: Sequence[Answers]) -> Answers:
     """Several draws of one experiment as one: a user's tests of all draws together, the others' accuracy averaged."""
     missed = tuple(np.concatenate(own) for own in zip(*(draw.missed for draw in draws), strict=True))
-    return Named(missed, float(np.nanmean([draw.others for draw in draws])))
+    return Answers(missed, float(np.nanmean([draw.others for draw in draws])))
 
 
 def by_set(
@@ -95,7 +95,7 @@ def by_set(
     """The cloaks of each set, and a row for every tracker of MAIN_HEADS; the floors are measured once."""
     trackers = list(each_tracker(study.recognisers, MAIN_HEADS))
     others = study.people.others
-    floors = {tracker.name: name(tracker, people, others) for _, tracker in trackers}
+    floors = {tracker.name: classify(tracker, people, others) for _, tracker in trackers}
     made = {}
     for key, wanted in sets.items():
         cloaks = study.cloaks(wanted)

@@ -19,7 +19,7 @@ from engine.evaluate.presets.common import (
     where,
 )
 from engine.evaluate.presets.plots import curves
-from engine.evaluate.protocol import Named, judged, name
+from engine.evaluate.protocol import Answers, classify, judged
 from engine.evaluate.study import Study
 
 LABELS = tuple(range(2, 11))
@@ -51,10 +51,11 @@ def run(study: Study) -> Findings:
                 tracker,
                 cloaks.made_with,
                 with_cloaks=_by_user(
-                    [name(tracker, (user,), others, shown=cloaks.files) for user, others in drawn], len(users)
+                    [classify(tracker, (user,), others, shown=cloaks.files) for user, others in drawn], len(users)
                 ),
                 without=_by_user(
-                    [name(tracker, (user,), others, shown=unpublished(cloaks)) for user, others in drawn], len(users)
+                    [classify(tracker, (user,), others, shown=unpublished(cloaks)) for user, others in drawn],
+                    len(users),
                 ),
                 users=users,
                 scraped=sum(file is not None for file in cloaks.files.values()),
@@ -78,11 +79,11 @@ def run(study: Study) -> Findings:
     return Findings(rows, figure, sentences, deviations)
 
 
-def _by_user(named: Sequence[Named], users: int) -> Named:
+def _by_user(named: Sequence[Answers], users: int) -> Answers:
     """Trainings of one user each, in rounds through all users, as one: a user's tests of all rounds together."""
     rounds = [named[first : first + users] for first in range(0, len(named), users)]
     return pooled(
-        [Named(tuple(one.missed[0] for one in own), float(np.nanmean([one.others for one in own]))) for own in rounds]
+        [Answers(tuple(one.missed[0] for one in own), float(np.nanmean([one.others for one in own]))) for own in rounds]
     )
 
 

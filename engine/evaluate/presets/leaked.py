@@ -17,7 +17,7 @@ from engine.evaluate.presets.common import (
     where,
 )
 from engine.evaluate.presets.plots import curves
-from engine.evaluate.protocol import judged, name
+from engine.evaluate.protocol import classify, judged
 from engine.evaluate.study import Study
 from engine.evaluate.tables import percent
 
@@ -33,7 +33,7 @@ def run(study: Study) -> Findings:
     published = sum(file is not None for file in cloaks.files.values())
     rows: list[dict[str, Value]] = []
     for columns, tracker in each_tracker(study.recognisers, MAIN_HEADS):
-        floor = name(tracker, users, others, shown=unpublished(cloaks))
+        floor = classify(tracker, users, others, shown=unpublished(cloaks))
         for share in SHARES:
             random = np.random.default_rng((study.seed, round(1000 * share)))
             drawn = [leaked(users, cloaks.files, share, random) for _ in range(DRAWS if 0 < share < 1 else 1)]
@@ -41,7 +41,7 @@ def run(study: Study) -> Findings:
             measured = judged(
                 tracker,
                 cloaks.made_with,
-                with_cloaks=pooled([name(tracker, users, others, shown=shown) for shown in drawn]),
+                with_cloaks=pooled([classify(tracker, users, others, shown=shown) for shown in drawn]),
                 without=floor,
                 users=users,
                 scraped=published,

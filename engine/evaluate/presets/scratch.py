@@ -15,7 +15,7 @@ from engine.evaluate import figures
 from engine.evaluate.canvases import Canvases
 from engine.evaluate.descent import History
 from engine.evaluate.presets import Findings, Preset, Value
-from engine.evaluate.protocol import measure, name
+from engine.evaluate.protocol import classify, measure
 from engine.evaluate.study import Study
 from engine.evaluate.training import FINE_TUNING, FROM_SCRATCH, FineTuned, FromScratch
 
@@ -71,7 +71,7 @@ def run(study: Study) -> Findings:
     shown: list[Curves] = []
     for tracker in (FromScratch(canvases, seed=study.seed), FineTuned(FINE_TUNED, canvases, seed=study.seed)):
         recorded = Recorded(tracker)
-        floor = name(recorded, users, others)
+        floor = classify(recorded, users, others)
         study.say(f"{tracker.name}: learnt the clean photos")
         measured = measure(recorded, users, others, cloaked=cloaks.files, made_with=cloaks.made_with, floor=floor)
         study.say(f"{tracker.name}: learnt the cloaked photos")

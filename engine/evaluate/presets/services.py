@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import nan
 
 from engine.evaluate.presets import Findings, Preset, Value
-from engine.evaluate.protocol import Measured, Rate, judged, name
+from engine.evaluate.protocol import Measured, Rate, classify, judged
 from engine.evaluate.services import SERVICES, Cost, Load, Provider, ServiceError, ServiceTracker, check
 from engine.evaluate.study import Cloaks, CloakSet, Study
 from engine.extractors.registry import tables
@@ -111,13 +111,13 @@ def ask(study: Study, provider: Provider) -> tuple[list[dict[str, Value]], list[
     sentences: list[str] = []
     kind = "none"
     try:
-        floor = name(tracker, users, others, shown=withheld)
+        floor = classify(tracker, users, others, shown=withheld)
         for kind, made in sets.items():
             shown = {**made.files, **withheld}
             measured = judged(
                 tracker,
                 made.made_with,
-                with_cloaks=name(tracker, users, others, shown=shown),
+                with_cloaks=classify(tracker, users, others, shown=shown),
                 without=floor,
                 users=users,
                 scraped=sum(file is not None for file in shown.values()),

@@ -33,7 +33,7 @@ from engine.evaluate.presets.common import (
     where,
 )
 from engine.evaluate.presets.plots import curves
-from engine.evaluate.protocol import judged, name
+from engine.evaluate.protocol import classify, judged
 from engine.evaluate.study import BATCH, Study, linked
 from engine.evaluate.tables import percent
 from engine.types import PhotoError
@@ -124,7 +124,7 @@ def run(study: Study) -> Findings:
     spent = {"fake_dssim_mean": float(np.mean(dssim)), "fake_dssim_max": float(np.max(dssim))}
     rows: list[dict[str, Value]] = []
     for columns, tracker in each_tracker(few(study.recognisers, cloaks.made_with), MAIN_HEADS):
-        floor = name(tracker, users, others, shown=unpublished(cloaks))
+        floor = classify(tracker, users, others, shown=unpublished(cloaks))
         for share in LEAKED:
             random = np.random.default_rng((study.seed, round(1000 * share)))
             shown = [leaked(users, cloaks.files, share, random) for _ in range(DRAWS if 0 < share < 1 else 1)]
@@ -133,7 +133,7 @@ def run(study: Study) -> Findings:
                 measured = judged(
                     tracker,
                     cloaks.made_with,
-                    with_cloaks=pooled([name(tracker, users, [*others, *accounts], shown=some) for some in shown]),
+                    with_cloaks=pooled([classify(tracker, users, [*others, *accounts], shown=some) for some in shown]),
                     without=floor,
                     users=users,
                     scraped=len(published),
