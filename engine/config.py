@@ -143,7 +143,7 @@ class Recipe:
     solver: SolverName = "projected"
     jitter: float = 0.04
     spectrum: float = 0.4
-    smoothing: float = 0.5
+    smoothing: float = 1.0
     seed: int = 0
     enough: float | None = None
     cap: float = 16 / 255
