@@ -45,7 +45,7 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit(
         "Recognisers that took part",
-        "They can resist too. With a linear head protection was 90 % on dlib and 16 % on sface, although relations of "
+        "They can resist too. With a linear head protection was 96 % on dlib and 15 % on sface, although relations of "
         "both took part.",
         "cloak evaluate FACES --out DIR --presets protection",
     ),
