@@ -25,7 +25,7 @@ from engine.extractors.weight_map import resolve, weight_map
 
 MAPPED = [name for name, layout in layouts.LAYOUTS.items() if layout.weight_map is not None]
 SMALL = "mobilefacenet/frbench"
-TORCH = "torch is not installed: tools/test-torch runs this"
+TORCH = "not installed: tools/test-convert runs this"
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,8 @@ ONE_OF_A_FORMAT = {
     "pb": "inception-resnet-v1/facenet-pb",
     "sface": "sface/opencv-onnx",
 }
-TORCH = "torch is not installed: tools/test-torch runs this"
+LEFT_OUT = {"torch": "torch", "tflite": "ai_edge_litert"}
+"""Packages that tools/test-convert installs."""
 
 
 def one_sentence(capsys: pytest.CaptureFixture[str], *, names: str) -> str:
@@ -45,8 +46,8 @@ def one_sentence(capsys: pytest.CaptureFixture[str], *, names: str) -> str:
 
 
 def convert(source: Path, form: str, tmp_path: Path) -> int:
-    if form == "torch":
-        pytest.importorskip("torch", reason=TORCH)
+    if form in LEFT_OUT:
+        pytest.importorskip(LEFT_OUT[form], reason="not installed: tools/test-convert runs this")
     arguments = ["--as", ONE_OF_A_FORMAT[form], "--name", "mine", "--out", str(tmp_path / "home")]
     return cli.main(["convert", str(source), *arguments])
 
@@ -348,7 +349,7 @@ def test_a_keras_file_holds_its_weights_itself(name: str, tmp_path: Path, monkey
 
 
 def torch_archive(path: Path, value: object, *, compression: int = zipfile.ZIP_STORED, twice: str = "") -> Path:
-    torch = pytest.importorskip("torch", reason=TORCH)
+    torch = pytest.importorskip("torch", reason="not installed: tools/test-convert runs this")
     plain = io.BytesIO()
     torch.save(value, plain)
     with zipfile.ZipFile(plain) as given, zipfile.ZipFile(path, "w", compression) as made:
@@ -361,7 +362,7 @@ def torch_archive(path: Path, value: object, *, compression: int = zipfile.ZIP_S
 
 
 def test_a_torch_archive_is_as_torch_writes_it(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason=TORCH)
+    torch = pytest.importorskip("torch", reason="not installed: tools/test-convert runs this")
     state = {"w": torch.nn.Parameter(torch.ones(3))}
     np.testing.assert_array_equal(torch_file.read(torch_archive(tmp_path / "a.pt", state))["w"], 1)
     with pytest.raises(SourceError, match="compressed"):
@@ -372,7 +373,7 @@ def test_a_torch_archive_is_as_torch_writes_it(tmp_path: Path) -> None:
 
 
 def test_a_torch_file_that_expands_is_refused(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason=TORCH)
+    torch = pytest.importorskip("torch", reason="not installed: tools/test-convert runs this")
     small = torch.zeros(1 << 16)
     states = {
         "one storage": {"w": torch.zeros(1).expand(1 << 20, 1 << 20)},
@@ -387,7 +388,7 @@ def test_a_torch_file_that_expands_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_torch_pickle_that_allocates_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("torch", reason=TORCH)
+    pytest.importorskip("torch", reason="not installed: tools/test-convert runs this")
     (tmp_path / "a.pt").write_bytes(b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\0\0\0\0\0\x10\x85R.")
     with pytest.raises(SourceError, match=r"a\.pt"):
         torch_file.read(tmp_path / "a.pt")
