@@ -1,10 +1,10 @@
-"""What the default recipe's ingredients buy: embedding shift by steps, jitter, smoothing, weights and precision.
+"""What the default recipe's ingredients buy: shift by steps, jitter, spectrum, smoothing, networks and precision.
 
 The central face of the first photo of 8 people, at equal DSSIM: on the canvas, and in the files, written as PNG and as
 the JPEG it came as (LFW's quality 75). `steps`: the default recipe at each mode's rho. `ingredients`: at rho .007,
-made on one extractor and judged by it and by the other one, which took no part. `ensemble`: both, weighted.
-`precision`: both in bfloat16; cosine is of the clean canvases' embeddings to those in float32. Shifts are always
-measured in float32 and at most 2; a row's floor is 0. The last line is one JSON object.
+made on one extractor and judged by it and by the others, which took no part. `ensemble`: the default, and without each
+of its networks. `precision`: all in bfloat16; cosine is of the clean canvases' embeddings to those in float32.
+Shifts are always measured in float32 and at most 2; a row's floor is 0. The last line is one JSON object.
 
     python benchmarks/recipe.py ../shared/faces/lfw [--only PART]      # writes benchmarks/results/recipe-PART.json
 """

@@ -119,7 +119,7 @@ def test_channels_with_deviations_of_their_own_see_one_scale() -> None:
 # --- readers ------------------------------------------------------------------------------------------------------
 
 
-def test_a_state_dict_is_read_without_its_wrappers(tmp_path: Path) -> None:
+def test_a_torch_state_dict_is_read_without_its_wrappers(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason=TORCH)
     weight = torch.arange(6.0).reshape(2, 3)
     state = {"module.fc.weight": weight.half(), "module.bn.num_batches_tracked": torch.tensor(3)}

@@ -72,5 +72,5 @@ def move(
 
 
 def settle(recipe: Recipe, face: Problem, state: State, found: tuple[Array, ...]) -> State:
-    """Keep the iterate if it is the best so far; found: its embeddings at the extractors' own crops, no jitter."""
+    """Keep the iterate if it is the best so far; found: its embeddings as it is, not transformed."""
     return keep(face, state, state.variable, found=found, gain=gain(recipe, face, found), feasible=jnp.bool_(True))

@@ -45,8 +45,8 @@ def seen(
 def spectrum(canvas: Float[Array, "c c 3"], *, amount: float, key: PRNGKeyArray) -> Float[Array, "c c 3"]:
     """The canvas with every frequency times a random factor in [1 - amount, 1 + amount], the same for all channels.
 
-    Networks differ in the frequencies that they look at, so a cloak must not rely on few of them (spectrum simulation
-    of Long et al., ECCV 2022, without its noise). Values may leave [0, 1].
+    Networks differ in the frequencies that they look at, so a cloak must not rely on few of them. This is the spectrum
+    simulation of Long et al. (ECCV 2022) without its noise. Values may leave [0, 1].
     """
     side = canvas.shape[0]
     waves = jnp.array(_waves(side))

@@ -1,4 +1,4 @@
-"""The formats that photos come in: one record each, `KINDS`, with all that depends on the format."""
+"""The formats that photos come in: one record each, `KINDS`."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ KINDS: dict[str, Kind] = {
             "BMP", (".bmp", ".dib"), rb"BM", decoding.read_bmp, encoding.write_bmp, headers.bmp,
             alpha=False, exact=True,
         ),
-        Kind("GIF", (".gif",), rb"GIF8", decoding.read_gif, None, headers.gif, sure=True),
+        Kind("GIF", (".gif",), rb"GIF8[79]a", decoding.read_gif, None, headers.gif, sure=True),
         Kind(
             "PPM", (".ppm", ".pgm", ".pnm"), rb"P[1-6][ \t\r\n#]", decoding.read_ppm, encoding.write_ppm, headers.ppm,
             alpha=False, exact=True,
         ),
     )
 }  # fmt: skip
-"""All formats by name. A file is of the first whose `start` fits. Camera raws, PSD, TGA, ICO and films are none."""
+"""All formats by name; a file is of the first whose `start` and brands fit. Raws, PSD, TGA, ICO and films are none."""
 
 SUFFIXES = frozenset(suffix for kind in KINDS.values() for suffix in kind.suffixes)
 """What people call a photo; walking a folder passes by all else."""

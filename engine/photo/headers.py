@@ -53,8 +53,11 @@ def boxes(data: Buffer) -> Size:
 
 
 def jpeg2000(data: Buffer) -> Size:
-    """That of its code stream, which a file of the format has."""
-    right, bottom, left, top = struct.unpack_from(">IIII", data, data.find(CODESTREAM) + 8)
+    """That of its code stream."""
+    at = data.find(CODESTREAM)
+    if at < 0:
+        raise ValueError("no code stream")
+    right, bottom, left, top = struct.unpack_from(">IIII", data, at + 8)
     return right - left, bottom - top
 
 

@@ -20,7 +20,7 @@ def target(photo: Photo, format: str) -> Kind:
     if format == "keep":
         return KINDS[photo.format]
     if format not in OPTIONS:
-        raise ValueError(f"format must be keep, {', '.join(OPTIONS)}, it is {format!r}")
+        raise ValueError(f"format must be keep, png, jpeg or webp, it is {format!r}")
     return OPTIONS[format]
 
 
