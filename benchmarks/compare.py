@@ -6,8 +6,8 @@
 
 All work on one extractor (web-incept) and the same faces, the first of each photo, with the objective of all three:
 away from the face's own embedding, no jitter, no spectrum. They take turns on an otherwise idle
-machine; `load` is the load average before each. The physical ceiling is the FLOPs of a step (three forward passes less the gradients of weights: two) at
-the peak rate of a product, which `peak` has.
+machine; `load` is the load average before each. The physical ceiling is the FLOPs of a step (three forward passes less
+the gradients of weights: two) at the peak rate of a product, which `peak` has.
 
 steps   milliseconds a face of a forward pass with the gradient of the input, ours and PyTorch's, eager and compiled, at
         equal batch sizes: the median and the least of the repeats; rounds alternate between the programs.
@@ -15,8 +15,8 @@ fawkes  the package's loop in mode mid (75 steps, threshold .012) at its default
         others; our port of it (solver fawkes1); and ours at 10, 15 and 40 steps, as free as those are: in colour,
         without smoothing, no cap on a pixel's change; beside it ours at 15, grey and
         capped as by default, and the port held to grey. Last ours at 15 with as much DSSIM, mean, as the package spends
-        at the batch size with most faces: its threshold is no bound. All may change the network's crop alone, and DSSIM is of that
-        whole crop. Seconds of the loops alone, and of our whole program from files to files (decode, detect, cloak, fit
+        at the batch size with most faces: its threshold is no bound. All may change the network's crop alone, and DSSIM
+        is of that whole crop. Seconds of the loops alone, and of our whole program from files to files (decode, detect, cloak, fit
         to the budget, encode, write, report) at 15 steps. --reuse: the package's rows that are in FILE already.
 paper   PyTorch, the paper's Adam schedule at rho .007, against ours, as free as it, within the same budget on the same
         windows: the fewest steps that move as far (median), and the time in which the rival moves each face as far as
