@@ -16,8 +16,8 @@ fawkes  the package's loop in mode mid (75 steps, threshold .012) at its default
         without smoothing, no cap on a pixel's change; beside it ours at 15, grey and
         capped as by default, and the port held to grey. Last ours at 15 with as much DSSIM, mean, as the package spends
         at the batch size with most faces: its threshold is no bound. All may change the network's crop alone, and DSSIM
-        is of that whole crop. Seconds of the loops alone, and of our whole program from files to files (decode, detect, cloak, fit
-        to the budget, encode, write, report) at 15 steps. --reuse: the package's rows that are in FILE already.
+        is of that whole crop. Seconds of the loops alone, and of our whole program from files to files (decode, detect,
+        cloak, fit to the budget, encode, write, report) at 15 steps. --reuse: the package's rows that FILE has.
 paper   PyTorch, the paper's Adam schedule at rho .007, against ours, as free as it, within the same budget on the same
         windows: the fewest steps that move as far (median), and the time in which the rival moves each face as far as
         GOAL_STEPS of ours do, or all its steps where it never does, as if a face that is there left its batch.
