@@ -283,7 +283,7 @@ def test_same_call_gives_the_same_cloak() -> None:
 
 def test_a_step_in_turn_uses_its_own_extractors_alone() -> None:
     """The first step is that of the first extractor, the second then that of the other."""
-    recipe = replace(PROJECTED, turn=1, steps=40)
+    recipe = replace(PROJECTED, turn=1, steps=40, spectrum=0)
     first = replace(recipe, extractors=("one",), turn=None)
     expected = solver.steps(first, EXTRACTORS[:1], begin_alone(first), 1).state.variable
     in_turn = solver.steps(recipe, EXTRACTORS, begin(recipe, faces()), 1).state.variable
