@@ -26,8 +26,9 @@ def seen(
 ) -> tuple[Float[Array, "_d"], ...]:
     """Embeddings of the transformed canvas by the extractors `members`, indices in the ensemble.
 
-    Each crop depends on the key and on its own index alone, the canvas on the key. Without `recipe.jitter` the crops
-    are the extractors' own, without `recipe.spectrum` the canvas is as it is.
+    Each crop depends on the key and on its own index alone, the canvas on the key and on how many extractors the
+    ensemble has. Without `recipe.jitter` the crops are the extractors' own, without `recipe.spectrum` the canvas is as
+    it is.
     """
     if recipe.spectrum:
         canvas = spectrum(canvas, amount=recipe.spectrum, key=jax.random.fold_in(key, len(recipe.extractors)))
