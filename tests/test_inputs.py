@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.bulk import kinds
 from engine.bulk.inputs import InputError, collect
 from engine.bulk.kinds import LOOKS
 
@@ -110,3 +111,18 @@ def test_a_folder_that_cannot_be_listed_is_a_fault(tmp_path: Path, monkeypatch: 
     items = {item.target: item.fault for item in collect([tmp_path / "in"], out=tmp_path / "out")}
     assert items.pop("shut").startswith("This folder cannot be read (Permission denied)")
     assert items == {"a.jpg": ""}
+
+
+def test_what_cannot_be_read_may_be_a_photo_and_is_not_passed_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "in", "IMG_0001", "notes.txt")
+    (tmp_path / "in" / "lock.txt").symlink_to("nothing")
+
+    def opened(path: Path) -> object:
+        raise OSError(5, "Input/output error", path) if path.exists() else FileNotFoundError(2, "No such file", path)
+
+    monkeypatch.setattr(kinds.files, "opened", opened)
+    items = {item.target: item for item in collect([tmp_path / "in"], out=tmp_path / "out")}
+    assert [name for name, item in sorted(items.items()) if not (item.skip or item.fault)] == ["IMG_0001", "notes.txt"]
+    assert items["lock.txt"].skip == "not a photo: .txt (a link to nothing, or gone since)"

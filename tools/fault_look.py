@@ -175,7 +175,10 @@ class Look:
         if missing:
             yield "rows", f"{missing[0]} has no row" + (f", nor have {len(missing) - 1} more" if missing[1:] else "")
         counted, expected = _counted(summary), _counted(whole.summary)
-        if counted != expected:
+        closed = set(self.state.rows) - set(whole.state.rows)  # a folder that could not be read is one row
+        if closed and code != FAILED:
+            yield "said", f"exit code {code}, but {min(closed)} could not be read"
+        if counted != expected and not closed:
             yield "said", f"{counted} inputs counted, there are {expected}"
         if code in (OK, NOTHING):
             if self.state.files != whole.state.files:

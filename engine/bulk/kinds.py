@@ -44,7 +44,8 @@ def passed_by(path: Path, *, named: bool = False) -> str:
     """Why a file is passed by, "" for a photo. Never waits and never raises.
 
     A name that photos have is trusted: if the content is none, reading the file says so. Of all other files the first
-    bytes are looked at. named: a person named this very file, so weaker signs of a photo are enough.
+    bytes are looked at; one that is there and cannot be read may be a photo, and reading it again says what is wrong.
+    named: a person named this very file, so weaker signs of a photo are enough.
     """
     suffix = path.suffix.lower()
     sidecar = path.name.startswith("._")
@@ -60,10 +61,10 @@ def passed_by(path: Path, *, named: bool = False) -> str:
             head = file.read(HEAD)
     except files.NotAFileError as error:
         return f"not a photo: {error.strerror}"
-    except (OSError, ValueError) as error:
-        if named:
-            return ""  # reading it says what is wrong
-        return f"not a photo: {called} (it cannot be read: {getattr(error, 'strerror', None) or error})"
+    except FileNotFoundError:
+        return "" if named else f"not a photo: {called} (a link to nothing, or gone since)"
+    except (OSError, ValueError):
+        return ""
     return _by_content(head, called, bare=named or not path.suffix)
 
 
