@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-CLOAKS: int = 2
+CLOAKS: int = 3
 """Version of what the engine computes, raised with every change to the pixels of cloaks or to what a network sees of a
 face. Results of another version are made again. tests/test_dependencies.py fails if cloaks change and this does not."""
 
@@ -146,7 +146,7 @@ class Recipe:
     smoothing: float = 1.0
     seed: int = 0
     enough: float | None = None
-    cap: float = 16 / 255
+    cap: float = 32 / 255
     colour: bool = False
     turn: int | None = 1
 
