@@ -209,6 +209,14 @@ def _tail(log: Path, begun: int, places: Places) -> str:
     return "\n".join(content[begun:].decode(errors="replace").splitlines()[-30:])[-3000:]
 
 
+def _provide(home: Path) -> None:
+    """The tiny network of the tests, of which a dry run is: any other one takes minutes to compile."""
+    sys.path.append(str(HERE.parents[1] / "tests"))
+    import tiny_robust
+
+    tiny_robust.provide(home)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", help="prepare, judge, all, or some of " + ", ".join(slices(FULL)) + ", with commas")
@@ -227,6 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.dry:
         jax.config.update("jax_disable_most_optimizations", True)  # a third of the time to compile
+        _provide(options.bring / "home")
     sizes = DRY if options.dry else FULL
     places = Places(options.bring, options.work, options.out)
     if options.what == "prepare":

@@ -129,7 +129,7 @@ def _levers() -> tuple[str, ...]:
 
 FULL = Sizes(recipes=_levers())
 DRY = Sizes(
-    networks=("mobileface",),
+    networks=("small",),
     steps=2,
     people=1,
     photos=2,
@@ -138,12 +138,12 @@ DRY = Sizes(
     batches=(2,),
     faces=2,
     tests="",
-    trained=("mobileface",),
+    trained=("small",),
     widths=(2,),
     updates=2,
     held_out=2,
     checkpoints=2,
-    recipes=("mobileface:bfloat16/steps=2/turn=1",),
+    recipes=("small:bfloat16/steps=2/turn=1",),
     cloaked=2,
     speeds=("300",),
     megapixels=1.0,

@@ -24,7 +24,7 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 @pytest.fixture(scope="module")
 def accelerator(quick_compiles: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The script, whose dry run has the tiny network of the tests."""
+    """The script, and the tiny network of its dry run."""
     del quick_compiles
     pytest.importorskip("grain")
     with pytest.MonkeyPatch.context() as patch:
@@ -33,9 +33,6 @@ def accelerator(quick_compiles: None, tmp_path_factory: pytest.TempPathFactory) 
         patch.syspath_prepend(BENCHMARKS)
         import accelerator
 
-        recipes = (f"{tiny_robust.NAME}:bfloat16/steps=2/turn=1",)
-        names = (tiny_robust.NAME,)
-        patch.setattr(accelerator, "DRY", replace(accelerator.DRY, networks=names, trained=names, recipes=recipes))
         yield accelerator
 
 
