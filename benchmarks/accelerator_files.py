@@ -36,8 +36,12 @@ WHEELS = (
     "cloudpickle",
     "portpicker",
     "psutil",
+    "platformdirs",
+    "beartype",
 )
 """What a machine with JAX, Flax, Optax and Orbax is likely to want; what they depend on besides comes with those."""
+TAGS = ("2_28", "2_27", "2_24", "2_17")
+"""Of the C library, as wheels are named by them; pip takes none but those that it is given."""
 
 
 class FullError(Exception):
@@ -110,9 +114,7 @@ def fetch(folder: Path) -> None:
     lock = (Path(__file__).resolve().parent.parent / "requirements.lock").read_text(encoding="utf-8")
     versions = dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", lock, re.M))
     wanted = [f"{name}=={versions[name]}" for name in WHEELS]
-    platforms = [
-        f"--platform={tag}" for tag in ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-    ]
+    platforms = [*(f"--platform=manylinux_{tag}_x86_64" for tag in TAGS), "--platform=manylinux2014_x86_64"]
     options = ["--python-version=3.12", "--implementation=cp", *platforms, "--only-binary=:all:", "--no-deps"]
     subprocess.run([sys.executable, "-m", "pip", "download", "-q", "-d", str(folder), *options, *wanted], check=True)
 

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,15 @@ CLOSE = 0.05
 """Gain of faces/s under which a larger batch of a training is not worth its memory."""
 RESERVE = 60
 """Seconds of a training's time that are left for its compilation, its validations and its end."""
+TRIED = 0.25
+"""Share of a training's time after which no other batch is tried: each one has to be compiled."""
+SEVERAL = (
+    "test_batching.py::test_any_number_of_devices_gives_the_same_cloaks",
+    "test_batching.py::test_one_face_compiles_all_there_is[3]",
+)
+"""Tests that need several devices: conftest.py makes those of a CPU, and an accelerator may be one."""
+PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES += ("opencv-python-headless", "pillow", "scipy")
 
 
 class Places(NamedTuple):
@@ -45,6 +55,11 @@ class Places(NamedTuple):
     bring: Path
     work: Path
     out: Path
+
+
+def is_installed(name: str) -> bool:
+    """Whether a network's weights are here: a tree that is brought lacks some."""
+    return registry.about(name)["installed"]
 
 
 @dataclass(frozen=True)
@@ -82,13 +97,18 @@ class Sizes:
     count: int = 64
     threads: int = 16
 
+    @property
+    def installed(self) -> tuple[str, ...]:
+        """Those of the networks, by name."""
+        return tuple(name for name in (Member.parse(text).name for text in self.networks) if is_installed(name))
+
     def recipe(self, precision: str = "", **changes: Any) -> Recipe:
         """The default recipe with the networks that are installed here. precision: "bfloat16", or another of
         `precisions` for float32, which differ in how it is multiplied; "" for what suits the device.
         """
-        members = [Member.parse(text) for text in self.networks]
+        members = [one for one in map(Member.parse, self.networks) if is_installed(one.name)]
         own = {"": "", "bfloat16": ":bfloat16"}.get(precision, ":float32")
-        texts = [f"{one.name}:{one.weight:g}{own}" for one in members if registry.about(one.name)["installed"]]
+        texts = [f"{one.name}:{one.weight:g}{own}" for one in members]
         return Recipe(extractors=tuple(texts), steps=self.steps, **changes)
 
 
@@ -109,7 +129,7 @@ def _levers() -> tuple[str, ...]:
 
 FULL = Sizes(recipes=_levers())
 DRY = Sizes(
-    networks=("mobileface",),
+    networks=("small",),
     steps=2,
     people=1,
     photos=2,
@@ -118,12 +138,12 @@ DRY = Sizes(
     batches=(2,),
     faces=2,
     tests="",
-    trained=("mobileface",),
+    trained=("small",),
     widths=(2,),
     updates=2,
     held_out=2,
-    checkpoints=1,
-    recipes=("mobileface:bfloat16/steps=2/turn=1",),
+    checkpoints=2,
+    recipes=("small:bfloat16/steps=2/turn=1",),
     cloaked=2,
     speeds=("300",),
     megapixels=1.0,
@@ -143,9 +163,17 @@ def about_machine(about: str, places: Places, sizes: Sizes, left: float) -> dict
     return {
         "machine": machine.describe(),
         "card": card,
-        "networks": sizes.recipe().names,
+        "versions": {name: _version(name) for name in PACKAGES},
+        "networks": sizes.installed,
         "missing": registry.missing(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
 
 
 def parity(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, Any]:
@@ -180,10 +208,19 @@ def tests(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, An
     del places, sizes
     if not about:
         return {"tests": "none"}
-    call = [sys.executable, "-m", "pytest", "-q", *(f"tests/{name}" for name in about.split())]
+    # A warning of another release of a package is no finding here.
+    options = ["-W", "default", *(f"--deselect=tests/{name}" for name in SEVERAL)]
+    call = [sys.executable, "-m", "pytest", "-q", *options, *(f"tests/{name}" for name in about.split())]
     environment = {**os.environ, "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
-    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=left, check=False)
-    return {"code": done.returncode, "said": done.stdout[-3000:]}
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(call, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            code = process.wait(timeout=left)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = None
+        said.seek(0)
+        return {"code": code, "said": said.read()[-3000:]}
 
 
 def speed(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, Any]:
@@ -224,6 +261,7 @@ def profile(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, 
     return {
         "batch": batch,
         "precision": sizes.precisions[-1],
+        "steps": recipe.steps,
         "milliseconds": {name: round(value / 1e3, 2) for name, value in spent.most_common(40)},
     }
 
@@ -285,6 +323,8 @@ def _fitting(about: str, photos: Path, out: Path, cache: Path, sizes: Sizes, lef
         except jax.errors.JaxRuntimeError:  # the memory is full
             break
         rates[width] = width / cost.seconds
+        if time.monotonic() - begun > TRIED * left:
+            break
         if len(rates) > 1 and rates[width] < (1 + CLOSE) * max(rate for one, rate in rates.items() if one < width):
             break
     if not rates:
@@ -314,7 +354,9 @@ def stream(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, A
     """Photos from file to file with a device of a given speed, or the solver itself. about: faces/s, or real."""
     del places, left
     people = [photo.read(path).pixels for path in sorted((ROOT / "tests" / "photos").iterdir())]
-    trial = pipeline.Trial(sizes.megapixels, *pipeline.numbers(about), sizes.threads)
+    trial = pipeline.Trial(
+        sizes.megapixels, *pipeline.numbers(about), sizes.threads, networks=sizes.recipe().extractors
+    )
     with tempfile.TemporaryDirectory() as folder:
         place = pipeline.make(Path(folder), people, sizes.megapixels, sizes.count)
         if sizes.updates is not None:  # a dry run starts no process

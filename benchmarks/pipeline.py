@@ -40,9 +40,11 @@ from host import AMPLITUDE, compose, portraits
 from engine import checkpoint
 from engine.bulk.batching import Batcher, FaceCloak, FaceJob, Lane
 from engine.bulk.cloaker import Cloaker
+from engine.bulk.desk import Desk
 from engine.bulk.run import Options, fingerprint, run
-from engine.config import CANVAS, CHUNK, Detection, Output, Recipe
+from engine.config import CANVAS, CHUNK, ENSEMBLE, Detection, Output, Recipe
 from engine.detect import YuNet
+from engine.faces import Cut
 from engine.sharding import ACCELERATOR_SLOTS
 
 COUNTS = {0.06: 128, 2.0: 48, 12.0: 16, 24.0: 8}
@@ -68,12 +70,13 @@ COLUMNS = (
 
 
 class Trial(NamedTuple):
-    """speed: faces/s of the device, 0 for the real solver. threads: of each process."""
+    """speed: faces/s of the device, 0 for the real solver, with these networks. threads: of each process."""
 
     megapixels: float
     speed: float
     threads: int
     processes: int = 1
+    networks: tuple[str, ...] = ENSEMBLE
 
 
 class _Lane(Lane):
@@ -120,6 +123,9 @@ class StandIn(Batcher):
         smooth = cv2.GaussianBlur(noise, (0, 0), 2)
         self.noise = np.repeat((smooth / np.abs(smooth).max() * AMPLITUDE)[..., None], 3, axis=2)
 
+    def prepare(self) -> None:
+        """There is nothing to compile."""
+
     def lane(self) -> Lane:
         return _Lane(self)
 
@@ -140,13 +146,18 @@ def _embedding(canvas: np.ndarray, dim: int) -> np.ndarray:
 
 def cloaker(trial: Trial) -> Cloaker:
     """What a run works with; a stand-in needs one small network, for its name."""
-    recipe = Recipe() if not trial.speed else Recipe(extractors=("mobilefacenet-192-robust",))
+    recipe = Recipe(extractors=("mobilefacenet-192-robust",) if trial.speed else trial.networks)
     made = Cloaker(recipe=recipe, batch=ACCELERATOR_SLOTS if trial.speed else None, workers=trial.threads)
     if trial.speed:
         made.batcher = StandIn(made.batcher, trial.speed / trial.processes)
         made._identifier = made.batcher
+        made.desk = Desk(made.batcher, workers=made.workers)
     else:
-        made.batcher.embed([np.full((CANVAS, CANVAS, 3), 0.5, np.float32)])
+        # All that there is to compile is compiled here, not while photos are counted.
+        empty = np.full((CANVAS, CANVAS, 3), 0.5, np.float32)
+        face = Cut(empty, np.ones((CANVAS, CANVAS, 1), np.float32), np.ones((CANVAS, CANVAS), bool), np.eye(2, 3))
+        made.batcher.solve([FaceJob(face, False, "0" * 64, 0, made.batcher.no_target())])
+        made.identify([empty])
     return made
 
 
@@ -198,7 +209,10 @@ def row(trial: Trial, found: Sequence[dict[str, Any]], count: int) -> dict[str, 
     each = {name: sum(one["seconds"][name] for one in found) / count for name in found[0]["seconds"]}
     used = [one["occupancy"] for one in found if one["occupancy"] is not None]
     return {
-        **trial._asdict(),
+        "megapixels": trial.megapixels,
+        "speed": trial.speed,
+        "threads": trial.threads,
+        "processes": trial.processes,
         "photos": count,
         "faces": faces,
         "failed": sum(one["counts"]["failed"] for one in found),

@@ -15,8 +15,9 @@ from engine.cloak.objective import Extractors
 if TYPE_CHECKING:
     from engine.bench.plan import Plan
 
-SIDE = 2048
-COPIED = 32 * 1024 * 1024
+CPU_SIDE, ACCELERATOR_SIDE = 2048, 8192
+"""Of the matrices: a product must take far longer than its call, some tens of microseconds."""
+CPU_COPIED, ACCELERATOR_COPIED = 32 * 1024 * 1024, 256 * 1024 * 1024
 """Numbers of four bytes; far more than any cache holds."""
 
 
@@ -33,24 +34,32 @@ class Ceiling(NamedTuple):
     spread: float
 
 
+def _sizes() -> tuple[int, int]:
+    """Side of the matrices and numbers copied."""
+    on_cpu = jax.default_backend() == "cpu"
+    return (CPU_SIDE, CPU_COPIED) if on_cpu else (ACCELERATOR_SIDE, ACCELERATOR_COPIED)
+
+
 def measure(*, repeats: int) -> list[Ceiling]:
     """Of the first device, by jitted JAX. On an accelerator also in full float32, and in bfloat16 if that suits it."""
     kinds = ["default"] if jax.default_backend() == "cpu" else ["default", "highest"]
     kinds += ["bfloat16"] if sharding.precision() == "bfloat16" else []
     found = [product(kind, repeats=repeats) for kind in kinds]
-    key = jnp.zeros(COPIED, jnp.float32)
+    _, count = _sizes()
+    key = jnp.zeros(count, jnp.float32)
     copy = jax.jit(lambda x: x + 1)
-    return [*found, _rate("copy", "float32", 2 * 4 * COPIED, times(lambda: copy(key), repeats=repeats))]
+    return [*found, _rate("copy", "float32", 2 * 4 * count, times(lambda: copy(key), repeats=repeats))]
 
 
 def product(kind: str = "default", *, repeats: int) -> Ceiling:
-    """Of two matrices of SIDE x SIDE. kind: as of `Ceiling.precision`."""
+    """Of two square matrices. kind: as of `Ceiling.precision`."""
     dtype = jnp.bfloat16 if kind == "bfloat16" else jnp.float32
-    matrix = jax.random.uniform(jax.random.key(0), (SIDE, SIDE), jnp.float32).astype(dtype)
+    side, _ = _sizes()
+    matrix = jax.random.uniform(jax.random.key(0), (side, side), jnp.float32).astype(dtype)
     precision = "highest" if kind == "highest" else "default"
     # Accumulated in float32, or a CPU that has units for bfloat16 does not use them.
     multiply = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision, preferred_element_type=jnp.float32))
-    return _rate("product", kind, 2 * SIDE**3, times(lambda: multiply(matrix, matrix), repeats=repeats))
+    return _rate("product", kind, 2 * side**3, times(lambda: multiply(matrix, matrix), repeats=repeats))
 
 
 def _rate(what: str, precision: str, work: float, found: Times) -> Ceiling:
@@ -72,9 +81,10 @@ def of_products(ceilings: list[Ceiling], extractors: Extractors, devices: int) -
 
 def rows(plan: Plan) -> Iterator[dict[str, Any]]:
     """The section `peak`."""
+    side, count = _sizes()
     for one in plan.ceilings:
         unit = "GFLOP/s" if one.what == "product" else "GB/s read and written"
-        what = f"{SIDE}^3 {one.what}" if one.what == "product" else f"{one.what} of {4 * COPIED // 2**20} MiB"
+        what = f"{side}^3 {one.what}" if one.what == "product" else f"{one.what} of {4 * count // 2**20} MiB"
         yield {
             "what": what,
             "precision": one.precision,
