@@ -53,6 +53,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.name, len(FIRST)))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def two_devices(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Who does not say how many devices gets two, not eight: eight take that many slots, full or empty.
+
+    A module that is about more says how many: DEVICES.
+    """
+    from engine import sharding  # not before jaxtyping's hook is there
+
+    count = getattr(request.module, "DEVICES", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "devices_here", lambda: jax.local_devices()[:count])
+        yield
+
+
 @pytest.fixture(scope="session")
 def photos() -> Path:
     """The sample photos that the project carries."""

@@ -23,6 +23,7 @@ from engine.faces import Cut
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
+DEVICES = 8
 SIDE = 48
 RECIPE = Recipe(rho=0.007, steps=23, extractors=("tiny",), jitter=0.1, smoothing=1.0)
 SHORT = replace(RECIPE, enough=0.07)

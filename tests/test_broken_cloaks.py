@@ -25,7 +25,7 @@ from engine.extractors import Extractor, embed_batch
 
 Pixels = np.ndarray
 SLACK = 0.12
-"""How far from the floor still counts as it: one test photo of sixteen, two of eighteen."""
+"""How far from the floor still counts as it: one test photo of sixteen, or of twelve."""
 
 
 def same_dssim(before: Pixels, after: Pixels, *, seed: int, region: tuple[int, int, int, int]) -> Pixels:
@@ -33,7 +33,7 @@ def same_dssim(before: Pixels, after: Pixels, *, seed: int, region: tuple[int, i
     noise = np.random.default_rng(seed).standard_normal(before.shape)
     budget = spent(before, after, region)
     low, high = 0.0, 128.0
-    for _ in range(20):
+    for _ in range(14):
         middle = (low + high) / 2
         low, high = (middle, high) if spent(before, _noisy(before, middle * noise), region) <= budget else (low, middle)
     return _noisy(before, low * noise)
@@ -162,17 +162,17 @@ def test_on_a_tiny_network_only_the_cloak_protects(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_on_real_photos_only_the_cloak_protects(faces_folder: Path, tmp_path: Path) -> None:
-    people = choose(faces_folder / "lfw", users=6, photos=6, others=20, public=0)
+    people = choose(faces_folder / "lfw", users=4, photos=6, others=12, public=0)
     others = [replace(one, scraped=one.scraped[:2], tests=one.tests[:1]) for one in people.others]
     detector = DetectedOnce()
     prepared = {photo: prepare(photo, detector) for one in people.users for photo in one.scraped}
-    recipe = Recipe(extractors=("web-incept",), steps=10)
+    recipe = Recipe(extractors=("mobilefacenet-192",), steps=10)
     results = Cloaker(recipe=recipe, batch=6, devices=1).cloak(list(prepared))
     cloaked = {photo: result.image for photo, result in zip(prepared, results, strict=True) if result.image is not None}
     assert list(cloaked) == list(prepared)
     before = {photo: one.photo.pixels for photo, one in prepared.items()}
     regions = {photo: one.regions[common.central_face(one)] for photo, one in prepared.items()}
     assert all(0.5 * recipe.rho < spent(before[p], cloaked[p], regions[p]) <= recipe.rho for p in cloaked)
-    recogniser = ExtractorRecogniser("web-incept", detector)
+    recogniser = ExtractorRecogniser("mobilefacenet-192", detector)
     tracker = EmbeddingTracker(Remembered(recogniser, tmp_path / "cache"), "1-NN")
     judge(tracker, (people.users, others), tmp_path, before, cloaked, regions)

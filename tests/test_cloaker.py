@@ -137,8 +137,8 @@ def test_objective_target_gives_each_person_one_goal(photos: Path) -> None:
         obama = np.asarray(image.convert("RGB"))
     with Image.open(photos / "biden.jpg") as image:
         biden = np.asarray(image.convert("RGB"))
-    recipe = Recipe(extractors=("mobilefacenet-192",), steps=3, objective="target")
-    cloaker = Cloaker(recipe=recipe, batch=4)
+    recipe = Recipe(extractors=("mobileface",), steps=1, objective="target")
+    cloaker = Cloaker(recipe=recipe, batch=2)
     sources = [obama, np.ascontiguousarray(obama[:900]), biden, np.ascontiguousarray(biden[:1500])]
     targets = cloaker.targets(sources)  # type: ignore[arg-type]
     assert len(targets) == 4
@@ -158,7 +158,7 @@ def test_objective_person_gives_each_person_the_mean_of_their_faces(photos: Path
         obama = np.asarray(image.convert("RGB"))
     with Image.open(photos / "biden.jpg") as image:
         biden = np.asarray(image.convert("RGB"))
-    cloaker = Cloaker(recipe=Recipe(extractors=("mobilefacenet-192",), steps=3), batch=4)
+    cloaker = Cloaker(recipe=Recipe(extractors=("mobileface",), steps=1), batch=2)
     sources = [obama, np.ascontiguousarray(obama[:900]), biden]
     means = cloaker.targets(sources)  # type: ignore[arg-type]
     assert len(means) == 3

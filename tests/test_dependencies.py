@@ -21,6 +21,7 @@ WITHIN = 0.06
 """Grey levels: processors round differently, and a change that is meant to matter moves more than that."""
 
 
+@pytest.mark.usefixtures("quick_compiles")
 def test_cloaks_that_change_have_another_version() -> None:
     """If this fails: raise `engine.config.CLOAKS`, then python tools/golden_cloaks.py."""
     golden = json.loads(golden_cloaks.GOLDEN.read_text())

@@ -55,8 +55,8 @@ def cloaked(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *o
         whole = image.convert("RGB").crop((120, 20, 330, 230))
     whole.save(tmp_path / "photo.png")
     out = tmp_path / "out"
-    arguments = ["run", str(tmp_path / "photo.png"), "--out", str(out), "--steps", "1", "--devices", "1"]
-    assert cli.main([*arguments, "--no-report", "--json", *options]) == cli.OK
+    arguments = ["run", str(tmp_path / "photo.png"), "--out", str(out), "--steps", "1", "--no-report", "--json"]
+    assert cli.main([*arguments, "--devices", "1", "--batch", "1", *options]) == cli.OK
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert summary["counts"]["cloaked"] == 1
     (written,) = (path for path in out.iterdir() if path.is_file())

@@ -13,9 +13,11 @@ from pathlib import Path
 import fault_shim
 import pytest
 from fault_shim import Action, Fault, Kinds, Shim
+from fault_trials import faults
 
 TOOL = Path(fault_shim.__file__).with_name("faults.py")
-TRIALS = 40
+TRIALS = len(faults())
+"""One of each kind."""
 
 pytestmark = pytest.mark.skipif(bool(fault_shim.missing()), reason=fault_shim.missing())
 
@@ -112,6 +114,6 @@ def test_runs_that_are_disturbed_lose_nothing() -> None:
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode in (0, 1), process.stderr
     found = json.loads(process.stdout.splitlines()[-1])
-    assert found["trials"] == TRIALS
+    assert found["kinds"] == dict.fromkeys(faults(), 1)
     assert sum(found["took_place"].values()) >= TRIALS * 0.9
     assert not any(found["violations"].values()), process.stdout

@@ -20,6 +20,7 @@ from engine.cloak import solver
 from engine.config import Recipe
 from engine.faces import Cut
 
+DEVICES = 8
 SIDE = 48
 RECIPE = Recipe(rho=0.007, steps=12, extractors=("tiny",), jitter=0.1, smoothing=1.0)
 EXTRACTORS = (tiny.extractor(1, window=(6.0, 42.0)),)

@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, help="how many, drawn from all; default: all")
+    parser.add_argument("--trials", type=int, help="how many, drawn from all kinds in turn; default: all")
     parser.add_argument("--only", default="", help="a trial's name, or a regular expression that it begins with")
     parser.add_argument("--real", type=int, default=0, help="so many trials with the command itself instead")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
@@ -123,8 +123,7 @@ def _tried(given: argparse.Namespace, ground: Ground, job: int = 0) -> list[Resu
     wanted = [one for one in trials if str(one) == given.only] or [
         one for one in trials if re.match(given.only, str(one))
     ]
-    # In no order, so that those for which there is time are of all kinds.
-    chosen = random.Random(given.seed).sample(wanted, min(given.trials or len(wanted), len(wanted)))
+    chosen = _drawn(wanted, random.Random(given.seed))[: given.trials]
     print(f"faults.py: {len(chosen)} of {len(trials)} trials", file=sys.stderr)
     results, said = [], begun
     for trial in chosen[job :: given.jobs]:
@@ -137,6 +136,16 @@ def _tried(given: argparse.Namespace, ground: Ground, job: int = 0) -> list[Resu
             print(f"faults.py: {len(results)} trials, {bad} with a problem, {now - begun:.0f} s", file=sys.stderr)
         results.append(ground.trial(scenarios[trial.scenario], trial))
     return results
+
+
+def _drawn(trials: Sequence[Trial], draw: random.Random) -> list[Trial]:
+    """In no order, but kind by kind in turn: those for which there is time are of all kinds."""
+    seen: Counter[str] = Counter()
+    rounds = []
+    for trial in draw.sample(trials, len(trials)):
+        seen[trial.kind] += 1
+        rounds.append((seen[trial.kind], trial))
+    return [trial for _, trial in sorted(rounds, key=lambda one: one[0])]
 
 
 def _reported(results: Sequence[Result], *, as_json: bool) -> int:

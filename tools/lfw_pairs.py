@@ -20,13 +20,14 @@ from engine.extractors import Extractor
 PEOPLE, PHOTOS, PAIRS, FAR = 120, 4, 400, 1e-3
 
 
-def canvases(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Canvases (480, c, c, 3) uint8 and people (480,) of LFW in `folder`, laid out as person/photo."""
+def canvases(folder: Path, *, people: int = PEOPLE) -> tuple[np.ndarray, np.ndarray]:
+    """Canvases (480, c, c, 3) uint8 and people (480,) of LFW in `folder`, laid out as person/photo; or of the first."""
     generator = np.random.default_rng(0)
-    people = [person for person in sorted(folder.iterdir()) if len(list(person.glob("*.jpg"))) >= PHOTOS]
+    enough = [person for person in sorted(folder.iterdir()) if len(list(person.glob("*.jpg"))) >= PHOTOS]
+    drawn = generator.choice(np.array(enough, object), PEOPLE, replace=False)
     detector = YuNet(checkpoint.detector())
     found, labels = [], []
-    for label, person in enumerate(generator.choice(np.array(people, object), PEOPLE, replace=False)):
+    for label, person in enumerate(drawn[:people]):
         for photo in generator.choice(np.array(sorted(person.glob("*.jpg")), object), PHOTOS, replace=False):
             pixels = cv2.cvtColor(cv2.imread(str(photo)), cv2.COLOR_BGR2RGB)
             all_faces = detector.detect(pixels)
@@ -48,7 +49,9 @@ def accuracy(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     same = labels[pairs[:, 0]] == labels[pairs[:, 1]]
     score = (embeddings @ embeddings.T)[pairs[:, 0], pairs[:, 1]]
     generator = np.random.default_rng(1)
-    own, others = (score[generator.choice(np.flatnonzero(kind), PAIRS, replace=False)] for kind in (same, ~same))
+    own, others = (
+        score[generator.choice(np.flatnonzero(kind), min(PAIRS, kind.sum()), replace=False)] for kind in (same, ~same)
+    )
     threshold = np.quantile(score[~same], 1 - FAR, method="higher")
     return {
         # The share of (same, different) couples in the right order is the area under the curve.
