@@ -72,8 +72,8 @@ class Network(nnx.Module):
     def __call__(self, x: Float[Array, "h w 3"], size: Int32[Array, " 2"]) -> tuple[Float[Array, "_h _w 16"], ...]:
         """The maps of a picture, one for each of STRIDES: BGR from 0 to 255 in, `NUMBERS` at every place out.
 
-        size: height and width of the picture, which begins at the first pixel; all sides are multiples of 32. Zeros are
-        around it in x. The maps mean nothing where it is not.
+        size: height and width of the picture, which begins at the first pixel; all sides are multiples of 32. What is
+        beside it does not matter, and the maps mean nothing there.
         """
         x = jax.nn.relu(self.stem(x))
         maps = []
@@ -154,12 +154,13 @@ class FlaxYuNet(Scanner):
     def _seen(self, looks: Iterable[Look]) -> Iterator[tuple[Look, Float32[np.ndarray, "n 15"]]]:
         looks = iter(looks)
         while some := list(islice(looks, self.batch)):
-            frames = np.zeros((self.batch, FRAME, FRAME, 3), np.uint8)
+            frames = np.empty((self.batch, FRAME, FRAME, 3), np.uint8)
             sizes = np.zeros((self.batch, 2), np.int32)
             for number, look in enumerate(some):
                 height, width = look.picture.shape[:2]
+                high, wide = sizes[number] = -(-height // 32) * 32, -(-width // 32) * 32
+                frames[number, :high, :wide] = 0  # as OpenCV fills it up
                 frames[number, :height, :width] = look.picture
-                sizes[number] = -(-height // 32) * 32, -(-width // 32) * 32  # as OpenCV fills it up
             with _dispatching:
                 best, every = finds(self._params, frames, sizes, graphdef=self._graphdef)
             for number, (look, rows) in enumerate(zip(some, np.asarray(best), strict=False)):

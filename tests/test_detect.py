@@ -11,7 +11,7 @@ import pytest
 
 from engine import checkpoint, photo
 from engine.config import Detection
-from engine.detect import YuNet
+from engine.detect import YuNet, _sides
 from engine.types import Face
 
 NAMES = ("astronaut.png", "biden.jpg", "obama.jpg")
@@ -196,9 +196,4 @@ def test_lfw_faces_are_found(detector: YuNet, faces_folder: Path) -> None:
 @pytest.mark.parametrize("longest", [639, 641, 1279, 1281, 1283, 1401, 2001, 3003])
 @pytest.mark.parametrize("min_size", [16, 24, 25, 37])
 def test_the_scans_of_any_size_come_to_an_end(longest: int, min_size: int) -> None:
-    detector = YuNet(checkpoint.detector(), Detection(min_size=min_size))
-    scans = 0
-    for _ in detector._rows(np.zeros((16, longest, 3), np.uint8)):
-        scans += 1
-        assert scans <= 4
-    assert scans >= 1
+    assert 1 <= len(_sides(longest, min_size)) <= 4
