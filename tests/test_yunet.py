@@ -154,6 +154,12 @@ def test_what_one_has_seen_is_not_what_the_other_has(opencv: YuNet, flax: yunet.
     assert len({opencv.key, flax.key, other.key}) == 3
 
 
+def test_a_cloak_is_known_by_weights_that_both_have() -> None:
+    """`dependencies` names the hash of the ONNX file alone."""
+    tables = checkpoint.manifest()["detectors"]
+    assert tables["yunet-flax"]["source_sha256"] == tables["yunet"]["sha256"]
+
+
 @pytest.mark.slow
 def test_faces_of_lfw_are_those_of_opencv(flax: yunet.FlaxYuNet, opencv: YuNet, faces_folder: Path) -> None:
     paths = sorted((faces_folder / "lfw").rglob("*.jpg"))
