@@ -189,8 +189,8 @@ def loaded() -> tuple[nnx.GraphDef, Any, str]:
 def detector(settings: Detection | None = None, *, platform: str | None = None) -> Detector:
     """The shipped detector in the form that suits a platform, by default that of JAX's first device.
 
-    On a CPU that is OpenCV's, which takes half the time there (benchmarks/detection.py), elsewhere Flax's. For a certain
-    one make it: `YuNet(checkpoint.detector())` or `FlaxYuNet()`.
+    On a CPU that is OpenCV's, which takes half the time there (benchmarks/detection.py); elsewhere Flax's. For one of
+    them make it: `YuNet(checkpoint.detector())` or `FlaxYuNet()`.
     """
     if (platform or sharding.devices_here()[0].platform) == "cpu":
         return YuNet(checkpoint.detector(), settings)
