@@ -1,13 +1,20 @@
-"""Faces that the detector finds, and what it costs, beside those of another checkout of this project.
+"""Faces that the detector finds, and what it costs, beside those of another checkout, or of the same network in Flax.
 
     python benchmarks/detection.py SHARED --against CHECKOUT [--groups 12] [--photos 330] [--wild 255]
+    taskset -c 0 python benchmarks/detection.py SHARED --against flax [--repeats 5]
 
 SHARED has faces/photos (a folder for each person) and wild. Three tables. Groups: photos of 12 megapixels made of the
 people's photos, each pasted so that its face has 24 to 400 pixels, evenly in the logarithm; only photos with exactly
 one face by both detectors at a score of .3 are used, so all else that is found is a false alarm. Recall is given by the
 side of the face. Photos and wild: what both find, and what only one does, with the scores of these; a person's photos
-have no marked faces, so neither is the truth there. CPU seconds are those of one thread. Both detectors see the same
-pixels in turn; the last line is one JSON object.
+have no marked faces, so neither is the truth there. `apart` is how far what both find lies apart at most: box and
+landmarks in pixels, and score. CPU seconds are those of one thread. Both detectors see the same pixels in turn; the
+last line is one JSON object.
+
+Against Flax there are two tables more. Maps: the largest difference of what the network says at any place, logits and
+pixels of a stride, from what OpenCV's gives on the same pictures; and the largest number there is. Sizes: CPU seconds
+of photos with three people. `host` is Flax's detector with its network's results remembered: what stays with the
+host's processor where an accelerator computes them, but for the transfers and the call.
 """
 
 from __future__ import annotations
@@ -22,9 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import host
+import jax
 import numpy as np
+from flax import nnx
 
-from engine import checkpoint, photo
+from engine import checkpoint, photo, sharding, yunet
 from engine.config import Detection
 from engine.detect import Detector, YuNet
 from engine.types import Face, PhotoError
@@ -140,6 +150,7 @@ def on_files(detectors: dict[str, Detector], paths: list[Path]) -> dict[str, Any
     """What both find in files, and what one alone does."""
     (mine, one), (theirs, two) = detectors.items()
     both, alone, seconds = 0, {mine: [], theirs: []}, dict.fromkeys(detectors, 0.0)  # type: ignore[var-annotated]
+    apart = np.zeros(3)
     read = 0
     for path in paths:
         if (pixels := opened(path)) is None:
@@ -149,7 +160,11 @@ def on_files(detectors: dict[str, Detector], paths: list[Path]) -> dict[str, Any
         seconds[mine] += a
         seconds[theirs] += b
         pairs = matched([face.box for face in former], [face.box for face in found])
-        both += sum(index >= 0 for index in pairs)
+        for face, index in zip(former, pairs, strict=True):
+            if index >= 0:
+                both, again = both + 1, found[index]
+                differences = face.box - again.box, face.landmarks - again.landmarks, face.score - again.score
+                apart = np.maximum(apart, [np.abs(one).max() for one in differences])
 
         def told(face: Face, name: str = path.name) -> tuple[str, int, float]:
             return name, round(float(face.box[2:].max())), round(face.score, 3)
@@ -157,26 +172,111 @@ def on_files(detectors: dict[str, Detector], paths: list[Path]) -> dict[str, Any
         alone[theirs] += [told(face) for face, index in zip(former, pairs, strict=True) if index < 0]
         alone[mine] += [told(face) for index, face in enumerate(found) if index not in pairs]
     rounded = {name: round(value, 1) for name, value in seconds.items()}
-    return {"photos": read, "both": both, "alone": alone, "seconds": rounded}
+    least = {name: float(f"{one:.2g}") for name, one in zip(("box", "landmarks", "score"), apart, strict=True)}
+    return {"photos": read, "both": both, "apart": least, "alone": alone, "seconds": rounded}
+
+
+def on_maps(pictures: list[np.ndarray]) -> dict[str, Any]:
+    """The largest difference of the network's numbers from OpenCV's, and the largest of them, by kind."""
+    graphdef, params, _ = yunet.loaded()
+    network = jax.jit(lambda params, x, size: nnx.merge(graphdef, params)(x, size))
+    source = cv2.dnn.readNetFromONNX(str(checkpoint.detector()))
+    places = {"cls": np.s_[:1], "obj": np.s_[1:2], "bbox": np.s_[2:6], "kps": np.s_[6:]}
+    names = [f"{head}_{stride}" for head in places for stride in yunet.STRIDES]
+    worst = {head: {"difference": 0.0, "largest": 0.0} for head in places}
+    for pixels in pictures:
+        ratio = 640 / max(pixels.shape)
+        height, width = (max(32, int(side * ratio) // 32 * 32) for side in pixels.shape[:2])
+        picture = np.ascontiguousarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)[..., ::-1])
+        frame = np.zeros((yunet.FRAME, yunet.FRAME, 3), np.float32)
+        frame[:height, :width] = picture
+        with jax.default_matmul_precision("highest"):
+            maps = network(params, frame, np.array([height, width], np.int32))
+        source.setInput(cv2.dnn.blobFromImage(picture))
+        theirs = dict(zip(names, source.forward(names), strict=True))
+        for stride, one in zip(yunet.STRIDES, maps, strict=True):
+            for head, numbers in places.items():
+                ours = np.asarray(one)[: height // stride, : width // stride, numbers].astype(np.float64)
+                if head in ("cls", "obj"):
+                    ours = 1 / (1 + np.exp(-ours))
+                wanted = theirs[f"{head}_{stride}"].reshape(ours.shape)
+                worst[head]["difference"] = max(worst[head]["difference"], float(np.abs(ours - wanted).max()))
+                worst[head]["largest"] = max(worst[head]["largest"], float(np.abs(wanted).max()))
+    return {
+        "pictures": len(pictures),
+        **{head: {k: float(f"{v:.2g}") for k, v in one.items()} for head, one in worst.items()},
+    }
+
+
+def on_sizes(detectors: dict[str, Detector], folder: Path, repeats: int) -> list[dict[str, Any]]:
+    """CPU seconds a photo, the median of so many trials, and the faces that each finds."""
+    people = host.portraits(folder, 3, YuNet(checkpoint.detector()))
+    rows = []
+    for megapixels in (0.25, 2.0, 12.0):
+        pixels = host.compose(people, megapixels)
+        row: dict[str, Any] = {"megapixels": megapixels}
+        for name, detector in [*detectors.items(), ("host", Remembering(yunet.BATCH))]:
+            trials = [timed(detector, pixels) for _ in range(repeats + 1)][1:]
+            row[name] = {"faces": len(trials[0][0]), "seconds": round(float(np.median([one[1] for one in trials])), 4)}
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
+
+
+class Remembering(yunet.FlaxYuNet):
+    """Flax's detector whose network says again what it said of the first photo."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__(batch=batch)
+        self.said: list[tuple[np.ndarray, np.ndarray]] = []
+        self.known = False
+
+    def detect(self, pixels: np.ndarray) -> list[Face]:
+        """Faces, largest first; always the same photo."""
+        run, said = yunet.finds, iter(self.said)
+
+        def kept(*arguments: Any, **settings: Any) -> Any:
+            if self.known:
+                return next(said)
+            best, every = run(*arguments, **settings)
+            self.said.append((np.asarray(best), np.asarray(every)))
+            return self.said[-1]
+
+        yunet.finds = kept  # type: ignore[assignment]
+        try:
+            return super().detect(pixels)
+        finally:
+            yunet.finds, self.known = run, True
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shared", type=Path)
-    parser.add_argument("--against", type=Path, required=True, help="another checkout of this project")
+    parser.add_argument("--against", type=Path, required=True, help="another checkout of this project, or flax")
     parser.add_argument("--groups", type=int, default=12)
     parser.add_argument("--photos", type=int, default=330)
     parser.add_argument("--wild", type=int, default=255)
+    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    detectors: dict[str, Detector] = {
-        "this": YuNet(checkpoint.detector(), Detection()),
-        "other": other(options.against, Detection()),
-    }
-    careful = other(options.against, Detection(min_score=0.3)), YuNet(checkpoint.detector(), Detection(min_score=0.3))
+    settings, low = Detection(), Detection(min_score=0.3)
+    detectors: dict[str, Detector]
+    careful: tuple[Detector, Detector]
+    if flax := str(options.against) == "flax":
+        sharding.configure()
+        detectors = {"opencv": YuNet(checkpoint.detector(), settings), "flax": yunet.FlaxYuNet(settings)}
+        careful = YuNet(checkpoint.detector(), low), yunet.FlaxYuNet(low)
+    else:
+        detectors = {"this": YuNet(checkpoint.detector(), settings), "other": other(options.against, settings)}
+        careful = other(options.against, low), YuNet(checkpoint.detector(), low)
     paths = sorted(path for path in (options.shared / "faces" / "photos").rglob("*") if path.is_file())
     wild = sorted(path for path in (options.shared / "wild").rglob("*") if path.is_file() and path.suffix != ".csv")
     results: dict[str, Any] = {}
+    if flax:
+        read = [pixels for path in paths[:: max(1, len(paths) // 40)][:40] if (pixels := opened(path)) is not None]
+        results["maps"] = on_maps(read)
+        print("maps:", json.dumps(results["maps"]), flush=True)
+        results["sizes"] = on_sizes(detectors, options.shared / "faces" / "photos", options.repeats)
     if options.groups:
         sources = []
         for path in paths[:: max(1, len(paths) // 80)]:

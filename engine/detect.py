@@ -1,4 +1,4 @@
-"""Face detection: YuNet (Wu et al. 2023) through OpenCV, at every scale that a photo needs.
+"""Face detection: YuNet (Wu et al. 2023) at every scale that a photo needs, by OpenCV. Flax runs it in yunet.py.
 
 YuNet sees faces of about 10 to 300 pixels. A photo is scanned at 640 pixels, at the size where the smallest face that
 counts has 12 pixels, and at sizes between; what several scans found is merged. All but the first are made in small
@@ -15,12 +15,13 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -44,6 +45,10 @@ TILE, OVERLAPPING = 768, 128
 """Longest side of a tile, and how far tiles overlap at least, in pixels of the scan: the largest face kept from one."""
 ROOM = 48
 """Pixels of room around the photo in a scan of tiles, for small faces that its border cuts."""
+LONGEST = FIRST_SCAN + 2 * (FIRST_SCAN // 8)
+"""Longest side of a picture that a network sees: the first scan, with room around it."""
+IN_PICTURE, MOST = 0.3, 5000
+"""Overlap at which the lower of two finds in one picture is dropped, and how many the highest are that are compared."""
 
 
 class Detector(Protocol):
@@ -54,40 +59,34 @@ class Detector(Protocol):
         ...
 
 
-class YuNet:
-    """The detector that ships with the engine. One instance serves any number of threads."""
+class Look(NamedTuple):
+    """A picture for the network, and where its finds belong.
 
-    def __init__(self, weights: Path, settings: Detection | None = None) -> None:
-        """weights: the ONNX file, read once; `checkpoint.detector()` is the shipped one, checked.
+    picture: BGR, sides up to LONGEST. x, y: of its corner in the scan. inner: of a tile, whether its left, top, right
+    and bottom edges lie inside the scan. scale: of each number of a find, from the scan to the photo.
+    """
 
-        Raises FileNotFoundError if there is none, ValueError if OpenCV cannot read it.
-        """
-        if not weights.is_file():
-            raise FileNotFoundError(f"face detector weights not found: {weights}; reinstall the package")
-        self.weights = weights
+    picture: UInt8[np.ndarray, "h w 3"]
+    x: int
+    y: int
+    inner: tuple[bool, bool, bool, bool] | None = None
+    scale: Float32[np.ndarray, " 15"] | None = None
+
+
+class Scanner(ABC):
+    """A detector that scans a photo at every scale and in the quarter turns that suit its faces."""
+
+    def __init__(self, settings: Detection | None = None) -> None:
+        """settings: what counts as a face."""
         self.settings = settings or Detection()
-        self._local = threading.local()  # OpenCV's detector keeps its input size: one for each thread
-        self._model = np.fromfile(weights, np.uint8)
-        try:
-            self._detector()
-        except cv2.error as error:
-            said = str(error).strip().partition("\n")[0]
-            raise ValueError(f"{weights} is no YuNet that OpenCV can read ({said}); reinstall the package") from error
 
-    @cached_property
-    def key(self) -> str:
-        """Hash of the weights and the settings, on which all that it finds depends."""
-        return hashlib.sha256(self._model.tobytes() + repr(sorted(asdict(self.settings).items())).encode()).hexdigest()
+    @abstractmethod
+    def _seen(self, looks: Iterable[Look]) -> Iterator[tuple[Look, Float32[np.ndarray, "n 15"]]]:
+        """What the network finds in each picture, in the order of the looks; the next are taken as they are needed.
 
-    def _detector(self) -> cv2.FaceDetectorYN:
-        """This thread's."""
-        found = getattr(self._local, "detector", None)
-        if found is None:
-            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of the CPU target on every load
-            settings = (32, 32), self.settings.min_score, 0.3, 5000
-            found = cv2.FaceDetectorYN.create("onnx", self._model, np.empty(0, np.uint8), *settings)
-            self._local.detector = found
-        return found
+        A find is a box (x, y, width, height), five landmarks and a score of at least `min_score`, in pixels of the
+        picture; the highest come first, and of those that overlap only the first.
+        """
 
     def detect(self, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
         """Faces in pixels of the photo, largest first, at least `min_size` and `min_score`.
@@ -114,9 +113,10 @@ class YuNet:
         ratio = min(1.0, CLOSE_UP / side)
         size = max(1, round(near.shape[1] * ratio)), max(1, round(near.shape[0] * ratio))
         near = cv2.resize(near, size, interpolation=cv2.INTER_AREA)
+        if min(size) < SMALLEST_SEEN:
+            return 0
         scores: list[float] = []
-        for quarters in range(4):
-            rows = self._once(np.ascontiguousarray(np.rot90(near, quarters)))
+        for _, rows in self._seen(_once(np.ascontiguousarray(np.rot90(near, quarters))) for quarters in range(4)):
             scores.append(float(rows[:, 14].max(initial=0)))
             if scores[0] >= SURE:
                 return 0
@@ -124,49 +124,101 @@ class YuNet:
         return best if scores[best] > max(scores[0], face.score) + BETTER else 0
 
     def _scan(self, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
-        rows = np.concatenate([np.empty((0, 15), np.float32), *self._rows(pixels)])
+        found = [_placed(look, rows) for look, rows in self._seen(_looks(pixels, self.settings.min_size))]
+        rows = np.concatenate([np.empty((0, 15), np.float32), *found])
         rows = rows[rows[:, 2:4].max(axis=1) >= self.settings.min_size]
         return [Face(row[:4].copy(), row[4:14].reshape(5, 2).copy(), float(row[14])) for row in _merge(rows)]
 
-    def _rows(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Iterator[Float32[np.ndarray, "n 15"]]:
-        """The finds of every scan in pixels of the photo, the finest scan first."""
-        height, width = pixels.shape[:2]
-        longest = max(height, width)
-        small = pixels
-        for side in _sides(longest, self.settings.min_size):
-            size = max(1, round(width * side / longest)), max(1, round(height * side / longest))
-            if size != (small.shape[1], small.shape[0]):  # from the scan before, which has fewer pixels than the photo
-                small = cv2.resize(small, size, interpolation=cv2.INTER_AREA)
-            scale = np.array([width / size[0], height / size[1]] * 7 + [1], np.float32)
-            yield (self._once(small) if side <= FIRST_SCAN else self._tiled(small)) * scale
 
-    def _once(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "n 15"]:
-        """The finds in a small picture, by one look at it."""
-        if min(pixels.shape[:2]) < SMALLEST_SEEN:
-            return np.empty((0, 15), np.float32)
-        # A face that the border cuts, or that fills the photo, is found only with room around it.
-        room = max(8, min(pixels.shape[:2]) // 8)
-        return _moved(self._network(_framed(pixels, room)), -room, -room)
+class YuNet(Scanner):
+    """The detector that ships with the engine, on the CPU. One instance serves any number of threads."""
 
-    def _tiled(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "n 15"]:
-        """The finds of up to OVERLAPPING pixels in a picture of any size, by looks at its tiles."""
-        if min(pixels.shape[:2]) < SMALLEST_SEEN:
-            return np.empty((0, 15), np.float32)
-        framed = _framed(pixels, ROOM)
-        (high, tops), (wide, lefts) = map(_spans, framed.shape[:2])
-        found = [np.empty((0, 15), np.float32)]
-        for top, left in product(tops, lefts):
-            rows = self._network(np.ascontiguousarray(framed[top : top + high, left : left + wide]))
-            kept = _whole(rows, 0, lefts, left, wide) & _whole(rows, 1, tops, top, high)
-            found.append(_moved(rows[kept], left - ROOM, top - ROOM))
-        return np.concatenate(found)
+    def __init__(self, weights: Path, settings: Detection | None = None) -> None:
+        """weights: the ONNX file, read once; `checkpoint.detector()` is the shipped one, checked.
 
-    def _network(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "n 15"]:
-        """The network's finds in a BGR picture."""
+        Raises FileNotFoundError if there is none, ValueError if OpenCV cannot read it.
+        """
+        super().__init__(settings)
+        if not weights.is_file():
+            raise FileNotFoundError(f"face detector weights not found: {weights}; reinstall the package")
+        self.weights = weights
+        self._local = threading.local()  # OpenCV's detector keeps its input size: one for each thread
+        self._model = np.fromfile(weights, np.uint8)
+        try:
+            self._detector()
+        except cv2.error as error:
+            said = str(error).strip().partition("\n")[0]
+            raise ValueError(f"{weights} is no YuNet that OpenCV can read ({said}); reinstall the package") from error
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the weights and the settings, on which all that it finds depends."""
+        return hashlib.sha256(self._model.tobytes() + repr(sorted(asdict(self.settings).items())).encode()).hexdigest()
+
+    def _detector(self) -> cv2.FaceDetectorYN:
+        """This thread's."""
+        found = getattr(self._local, "detector", None)
+        if found is None:
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of the CPU target on every load
+            settings = (32, 32), self.settings.min_score, IN_PICTURE, MOST
+            found = cv2.FaceDetectorYN.create("onnx", self._model, np.empty(0, np.uint8), *settings)
+            self._local.detector = found
+        return found
+
+    def _seen(self, looks: Iterable[Look]) -> Iterator[tuple[Look, Float32[np.ndarray, "n 15"]]]:
         detector = self._detector()
-        detector.setInputSize((pixels.shape[1], pixels.shape[0]))
-        rows = detector.detect(pixels)[1]
-        return np.empty((0, 15), np.float32) if rows is None else rows.astype(np.float32)
+        for look in looks:
+            detector.setInputSize((look.picture.shape[1], look.picture.shape[0]))
+            rows = detector.detect(look.picture)[1]
+            yield look, np.empty((0, 15), np.float32) if rows is None else rows.astype(np.float32)
+
+
+def _looks(pixels: UInt8[np.ndarray, "h w 3"], min_size: int) -> Iterator[Look]:
+    """All that a network has to see of a photo: of the finest scan first."""
+    height, width = pixels.shape[:2]
+    longest = max(height, width)
+    small = pixels
+    for side in _sides(longest, min_size):
+        size = max(1, round(width * side / longest)), max(1, round(height * side / longest))
+        if size != (small.shape[1], small.shape[0]):  # from the scan before, which has fewer pixels than the photo
+            small = cv2.resize(small, size, interpolation=cv2.INTER_AREA)
+        if min(size) < SMALLEST_SEEN:
+            continue
+        scale = np.array([width / size[0], height / size[1]] * 7 + [1], np.float32)
+        for look in [_once(small)] if side <= FIRST_SCAN else _tiled(small):
+            yield look._replace(scale=scale)
+
+
+def _once(pixels: UInt8[np.ndarray, "h w 3"]) -> Look:
+    """A small picture as a whole."""
+    # A face that the border cuts, or that fills the photo, is found only with room around it.
+    room = max(8, min(pixels.shape[:2]) // 8)
+    return Look(_framed(pixels, room), -room, -room)
+
+
+def _tiled(pixels: UInt8[np.ndarray, "h w 3"]) -> Iterator[Look]:
+    """The tiles of a picture of any size, for faces of up to OVERLAPPING pixels."""
+    framed = _framed(pixels, ROOM)
+    (high, tops), (wide, lefts) = map(_spans, framed.shape[:2])
+    for top, left in product(tops, lefts):
+        inner = left != lefts[0], top != tops[0], left != lefts[-1], top != tops[-1]
+        tile = np.ascontiguousarray(framed[top : top + high, left : left + wide])
+        yield Look(tile, left - ROOM, top - ROOM, inner)
+
+
+def _placed(look: Look, rows: Float32[np.ndarray, "n 15"]) -> Float32[np.ndarray, "k 15"]:
+    """A picture's finds in pixels of the photo, without those of a tile that another tile or scan has as a whole."""
+    if look.inner is not None:
+        left, top, right, bottom = look.inner
+        height, width = look.picture.shape[:2]
+        x, y, wide, high = rows[:, :4].T
+        # Of a larger face the tile may hold no more than a part.
+        whole = rows[:, 2:4].max(axis=1, initial=0) <= OVERLAPPING
+        whole &= ((x > 2) | (not left)) & ((y > 2) | (not top))
+        whole &= ((x + wide < width - 2) | (not right)) & ((y + high < height - 2) | (not bottom))
+        rows = rows[whole]
+    rows = rows + np.array([look.x, look.y, 0, 0] + [look.x, look.y] * 5 + [0], np.float32)
+    return rows if look.scale is None else rows * look.scale
 
 
 def _sides(longest: int, min_size: int) -> list[int]:
@@ -182,23 +234,11 @@ def _framed(pixels: UInt8[np.ndarray, "h w 3"], room: int) -> UInt8[np.ndarray, 
     return cv2.copyMakeBorder(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), room, room, room, room, cv2.BORDER_CONSTANT)
 
 
-def _moved(rows: Float32[np.ndarray, "n 15"], x: int, y: int) -> Float32[np.ndarray, "n 15"]:
-    return rows + np.array([x, y, 0, 0] + [x, y] * 5 + [0], np.float32)
-
-
 def _spans(side: int) -> tuple[int, list[int]]:
     """The length of the tiles along a side, and where each begins: as few as there can be, all of one length."""
     count = max(1, math.ceil((side - OVERLAPPING) / (TILE - OVERLAPPING)))
     length = min(side, 32 * math.ceil((side + (count - 1) * OVERLAPPING) / count / 32))  # the network works in 32s
     return length, [(side - length) * index // max(1, count - 1) for index in range(count)]
-
-
-def _whole(rows: Float32[np.ndarray, "n 15"], axis: int, starts: list[int], start: int, length: int) -> np.ndarray:
-    """Which finds are not cut by an edge of their tile inside the picture: those the next tile has as a whole."""
-    low, size = rows[:, axis], rows[:, 2 + axis]
-    after, before = (start == starts[0]) | (low > 2), (start == starts[-1]) | (low + size < length - 2)
-    # Of a larger face the tile may hold no more than a part.
-    return after & before & (rows[:, 2:4].max(axis=1, initial=0) <= OVERLAPPING)
 
 
 def _merge(rows: Float32[np.ndarray, "n 15"]) -> Float32[np.ndarray, "k 15"]:

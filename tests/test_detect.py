@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -11,7 +13,7 @@ import pytest
 
 from engine import checkpoint, photo
 from engine.config import Detection
-from engine.detect import YuNet
+from engine.detect import ROOM, Look, YuNet, _framed, _merge, _placed, _sides, _tiled
 from engine.types import Face
 
 NAMES = ("astronaut.png", "biden.jpg", "obama.jpg")
@@ -193,12 +195,26 @@ def test_lfw_faces_are_found(detector: YuNet, faces_folder: Path) -> None:
     assert missed == []
 
 
+def test_tiles_show_what_a_look_at_the_whole_does(detector: YuNet, pictures: dict[str, np.ndarray]) -> None:
+    """Each of 15 faces once, also those that the edges of tiles cut; boxes within a tenth of a face's side."""
+    small = cv2.resize(pictures["astronaut.png"][:260, 80:360], None, fx=0.45, fy=0.45, interpolation=cv2.INTER_AREA)
+    sheet = np.full((800, 1300, 3), 120, np.uint8)
+    for y, x in product(range(20, 660, 270), range(20, 1170, 230)):
+        sheet[y : y + small.shape[0], x : x + small.shape[1]] = small
+
+    def faces(looks: Iterable[Look]) -> list[np.ndarray]:
+        rows = np.concatenate([_placed(look, rows) for look, rows in detector._seen(looks)])
+        return sorted(_merge(rows), key=lambda row: (round(row[1] / 100), row[0]))
+
+    tiles, whole = list(_tiled(sheet)), Look(_framed(sheet, ROOM), -ROOM, -ROOM)
+    assert len(tiles) > 3
+    found, expected = faces(tiles), faces([whole])
+    assert len(found) == len(expected) == 15
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one[:14], other[:14], atol=0.1 * other[2:4].max())
+
+
 @pytest.mark.parametrize("longest", [639, 641, 1279, 1281, 1283, 1401, 2001, 3003])
 @pytest.mark.parametrize("min_size", [16, 24, 25, 37])
 def test_the_scans_of_any_size_come_to_an_end(longest: int, min_size: int) -> None:
-    detector = YuNet(checkpoint.detector(), Detection(min_size=min_size))
-    scans = 0
-    for _ in detector._rows(np.zeros((16, longest, 3), np.uint8)):
-        scans += 1
-        assert scans <= 4
-    assert scans >= 1
+    assert 1 <= len(_sides(longest, min_size)) <= 4

@@ -74,7 +74,7 @@ def test_every_checkpoint_is_in_one_of_the_two_wheels() -> None:
 
 def test_what_every_call_needs_is_in_the_main_wheel() -> None:
     always = {people.EXTRACTOR, *Recipe().names, *(name for name, table in NETWORKS.items() if table["robust"])}
-    assert {"manifest.toml", "yunet.onnx", "population", *always} == set(build_script().share(MAIN))
+    assert {"manifest.toml", "yunet.onnx", "yunet", "population", *always} == set(build_script().share(MAIN))
 
 
 def test_the_weights_fit_into_wheels_that_an_index_takes() -> None:

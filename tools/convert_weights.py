@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine import checkpoint
+from engine import checkpoint, yunet
 from engine.convert import sources
 from engine.extractors import registry
 from engine.extractors.weight_map import fill, weight_map
@@ -111,6 +111,7 @@ SOURCES = {
         },
     ),
 }
+SOURCES["yunet"] = SOURCES["yunet.onnx"]
 
 
 def fetch(source: Source, *, cache: Path) -> Path:
@@ -169,11 +170,13 @@ CONVERTERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     "sface": sources.sface,
     "mobilefacenet-512": sources.faceplugin,
     "dlib-resnet": sources.dlib_resnet,
+    "yunet": sources.yunet,
 }
 
 
-EXACT = {"faceres": r"depthwise/kernel$", "sface": r"(depthwise/kernel|bias|slope)$"}
-"""What stays float32 on disk: all in float16, single numbers of the embeddings would be .0012 and .00105 off."""
+EXACT = {"faceres": r"depthwise/kernel$", "sface": r"(depthwise/kernel|bias|slope)$", "yunet": ""}
+"""What stays float32 on disk: all in float16, single numbers of the embeddings would be .0012 and .00105 off. The
+detector is to find what OpenCV finds with the same weights."""
 
 
 def convert(name: str, *, cache: Path, out: Path) -> str:
@@ -182,7 +185,7 @@ def convert(name: str, *, cache: Path, out: Path) -> str:
     if name not in CONVERTERS:
         write(out / name, file.read_bytes())
         return hashlib.sha256(file.read_bytes()).hexdigest()
-    _, shapes = registry.abstract(registry.find(name).build)
+    _, shapes = registry.abstract(yunet.Network if name == "yunet" else registry.find(name).build)
     tensors = fill(checkpoint.flatten(shapes), CONVERTERS[name](file), weight_map(name))
     exact = {path for path in tensors if name in EXACT and re.search(EXACT[name], path)}
     return checkpoint.save(out / name, tensors, exact=exact)

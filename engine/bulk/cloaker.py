@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from engine import checkpoint, sharding
+from engine import sharding, yunet
 from engine.bulk import budget, people, trouble
 from engine.bulk.batching import Batcher, FaceCloak, FaceJob, Usage, loaded
 from engine.bulk.calls import Item, Whose, Work, logged, results, source_of, works
@@ -28,7 +28,7 @@ from engine.bulk.results import Cloaked, CloakedFace, Encoded
 from engine.bulk.sightings import Matrix, Sightings, network_key
 from engine.cloak.targets import farthest
 from engine.config import Detection, Mode, Output, Recipe
-from engine.detect import Detector, YuNet
+from engine.detect import Detector
 from engine.extractors import load
 from engine.types import PhotoError
 
@@ -89,10 +89,11 @@ class Cloaker:
                 raise ValueError(f"{name} must be at least 1; got {value}")
         self.recipe = recipe or Recipe.of(mode)
         self.detection = detection or Detection()
-        self.detector = detector or YuNet(checkpoint.detector(), self.detection)
         self.workers = workers or budget.cores()
         mesh = sharding.faces_mesh(devices)
-        size = batch or sharding.slots(mesh.devices.flat[0].platform, mesh.size)
+        platform = mesh.devices.flat[0].platform
+        self.detector = detector or yunet.detector(self.detection, platform=platform)
+        size = batch or sharding.slots(platform, mesh.size)
         extractors = loaded(self.recipe, mesh.devices.flat[0])
         self.batcher = Batcher(self.recipe, extractors, size=size, mesh=mesh)
         self.desk = Desk(self.batcher, workers=self.workers)

@@ -96,7 +96,25 @@ def sface(path: Path | str) -> dict[str, np.ndarray]:
 
 def faceplugin(path: Path | str) -> dict[str, np.ndarray]:
     """Faceplugin's MobileFaceNet, batch norms folded; what it does to its input is in its input spec."""
-    tensors = onnx.read(path)
+    return _folded(onnx.read(path))
+
+
+def yunet(path: Path | str) -> dict[str, np.ndarray]:
+    """OpenCV Zoo's YuNet, dequantised; the four heads of a map as one: class, object, box, landmarks."""
+    tensors = {re.sub(r"_(reshaped|dequantized)$", "", name): value for name, value in onnx.read(path).items()}
+    for resize in ("240", "464", "465"):
+        tensors.pop(resize, None)
+    for level, layer, part in itertools.product(range(3), (1, 2), ("weight", "bias")):
+        heads = [tensors.pop(f"bbox_head.multi_level_{one}.{level}.conv{layer}.{part}") for one in _YUNET_HEADS]
+        tensors[f"head.{level}.conv{layer}.{part}"] = np.concatenate(heads)
+    return _folded(tensors)
+
+
+_YUNET_HEADS = ("cls", "obj", "bbox", "kps")
+
+
+def _folded(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors of an ONNX file without batch norms, convolutions in our layouts."""
     for name, value in tensors.items():
         if value.ndim == 4:
             depthwise = value.shape[1] == 1 and value.shape[2] > 1
