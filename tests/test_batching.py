@@ -66,12 +66,12 @@ def assert_equal(one: FaceCloak, other: FaceCloak) -> None:
     assert one[1:] == other[1:]
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 11])
+@pytest.mark.parametrize("at_once", [1, 3, 7])
 @pytest.mark.parametrize("recipe", [RECIPE, SHORT, replace(RECIPE, solver="fawkes1", objective="away")])
 def test_a_face_gets_the_cloak_it_gets_alone(recipe: Recipe, at_once: int) -> None:
     """Bit for bit, whenever it enters, whatever is in the other slots and how far they are."""
-    found = staggered(batcher(recipe).lane(), 11, at_once=at_once)
-    assert sorted(found) == list(range(11))
+    found = staggered(batcher(recipe).lane(), 7, at_once=at_once)
+    assert sorted(found) == list(range(7))
     for index, cloak in found.items():
         assert_equal(cloak, alone(recipe, index))
         assert np.abs(cloak.delta).max() > 1 / 255

@@ -16,7 +16,7 @@ from PIL import Image
 
 from engine import Cloaker, Recipe, cli, compiles
 
-SIZES = (170, 200, 233, 301, 400)
+SIZES = (170, 233, 400)
 
 
 @pytest.fixture(scope="module")

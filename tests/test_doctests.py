@@ -23,6 +23,8 @@ from engine.evaluate.recognisers import DetectedOnce, recogniser
 from engine.extractors import crop, load, mobileface
 from engine.faces import cut
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 MODULES = sorted(
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
     for path in (REPOSITORY / "engine").rglob("*.py")

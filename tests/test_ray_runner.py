@@ -24,7 +24,7 @@ from engine.bulk.manifest import Manifest, Row
 from engine.bulk.run import Options, fingerprint
 from engine.config import Detection, Output, Recipe
 
-FACES = 16
+FACES = 12
 RAY = ["--runner", "ray", "--ray-workers", "2"]
 
 
@@ -51,7 +51,7 @@ def start(home: Path) -> Callable[..., subprocess.Popen]:
     """The command, in a process and with workers that know "tiny", called in the folder of the photos."""
     pytest.importorskip("ray.data")
     environment = tiny_package.environment(home)
-    settings = ["--extractors", "tiny", "--steps", "6", "--batch", "2", "--json"]
+    settings = ["--extractors", "tiny", "--steps", "2", "--batch", "2", "--json"]
 
     def begin(out: str, *arguments: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "engine.cli", "run", "photos", "--out", out, *arguments, *settings]

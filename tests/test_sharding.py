@@ -20,6 +20,8 @@ from engine.cloak import solver
 from engine.config import Recipe
 from engine.faces import Cut
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 DEVICES = 8
 SIDE = 48
 RECIPE = Recipe(rho=0.007, steps=12, extractors=("tiny",), jitter=0.1, smoothing=1.0)

@@ -21,13 +21,15 @@ def install(folder: Path) -> None:
 def environment(folder: Path, *more: Path) -> dict[str, str]:
     """The variables of a process that knows the package and its own Ray alone; more: other places of modules.
 
-    Its cache of programs is beside the package, since processes that are killed may leave half an entry.
+    Its cache of programs is beside the package, since processes that are killed may leave half an entry. Those compile
+    quickly: there are many of them, and each runs them shortly.
     """
     path = [REPOSITORY, REPOSITORY / "tests", *more, folder / "package"]
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "RAY_USAGE_STATS_ENABLED": "0",
         "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
         "PYTHONPATH": os.pathsep.join([*map(str, path), *filter(None, [os.environ.get("PYTHONPATH")])]),
         tiny_cloak.CHECKPOINT: str(folder / "tiny"),
