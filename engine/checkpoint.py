@@ -136,9 +136,10 @@ def save(path: Path | str, tree: Any, *, dtype: Any = np.float16, exact: Collect
 def restore(path: Path | str, abstract_tree: Any, *, sha256: str | None = None) -> tuple[Any, str]:
     """The arrays of a checkpoint in the structure of `abstract_tree`, cast to its dtypes, and their content hash.
 
-    `abstract_tree` has anything with `shape` and `dtype` as leaves. Raises CheckpointError where nothing is at
-    `path`, where the hash of what is on disk is not `sha256` (if given), for weights that are not finite in
-    the dtype that is asked for, and for weights that do not fit: all missing, extra or mis-shaped ones in one message.
+    `abstract_tree` has anything with `shape` and `dtype` as leaves. Raises CheckpointError if nothing is at `path`, or
+    if `sha256` is given and is not the hash of what is on disk. Raises it too for weights that are not finite in the
+    dtype that is asked for, and for weights that do not fit. One message then names all missing, extra or mis-shaped
+    ones.
     """
     path = Path(path).resolve()
     if not path.is_dir():

@@ -124,16 +124,17 @@ class Recipe:
     """How a cloak is made; hashable, so that it is a static argument of the jitted solver.
 
     rho: DSSIM budget. steps: solver steps. extractors: the ensemble, each as `Member.parse` reads it; they share the
-    budget. objective: away from the "person", the mean embedding of all faces of one person that are cloaked together;
-    "away" from the face's own embedding; or towards one far "target" for each person. jitter: range of the random
-    change of scale and offset of every extractor's crop at every step, as a share of the crop's side. spectrum: range
-    of the random change of every frequency of the canvas at every step, as a share of it. smoothing: sigma, in canvas
-    pixels, of the Gaussian that the gradient passes through. seed: of every random choice. enough: a shift, the
-    extractors' weighted mean, at which a face is left as it is, looked at every 10 steps; None: no shift is.
-    cap: largest change of a pixel at rho .007, 1 for none. colour: whether the channels may change apart. turn: how
-    many of the extractors a step uses, in turn, so that many cost what few do; None: all of them in every step. An
-    extractor's weight is its influence, however often its turn comes. These three are of the default solver alone:
-    others have no cap, always colour, and every extractor in every step.
+    budget. objective: what the cloak moves a face away from, or towards. "person" is away from the mean embedding of
+    all faces of one person that are cloaked together. "away" is away from the face's own embedding. "target" is towards
+    one far embedding for each person. jitter: range of the random change of scale and offset of every extractor's crop
+    at every step, as a share of the crop's side. spectrum: range of the random change of every frequency of the canvas
+    at every step, as a share of it. smoothing: sigma, in canvas pixels, of the Gaussian that the gradient passes
+    through. seed: of all random choices. enough: the extractors' weighted mean shift at which a face is left as it is,
+    checked every 10 steps. None runs all steps. cap: largest change of a pixel at rho .007, 1 for none. colour: whether
+    the channels may change apart. turn: how many of the extractors a step uses, in turn, so that many cost what few do.
+    None uses all of them in every step. An extractor's weight is its influence, however often its turn comes. cap,
+    colour and turn are of the default solver alone. Others have no cap, always colour, and every extractor in every
+    step.
     """
 
     rho: float = RHO["mid"]

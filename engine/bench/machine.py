@@ -56,9 +56,9 @@ def peak_rss() -> float:
 
 @dataclass
 class Memory:
-    """The most memory in MB while a block ran, None where it is not known. host: resident, of this process, sampled.
+    """The peak memory in MB while a block ran, None if it is not known. host: resident memory of this process, sampled.
 
-    device: in use on one device, the most since the process began: devices keep no other.
+    device: peak memory in use on one device since the process began. Devices keep no other peak.
     """
 
     host: float | None = None

@@ -1,8 +1,8 @@
 """The personal report of `cloak run`: pages with every photo of a collection, in the hidden folder of the output.
 
-A photo's article is made while its pixels are at hand, in the thread that wrote it, and kept in a spool; at the end
-of the run articles are put on pages. An article is a line of its own, named by what it depends on, so the pages
-themselves are the store: the next call takes from them what is still true, and decodes only the rest.
+The thread that wrote a photo makes its article while the pixels are at hand, and keeps it in a spool. At the end of the
+run the articles are put on pages. Each article is a line of its own, named by what it depends on, so the pages
+themselves are the store. The next call takes from them what is still true, and decodes only the rest.
 
 Several runs (shards) may share an output folder: the last to end writes the report, with the photos of all.
 """

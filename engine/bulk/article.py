@@ -128,7 +128,7 @@ def notes(row: Row, out: Path) -> tuple[str, ...]:
 
 
 def pictures(row: Row, before: Photo | None, after: UInt8[np.ndarray, "h w 3"] | None) -> Pictures:
-    """The pictures of a photo. before: the original, after: pixels of the cloaked file; either may be gone.
+    """The pictures of a photo. before: the original. after: pixels of the cloaked file. Either may be gone.
 
     The difference is taken at the photo's own size and then made smaller.
     """

@@ -76,9 +76,9 @@ class FaceCloak(NamedTuple):
 class Usage:
     """What a lane's slots were used for.
 
-    faces: cloaked. calls: chunks of steps run. slot_steps: steps of all slots; worked: of those with a face at work;
-    their quotient is the occupancy. seconds: in `advance`. between: from one `advance` to the next while there were
-    faces in slots, the device idle.
+    faces: cloaked. calls: chunks of steps run. slot_steps: steps of all slots. worked: steps of the slots with a face
+    at work. The occupancy is worked / slot_steps. seconds: time in `advance`. between: time from one `advance` to the
+    next while there were faces in slots, the device idle.
     """
 
     faces: int = 0

@@ -1,5 +1,6 @@
-"""How much of the machine photos may take: threads, one for each core, and a budget of memory in bytes, since one photo
-may be as large as a hundred others.
+"""How much of the machine photos may take: one thread for each core, and a budget of memory.
+
+The budget is in bytes, since one photo may be as large as a hundred others.
 """
 
 from __future__ import annotations

@@ -129,8 +129,8 @@ class Cloaker:
 
         images: as of `cloak`, each alone or as a pair (image, person). A stream cannot group faces into people. So
         objective "person" acts as "away" for an image without a person, which is weaker, and a WeakerWarning says so.
-        Raises ValueError for an image without a person under objective "target", for a person whom other networks
-        describe, and for one whom the objective does not use.
+        Raises ValueError for an image without a person under objective "target". Raises it too for a person whom other
+        networks describe, and for one whom the objective does not use.
         """
         return results(self, works(self, images), Cloaked, None)
 

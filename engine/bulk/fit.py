@@ -1,11 +1,12 @@
 """The budget as a guarantee: cloaks are composited, encoded, measured on the encoded file, and scaled until they fit.
 
-Whatever resampling and the codec take or leave, the cloak of a face gets the scale at which the file spends the budget,
-and no more than MOST. The cloak of a large face is not scaled up: there the same change costs far less DSSIM than on
-the canvas, and to spend what is left would make it visible.
+The cloak of a face gets the scale at which the file spends the budget, and no more than MOST. That holds whatever
+resampling and the codec take or leave. The cloak of a large face is not scaled up. There the same change costs far less
+DSSIM than on the canvas, and to spend what is left would make it visible.
 
-What a scale costs is found on the face's part of the photo alone, encoded as the whole will be. The whole photo is then
-encoded once, mostly, and what counts is measured on that. If large faces are much of the photo, the whole comes first.
+The cost of a scale is measured on the face's part of the photo alone, encoded as the whole will be. The whole photo is
+then encoded, mostly once, and the figure that counts is measured on it. If large faces are much of the photo, the whole
+comes first.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ GRID = 16
 
 @dataclass(frozen=True)
 class Fitted:
-    """A cloaked photo. data: the encoded file, pixels: what a viewer sees of it. dssim, scale: for each face.
+    """A cloaked photo. data: the encoded file. pixels: what a viewer sees of it. dssim, scale: for each face.
 
     notes: what is to be known about the file, one sentence each; empty unless `fit` got an `Encoder`.
     """
@@ -123,7 +124,7 @@ def _mostly_large(regions: Sequence[Box], size: tuple[int, int]) -> bool:
 class _Part(NamedTuple):
     """The surroundings of one face region, with the faces whose canvas reaches into them.
 
-    pixels: of the original, inner: the region in them. warped: the changes of `faces`, as they are on these pixels.
+    pixels: of the original. inner: the region in them. warped: the changes of `faces`, as they are on these pixels.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]

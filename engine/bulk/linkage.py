@@ -1,10 +1,10 @@
 """Average linkage on the cosine for any number of vectors: who merges with whom is read off short lists of neighbours.
 
 A group is the mean of its vectors, so the mean similarity of two groups is one product. Each group has the list of its
-most similar others, with a bound for all that are not listed. A bound holds on: a group that merges is on average no
-more similar to a third one than the more similar of its two parts (Bruynooghe 1977). So two groups that are each
-other's most similar, by the lists and above both bounds, are that among all, and average linkage merges them whatever
-else it does (Murtagh 1983). A list that is used up is made anew.
+most similar others, with a bound for all that are not listed. A bound stays valid when groups merge. On average the
+merged group is no more similar to a third one than the more similar of its two parts (Bruynooghe 1977). Two groups may
+be each other's most similar by the lists, and above both bounds. Then they are that among all groups, and average
+linkage merges them whatever else it does (Murtagh 1983). A list that is used up is made anew.
 """
 
 from __future__ import annotations

@@ -44,12 +44,12 @@ LATER = ("output", "stamp", "place", "state")
 class Row:
     """What became of one input.
 
-    target: path of the output, relative to the output folder. source: path of the input. size, modified: of the
-    source, to see whether it changed. key: hash of photo, settings and weights; "" where the photo could not be read.
-    reason: why it is not cloaked, or what to know about it. faces: one dictionary each. written: the output's bytes.
-    output: SHA-256 of the output. stamp: `stamped` of it when it was last known to be whole. place: absolute path of
-    the input. These three are "" in rows of version 0.1; `at` makes up for the last. state: `stated` of the source when
-    it was hashed; "" if it was `young` then, and in rows of version 0.1: it is hashed again.
+    target: path of the output, relative to the output folder. source: path of the input. size, modified: of the source,
+    to see whether it changed. key: hash of photo, settings and weights; "" if the photo could not be read. reason: why
+    it is not cloaked, or what to know about it. faces: one dictionary each. written: the output's bytes. output:
+    SHA-256 of the output. stamp: `stamped` of it when it was last known to be whole. place: absolute path of the input.
+    These three are "" in rows of version 0.1; `at` makes up for the last. state: `stated` of the source when it was
+    hashed. It is "" if the source was `young` then, and in rows of version 0.1. Such a source is hashed again.
     """
 
     target: str
@@ -294,7 +294,7 @@ def last_written(path: Path) -> int:
 
 
 def connected(path: Path, *, locks: bool | None = None, threads: bool = False) -> sqlite3.Connection:
-    """A manifest that is there. locks: whether its file system has any, else SQLite must not try; None: find out.
+    """A manifest that is there. locks: whether its file system has locks. If not, SQLite must not try. None finds out.
 
     threads: other threads may use it, one at a time. Raises sqlite3.Error.
     """

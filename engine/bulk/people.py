@@ -41,8 +41,8 @@ def group(embeddings: Float32[np.ndarray, "n d"], *, similarity: float = SIMILAR
 
     Average linkage on the cosine: the two most similar groups merge as long as the mean similarity of their faces is at
     least `similarity`. The partition does not depend on the order of the faces. Up to `linkage.EXACT` faces nothing is
-    missed, and time grows with their square; with more of them neighbours are looked for nearby, and some are missed
-    (benchmarks/scale.py).
+    missed, and time grows with the square of their number. With more faces, neighbours are looked for nearby, and some
+    are missed (benchmarks/scale.py).
 
     embeddings: of length one. Raises ValueError for anything but a matrix of finite numbers.
 

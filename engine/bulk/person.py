@@ -21,9 +21,9 @@ _HEAD = b"fawkes person 1\n"
 class Person:
     """The mean of one person's faces, which objective "person" moves faces away from. It never changes.
 
-    own: by each extractor of a recipe, identity: by the network that tells people apart; of length one. networks: the
-    SHA-256 that names these networks. A Person serves every Cloaker with the same ones. It describes a face, so keep it
-    as private as the photos.
+    own: the mean by each extractor of a recipe. identity: the mean by the network that tells people apart. All are of
+    length one. networks: the SHA-256 that names these networks. A Person serves every Cloaker with the same ones. It
+    describes a face, so keep it as private as the photos.
     """
 
     own: tuple[Float32[np.ndarray, "_d"], ...]

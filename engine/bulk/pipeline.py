@@ -1,9 +1,9 @@
 """Photos through the three stages at once: prepare in threads, solve in the slots of a desk, finish in threads.
 
-Results come in the order of the sources. Every queue is bounded: in flight are at most the photos whose faces fill the
-slots twice and a few more, and no more bytes than `budget.allowed`. So memory grows neither with the collection nor
-with the size of its photos. Several streams at one desk share its slots, threads and bytes. The Clock tells who waited
-for whom.
+Results come in the order of the sources. Every queue is bounded. In flight are at most the photos whose faces fill the
+slots twice, and a few more. They take no more bytes than `budget.allowed`. So memory grows neither with the collection
+nor with the size of its photos. Several streams at one desk share its slots, threads and bytes. The Clock tells who
+waited for whom.
 """
 
 from __future__ import annotations
@@ -42,11 +42,14 @@ class Stages(Generic[S, R]):
 
 @dataclass
 class Clock:
-    """Seconds spent, by phase: group is who is who, before anything is cloaked; prepare and finish are summed over
-    threads; solve is the device at work, between its pauses from chunk to chunk; wait is the solver waiting for photos
-    to be prepared, blocked for photos to be finished.
+    """Seconds spent, by phase.
 
-    slot_steps, worked: as in `batching.Usage`; those of them while there was more to come are steady.
+    group: telling who is who, before anything is cloaked. prepare, finish: sums over threads. solve: the device at
+    work. between: its pauses from chunk to chunk. wait: the solver waits for photos to be prepared. blocked: the solver
+    waits for photos to be finished.
+
+    slot_steps, worked: as in `batching.Usage`. steady_slot_steps, steady_worked: the part of them while there was more
+    to come.
     """
 
     group: float = 0.0
@@ -111,7 +114,7 @@ def stream(
 
 
 class _Line(Generic[S, R]):
-    """One stream at work. pending: photos being prepared; photos: those since, in order, until they are yielded."""
+    """One stream at work. pending: photos being prepared. photos: those since, in order, until they are yielded."""
 
     def __init__(
         self,
@@ -188,8 +191,8 @@ class _Line(Generic[S, R]):
     def _admit(self) -> None:
         """Take in prepared photos until as many faces wait as there are slots.
 
-        Empty slots cost their share of every chunk, and so does the device while it waits for photos that would fill
-        them: it waits until the second has cost as much as the first will.
+        Empty slots waste their share of every chunk. Waiting for photos that would fill them idles the device. So the
+        device waits until waiting has cost as much as the empty slots will.
         """
         waited, size = 0.0, self.desk.batcher.size
         while self.pending and self.caller.faces < 2 * size:

@@ -153,10 +153,10 @@ class Cloak(_Worker):
 class Look(_Worker):
     """Finds the faces of rows' photos and describes them by their embeddings.
 
-    Rows in: as of `Cloak`. Rows out: one for each face, with the columns of its photo except the bytes, and `sha256` of
-    the photo, `face` (its index), `own` (its embedding by each extractor of the recipe), `identity` (one that tells
-    people apart), and `networks` (which ones these were). Photos without a face, or that cannot be read, have none:
-    `Cloak` says what becomes of them.
+    Rows in: as for `Cloak`. Rows out: one for each face, with the columns of its photo except the bytes. They also have
+    `sha256` of the photo, `face` (its index) and `own` (its embedding by each extractor of the recipe). `identity` is
+    an embedding that tells people apart, and `networks` says which networks these were. Photos without a face, or that
+    cannot be read, have no row. `Cloak` says what becomes of them.
     """
 
     def __call__(self, rows: pa.Table) -> pa.Table:

@@ -31,7 +31,7 @@ class CloakedFace:
 class Outcome:
     """What became of a photo that could be read. reason, faces, notes: as in `Encoded`.
 
-    data: its cloaked file, and pixels: what a viewer sees of that; None unless the status is "cloaked".
+    data: its cloaked file. pixels: what a viewer sees of that. Both are None unless the status is "cloaked".
     """
 
     photo: Photo

@@ -1,8 +1,8 @@
 """What was seen in photos: the faces that the detector found, and their embeddings, so that nothing is looked at twice.
 
-Kept by the photo's content hash, with what found it: the detector's weights and settings, an extractor's weights and
-input. So whatever has changed finds nothing. In a run's output folder it is a SQLite file for the owner alone, which
-the second pass, the next call and other shards use; elsewhere it lives in memory as long as the object.
+The key is the photo's content hash and what saw it: the detector's weights and settings, an extractor's weights and
+input. If any of these has changed, nothing is found. In a run's output folder it is a SQLite file for the owner alone.
+The second pass, the next call and other shards use it. Elsewhere it lives in memory as long as the object.
 
 It is a cache: what is damaged is thrown away, what cannot be written is found again, and no error comes out of it.
 """

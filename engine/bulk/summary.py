@@ -15,14 +15,16 @@ from engine.bulk.pipeline import Clock
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. counts: photos by status, of those this call worked on; earlier: those done before it.
+    """What a run did.
 
-    dssim: of all faces cloaked by this call. seconds: wall time as "total", and by phase: prepare and finish are summed
-    over their threads and overlap the solver's; the others are as in `pipeline.Clock`. occupancy: share of the steps of
-    all slots that worked on a face; steady_occupancy: while there were more photos to come, None if there never were.
-    unprotected: photos that failed or have a face that is not cloaked, now or since an earlier call.
-    report: path of the personal report, None without one; unreported: why there is none though one was asked for.
-    compiles: what this process compiled, as of `compiles.Recorder.as_dict`; not what the workers of others did.
+    counts: photos by status, of those this call worked on. earlier: those done before it. dssim: of all faces cloaked
+    by this call. seconds: wall time as "total", and time by phase. In it prepare and finish are summed over their
+    threads and overlap the solver's time. The other phases are as in `pipeline.Clock`. occupancy: share of the steps of
+    all slots that worked on a face. steady_occupancy: the same while there were more photos to come, None if there
+    never were. unprotected: photos that failed or have a face that is not cloaked, now or since an earlier call.
+    report: path of the personal report, None without one. unreported: why there is none though one was asked for.
+    compiles: what this process compiled, as in `compiles.Recorder.as_dict`. It leaves out what the workers of others
+    did.
     """
 
     counts: dict[str, int]

@@ -1,10 +1,10 @@
 """The solver of the released Fawkes 1.0.4, as its code runs it: the baseline of every comparison.
 
-Adadelta on a tanh-space modifier, the change clipped to 15 grey levels, a squared penalty for DSSIM past the threshold
-and a weight on the distance that doubles and halves. Read from the PyPI package `fawkes==1.0.4` (`differentiator.py`)
-and held to a recorded run of it by tests/test_fawkes1.py. Two ways of it are kept although they can pass the budget
-(1.1 times the threshold counts as inside it, and the last iterate may be kept below .015): the caller's check on the
-written file catches both.
+It runs Adadelta on a tanh-space modifier, with the change clipped to 15 grey levels. The loss has a squared penalty for
+DSSIM past the threshold, and a weight on the distance that doubles and halves. All of it was read from the PyPI package
+`fawkes==1.0.4` (`differentiator.py`). tests/test_fawkes1.py holds it to a recorded run of that package. Two of the
+package's ways are kept although they can pass the budget. It counts 1.1 times the threshold as inside, and it may keep
+the last iterate below .015. The caller's check on the written file catches both.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ Extractors = tuple[Extractor, ...]
 class Problem(NamedTuple):
     """One face to cloak, on the device.
 
-    original: the canvas (c, c, 3) and its SSIM statistics. mask: (c, c, 1) in [0, 1]. weights: (c-10, c-10), sum 1:
-    the SSIM windows that lie inside the face region. clean: the face's embedding by each extractor. target: the one
-    that the objective is about: to get away from (the face's own, the person's), or to go to. grey: the cloak must be
-    achromatic. key: the face's own.
+    original: the canvas (c, c, 3) and its SSIM statistics. mask: (c, c, 1) in [0, 1]. weights: (c-10, c-10), of sum 1,
+    for the SSIM windows that lie inside the face region. clean: the face's embedding by each extractor. target: the
+    embedding to get away from (the face's own, the person's), or the one to go to. grey: the cloak must be achromatic.
+    key: the face's own.
     """
 
     original: Clean
@@ -58,7 +58,7 @@ def gain(
 ) -> Float[Array, ""]:
     """What the solver maximises: the extractors' weighted mean distance from face.target, or minus that to it.
 
-    found: embeddings of the cloaked face by the extractors `members`, indices into the ensemble; None: by all.
+    found: embeddings of the cloaked face by the extractors `members`. members: indices into the ensemble, None for all.
     """
     chosen = range(len(recipe.extractors)) if members is None else members
     given = [recipe.weights[index] for index in chosen]

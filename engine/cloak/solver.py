@@ -1,9 +1,9 @@
 """The solvers behind one interface, jitted and vmapped over a batch of faces.
 
-A solver is a module of pure functions: `init` makes the state of one face, `step` advances it; one whose iterates
-have to be judged apart has `settle`. Nothing couples two faces of a batch, so faces may come and go while others
-are half-way: each has its own count of steps and stands still once it is done. A few small programs of one shape serve
-every call: one forward pass (`embed`), one step, and the bookkeeping before and after.
+A solver is a module of pure functions: `init` makes the state of one face, and `step` advances it. A solver whose
+iterates have to be judged apart has `settle` too. Nothing couples two faces of a batch, so faces may come and go while
+others are half-way. Each has its own count of steps and stands still once it is done. A few small programs of one shape
+serve every call: one forward pass (`embed`), one step, and the bookkeeping before and after.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ SOLVERS: dict[str, Solver] = {
 class Batch(NamedTuple):
     """Faces as they come from the host, all with a leading batch axis.
 
-    canvas: (b, c, c, 3) in [0, 1]. mask: (b, c, c, 1) in [0, 1]. region: (b, c, c). target: for each extractor (b, d):
-    the person's embedding or the one to go to; zeros stand for the face's own, and objective "away" does not read it.
-    grey: (b,). identity: (b, 4), from which the face's PRNG key is folded: the seed, two words of the photo's content
-    hash, the face's index in the photo.
+    canvas: (b, c, c, 3) in [0, 1]. mask: (b, c, c, 1) in [0, 1]. region: (b, c, c). target: for each extractor (b, d),
+    the person's embedding or the one to go to. Zeros stand for the face's own, and objective "away" does not read it.
+    grey: (b,). identity: (b, 4), from which the face's PRNG key is folded. It holds the seed, two words of the photo's
+    content hash, and the face's index in the photo.
     """
 
     canvas: Float[Array, "b c c 3"]
@@ -99,7 +99,7 @@ class Slots(NamedTuple):
 class Result(NamedTuple):
     """delta: (b, c, c, 3), add it to the canvas. dssim: (b,) on the canvas. shift: (b, k), L2 distance from clean.
 
-    step: (b,), steps done. done: (b,), whether there is nothing left to do: all steps, or `enough` shift.
+    step: (b,), steps done. done: (b,), whether nothing is left to do, after all steps or with `enough` shift.
     """
 
     delta: Float[Array, "b c c 3"]
