@@ -1,13 +1,13 @@
 """Face detection: YuNet (Wu et al. 2023) at every scale that a photo needs, by OpenCV. Flax runs it in yunet.py.
 
 YuNet sees faces of about 10 to 300 pixels. A photo is scanned at 640 pixels, at the size where the smallest face that
-counts has 12 pixels, and at sizes between; what several scans found is merged. All but the first are made in small
-tiles of one shape: what the network keeps of a tile stays in the processor's cache, which halves the time of a pixel,
-and memory does not grow with the photo. A tile has no need of large faces, which a coarser scan sees whole.
+counts has 12 pixels, and at sizes between. What several scans found is merged. All scans but the first are made in
+small tiles of one shape. What the network keeps of a tile stays in the processor's cache, which halves the time of a
+pixel. Nor does memory grow with the photo. A tile has no need of large faces, which a coarser scan sees whole.
 
-YuNet also finds faces that lie on their side or head, but with the landmarks of an upright one, which would put the
-cloak in the wrong place. So a face that it is not sure of is looked at again in all four quarter turns, and the photo
-is scanned in those that suit a face better; in all of them if nothing was found upright.
+YuNet also finds faces that lie on their side or head. It gives them the landmarks of an upright face, which would put
+the cloak in the wrong place. So a face that it is not sure of is looked at again in all four quarter turns. The photo
+is then scanned in the turns that suit a face better, or in all of them if nothing was found upright.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Scanner(ABC):
         """What the network finds in each picture, in the order of the looks; the next are taken as they are needed.
 
         A find is a box (x, y, width, height), five landmarks and a score of at least `min_score`, in pixels of the
-        picture; the highest come first, and of those that overlap only the first.
+        picture. The highest scores come first, and of finds that overlap only the first is kept.
         """
 
     def detect(self, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Face]:

@@ -2,10 +2,10 @@
 
 Window 11x11 Gaussian, sigma 1.5, K1 = .01, K2 = .03, range 1, VALID, mean over RGB: `dm_pix.ssim`'s defaults.
 
-Everything is written in the change `delta` and not in the changed image: with mu, var of the original and
-the blurred delta, x * delta and delta^2, the SSIM of x + t * delta is a rational function of t, so finding
-the largest feasible scale needs three blurs however many scales are tried. On the device a blur is two
-products with a banded matrix; on the host, at the photo's native size, it is OpenCV's separable filter.
+Everything is written in the change `delta` and not in the changed image. It takes mu and var of the original, and the
+blurred delta, x * delta and delta^2. In these the SSIM of x + t * delta is a rational function of t. So finding the
+largest feasible scale needs three blurs, however many scales are tried. On the device a blur is two products with a
+banded matrix; on the host, at the photo's native size, it is OpenCV's separable filter.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def largest_scale(
 def dssim_pixels(x: UInt8[np.ndarray, "h w 3"], y: UInt8[np.ndarray, "h w 3"]) -> float:
     """Mean DSSIM of two 8-bit pictures of the same size, both sides >= 11, on the host without JAX.
 
-    This is the figure that the budget is held to: `x` is the face region of the photo as it was, `y` the
-    same pixels of the file as it was encoded.
+    The budget is held to this figure. `x` is the face region of the photo as it was, `y` the same pixels of the file as
+    it was encoded.
     """
     if x.shape != y.shape or min(x.shape[:2]) < WINDOW:
         raise ValueError(f"two pictures of one size, at least {WINDOW} pixels a side, are needed: {x.shape}, {y.shape}")

@@ -114,7 +114,7 @@ def stream(
 
 
 class _Line(Generic[S, R]):
-    """One stream at work. pending: photos being prepared. photos: those since, in order, until they are yielded."""
+    """One stream at work. pending: photos being prepared. photos: prepared ones, in order, until they are yielded."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """The default solver: preconditioned gradient ascent with momentum; every iterate is projected into the budget.
 
 All three channels change alike, unless the recipe asks for colour. DSSIM hardly counts colour, so a cloak free to use
-it turns eyes green and brows blue. JPEG's coarse chroma erases colour. So it moves embeddings further in a PNG, but
+it turns eyes green and brows blue. JPEG's coarse chroma erases it. So colour moves embeddings further in a PNG, but
 less far in a JPEG of quality 75. There the budget is spent on what is lost. No pixel changes by more than the recipe's
 cap, as single ones would show.
 

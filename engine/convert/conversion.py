@@ -40,9 +40,9 @@ def convert(
     out: the folder to keep it under, `converted.home()` by default. half: float16 on disk instead of float32. replace:
     an extractor of that name that was converted before. The folder appears only when it is complete.
 
-    Raises ValueError for a layout or file that cannot be used, for weights that do not fit the network (all that is
-    missing, extra or mis-shaped in one message) or are not finite, and for a name that is taken; ImportError for a
-    reader that is not installed; FileNotFoundError if there is no such file.
+    Raises ValueError for a layout or file that cannot be used, and for a name that is taken. Raises it too for weights
+    that are not finite or do not fit the network. One message then names all that is missing, extra or mis-shaped.
+    Raises ImportError for a reader that is not installed, and FileNotFoundError if there is no such file.
     """
     source, kind = Path(source), find(layout)
     registry.check_name(name, folder=out, replace=replace)

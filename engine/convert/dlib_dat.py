@@ -1,8 +1,8 @@
 """Networks that dlib has serialised (.dat), read without dlib: the format of 2017, that of its published face network.
 
-A file is a stack of C++ templates, outermost first: a version for each layer, then, from the input on, what each
-layer is. Integers are a byte with their length and sign before their bytes; numbers outside tensors are a mantissa
-and an exponent of two, both integers; tensors are float32.
+A file is a stack of C++ templates, outermost first: a version for each layer, then, from the input on, what each layer
+is. An integer is a byte with its length and sign, then its bytes. A number outside tensors is a mantissa and an
+exponent of two, both integers. Tensors are float32.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Layer:
 def layers(path: Path | str) -> list[Layer]:
     """The layers from the input to the loss.
 
-    The first is the input with its settings, the last the loss. Convolutions have `filters` (o, i, kh, kw) and
-    `biases` (o,) and the settings (o, kh, kw, stride y and x, padding y and x); "affine_" has `gamma` and `beta` (c,);
-    "fc_2" has `weights` (i, o) and, if it has them, `biases` (o,). Raises DlibFileError and OSError.
+    The first is the input with its settings, the last the loss. Convolutions have `filters` (o, i, kh, kw), `biases`
+    (o,) and the settings (o, kh, kw, stride y and x, padding y and x). "affine_" has `gamma` and `beta` (c,). "fc_2"
+    has `weights` (i, o), and may have `biases` (o,). Raises DlibFileError and OSError.
     """
     with opened(Path(path)) as file:
         data = file.read(_LARGEST + 1)
@@ -179,7 +179,7 @@ def _plain(stream: _Stream, kind: str) -> Layer:
 
 
 def _pool(stream: _Stream, kind: str) -> Layer:
-    """Settings: height, width (0: of the whole map), strides, paddings."""
+    """Settings: height, width (0 for the whole map's), strides, paddings."""
     return Layer(kind, stream.integers(6))
 
 

@@ -23,9 +23,9 @@ class Layout:
     """One way in which the weights of one network are published.
 
     title: whose files these are, for a person. format: how they are read; a function of engine.convert.sources for
-    those that need one of their own. network: module of engine.extractors, and options: what its `build`
-    takes. spec: what the network was trained to see. weight_map: the file in weight_maps; None for ONNX, whose names
-    say nothing: there the n-th convolution of the file is the n-th of ours. rename: of tensors, before anything else.
+    those that need one of their own. network: module of engine.extractors. options: what its `build` takes. spec: what
+    the network was trained to see. weight_map: the file in weight_maps, None for ONNX. ONNX names say nothing, so there
+    the n-th convolution of the file is the n-th of ours. rename: of tensors, before anything else.
     """
 
     title: str

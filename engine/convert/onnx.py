@@ -17,11 +17,10 @@ _NEEDS = ("onnx", "onnx")
 def read(path: Path | str) -> dict[str, np.ndarray]:
     """Every float constant that the network's own operations read, as float32, by the name they read it under.
 
-    Those are initialisers and `Constant` nodes, and what DequantizeLinear, Reshape and Identity make of them:
-    a dequantised kernel has the name of the last of these. Kernels of convolutions are (o, i / groups, kh, kw); the
-    matrix of a Gemm is (o, i) where its transB is 1. Scalars are left out. Needs the package onnx (ImportError
-    otherwise); raises SourceError (a ValueError) for a file that is not ONNX and for scales that do not fit what they
-    scale.
+    Those are initialisers and `Constant` nodes, and what DequantizeLinear, Reshape and Identity make of them. A
+    dequantised kernel has the name of the last of these. Kernels of convolutions are (o, i / groups, kh, kw); the
+    matrix of a Gemm is (o, i) if its transB is 1. Scalars are left out. Needs the package onnx (ImportError otherwise).
+    Raises SourceError (a ValueError) for a file that is not ONNX, and for scales that do not fit what they scale.
     """
     return read_by(__name__, path)
 
@@ -92,8 +91,9 @@ def dequantised(
 ) -> np.ndarray:
     """(quantised - zero_point) * scale, float32: ONNX's DequantizeLinear (operator set 21).
 
-    scale, zero_point: one number for all; or a row of one for each index on `axis`; or, with a `block_size`, of the
-    rank of `quantised` with one for each block of so many indices on `axis`. Raises ValueError where they do not fit.
+    scale, zero_point: one number for all, or a row with one for each index on `axis`. With a `block_size`, they have
+    the rank of `quantised`, with one number for each block of so many indices on `axis`. Raises ValueError if they do
+    not fit.
     """
 
     def spread(values: np.ndarray) -> np.ndarray:

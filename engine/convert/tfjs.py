@@ -18,10 +18,10 @@ _STORED = {"float32": "<f4", "float16": "<f2", "int32": "<i4", "uint8": "u1", "u
 def read(path: Path | str) -> dict[str, np.ndarray]:
     """Every float32 weight of a graph or layers model with at least one dimension, by name; quantised ones restored.
 
-    `path` is the model.json. Kernels of convolutions are (kh, kw, i, o), of depthwise ones (kh, kw, c, 1); matrices
-    are (i, o). Scalars and weights of other types are settings of the graph and are left out. Raises SourceError (a
-    ValueError) for a weight in a type that is not known, for shards of the wrong length, and for shards elsewhere than
-    beside the file or below.
+    `path` is the model.json. Kernels of convolutions are (kh, kw, i, o), of depthwise ones (kh, kw, c, 1); matrices are
+    (i, o). Scalars and weights of other types are settings of the graph and are left out. Raises SourceError (a
+    ValueError) for a weight in a type that is not known. Raises it too for shards of the wrong length, and for shards
+    elsewhere than beside the file or below.
     """
     return reading.read(path, module=__name__, kind="a TensorFlow.js model")
 

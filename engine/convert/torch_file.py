@@ -21,8 +21,8 @@ def read(path: Path | str) -> dict[str, np.ndarray]:
 
     The dict may lie inside another one (as "state_dict", "model_state_dict" or "model"), and its names may begin with
     the "module." of DataParallel. Kernels of convolutions are (o, i / groups, kh, kw), matrices (o, i). Needs torch
-    (ImportError otherwise); raises SourceError (a ValueError) for what is no checkpoint, or holds more than tensors and
-    plain values: such a file could run code when it is loaded, so it is not.
+    (ImportError otherwise). Raises SourceError (a ValueError) for what is no checkpoint, or holds more than tensors and
+    plain values. Such a file could run code when it is loaded, so it is not loaded.
     """
     kind = "a PyTorch state dict that can be read without running code"
     return reading.read(path, module=__name__, kind=kind, needs=("torch", "torch"))

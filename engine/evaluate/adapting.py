@@ -1,7 +1,7 @@
 """An extractor that has seen cloaks: fine-tuned on people's photos and on those photos cloaked by this very engine.
 
-Radiya-Dixit and Tramèr (ICLR 2022): whoever trains a recogniser has the tool as well, cloaks photos of
-people at hand, and learns features by which a cloaked photo and a clean one are of the same person.
+The idea is Radiya-Dixit and Tramèr's (ICLR 2022). Whoever trains a recogniser has the tool as well, and cloaks photos
+of people at hand. So features can be learnt by which a cloaked photo and a clean one are of the same person.
 """
 
 from __future__ import annotations
@@ -56,8 +56,10 @@ def adapt(
     schedule: Schedule = ADAPTING,
     seed: int = 0,
 ) -> tuple[Extractor, tuple[float, ...]]:
-    """The extractor fine-tuned end to end so that both versions of a photo are named as the same person and embedded
-    where the plain extractor puts the clean one; and the loss by epoch.
+    """The extractor, fine-tuned end to end, and the loss by epoch.
+
+    It learns to name both versions of a photo as the same person, and to embed both where the plain extractor puts the
+    clean one.
 
     clean, cloaked: canvases of the same photos, in one order. labels: 0..k-1, whose they are.
     """

@@ -17,7 +17,7 @@ SMALLEST = 3
 
 @dataclass(frozen=True)
 class Person:
-    """name: of the folder. scraped: what the tracker learns from; tests: clean photos that it never saw."""
+    """name: of the folder. scraped: what the tracker learns from. tests: clean photos that it never saw."""
 
     name: str
     scraped: tuple[Path, ...]

@@ -1,7 +1,7 @@
 """Gradient descent on photos: one loop, its schedule and its record, for every network that an evaluation trains.
 
 A model is a pytree of weights, an example a pytree of arrays (a canvas, its label, ...), and an objective a function of
-the two: what is learnt is the objective's own affair.
+the two. What is learnt is the objective's own affair.
 """
 
 from __future__ import annotations
@@ -54,8 +54,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class History:
-    """What became of a training. loss, accuracy: of the augmented training examples, mean of each epoch. epochs: after
-    which the tests were named, counted from 1; named (e, m): what each test was called then, a label or NOBODY.
+    """What became of a training.
+
+    loss, accuracy: of the augmented training examples, mean of each epoch. epochs: those after which the tests were
+    named, counted from 1. named: (e, m), what each test was called then, a label or NOBODY.
     """
 
     loss: tuple[float, ...]

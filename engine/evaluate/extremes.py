@@ -1,11 +1,12 @@
 """Galleries larger than any at hand, by the theory of extreme values.
 
 How many of N strangers are nearer to a test photo than its own person depends on the far tail of the strangers'
-similarities alone. Some faces are like many others, so each test photo has a threshold and a scale of its own: the
-similarity that a tenth of the strangers pass, and by how much they pass it on average. In these units the photos'
-tails are alike, so they are joined, and the end of the joint tail is fitted by a generalised Pareto distribution
-(Balkema & de Haan 1974; Pickands 1975) by probability weighted moments (Hosking & Wallis 1987). One photo's tail alone
-would not do: its few largest similarities leave the shape open, which decides everything at a million.
+similarities alone. Some faces are like many others, so each test photo has a threshold and a scale of its own. The
+threshold is the similarity that a tenth of the strangers pass, the scale how much they pass it by on average. In these
+units the photos' tails are alike, so they are joined. A generalised Pareto distribution (Balkema & de Haan 1974;
+Pickands 1975) is fitted to the end of the joint tail. The fit is by probability weighted moments (Hosking & Wallis
+1987). One photo's tail alone would not do: its few largest similarities leave the shape open, which decides everything
+at a million.
 
 All of it holds for strangers like those in the sample. Relatives and doubles beyond the sample are no part of it.
 """

@@ -66,8 +66,8 @@ _INSIDE = re.compile(r"#[\w.-]+|data:image/png;base64,[A-Za-z0-9+/=\s]*")
 def checked(markup: str) -> str:
     """An <svg> that draws and does nothing else, as it came. Raises ValueError for any other text.
 
-    What is kept on disk may have been changed there, and a page has it as it is: so no script, no link, nothing that is
-    fetched, and no element of HTML.
+    What is kept on disk may have been changed there, and a page has it as it is. So it may hold no script, no link,
+    nothing that is fetched, and no element of HTML.
     """
     if "<!" in markup or "<?" in markup:
         raise ValueError("a figure has no declarations")

@@ -1,7 +1,7 @@
 """Telling cloaked photos from clean ones: what can be measured on a photo, and a linear discriminant of it.
 
 Two kinds of measurement. Statistics of the noise in the face, as steganalysis takes them, know nothing of networks.
-Squeezing (Xu, Evans and Qi, NDSS 2018) asks a network: a cloak that moved its embedding is fine detail, so blurring the
+Squeezing (Xu, Evans and Qi, NDSS 2018) asks a network. A cloak that moved its embedding is fine detail. So blurring the
 photo moves the embedding back, further than it moves that of a clean photo.
 """
 
@@ -34,8 +34,10 @@ SQUEEZES: tuple[Callable[[Pixels], Pixels], ...] = (
 
 
 def noise(face: Pixels) -> Float[np.ndarray, " d"]:
-    """Statistics of one face at the photo's own resolution: how much detail each band has in luma and chroma, where in
-    a grid of 4 x 4 the luma's is, and how often neighbouring differences follow each other (SPAM, Pevný et al. 2010).
+    """Statistics of one face at the photo's own resolution.
+
+    They are how much detail each band has in luma and chroma, and where in a grid of 4 x 4 the luma's is. The last are
+    how often neighbouring differences follow each other (SPAM, Pevný et al. 2010).
     """
     planes = cv2.cvtColor(face, cv2.COLOR_RGB2YCrCb).astype(np.float32)
     found = []
@@ -96,8 +98,10 @@ def discriminant(rows: Float[np.ndarray, "n d"], cloaked: Bool[np.ndarray, " n"]
 
 
 class Curve(NamedTuple):
-    """Receiver operating characteristic, from (0, 0) to (1, 1): at each threshold, the share of clean photos that are
-    called cloaked and of cloaked ones that are.
+    """Receiver operating characteristic, from (0, 0) to (1, 1).
+
+    It has, at each threshold, the share of clean photos that are called cloaked, and the share of cloaked ones that
+    are.
     """
 
     alarms: Float[np.ndarray, " t"]

@@ -163,8 +163,8 @@ def _graph(file: Path) -> UInt8[np.ndarray, "n"]:
 class HumanNode:
     """@vladmandic/human (HUMAN, on TF.js for WebAssembly) under Node: its detector, its crops, its embeddings.
 
-    As it is configured by default, but that all faces are looked for, and no photo is taken for a frame of the video
-    that the last one belongs to. One process serves all photos; it ends with this object.
+    It has its default configuration with two changes. All faces are looked for, and no photo is taken for a frame of
+    the video that the last one belongs to. One process serves all photos; it ends with this object.
     """
 
     name = "human"

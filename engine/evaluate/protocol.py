@@ -34,8 +34,9 @@ class Sees(Protocol):
 class Tracker(Protocol):
     """Somebody who scrapes photos, learns faces and names them.
 
-    name: in tables, e.g. "linear head on dlib". extractors: networks of the engine's registry it is made of, under the
-    registry's names, so that a tracker whose network took part in a cloak is marked so; empty for anything else.
+    name: in tables, e.g. "linear head on dlib". extractors: networks of the engine's registry that it is made of, under
+    the registry's names; empty for anything else. They tell whether the tracker's network took part in a cloak, so that
+    it is marked so.
     """
 
     @property
@@ -62,9 +63,11 @@ class Rate:
 
 @dataclass(frozen=True)
 class Measured:
-    """One tracker, one set of cloaks. protection, floor: see the module. others: share of everybody else's clean test
-    photos that the tracker names rightly, others_floor: the same with nothing cloaked. faceless: users' test photos on
-    which the tracker finds no face; they count neither for nor against the cloak.
+    """One tracker, one set of cloaks.
+
+    protection, floor: see the module. others: share of everybody else's clean test photos that the tracker names
+    rightly. others_floor: the same with nothing cloaked. faceless: users' test photos on which the tracker finds no
+    face; they count neither for nor against the cloak.
     """
 
     tracker: str
@@ -94,8 +97,10 @@ def part(tracker: Sees, made_with: Sequence[str]) -> Part:
 
 
 def part_of(extractors: Sequence[str], made_with: Sequence[str]) -> Part:
-    """Whether one of these networks took part, itself or as a relation: a robust extractor, the clean one that it was
-    trained from, and another robust one of the same origin are all of one family.
+    """Whether one of these networks took part, itself or as a relation.
+
+    A robust extractor, the clean one that it was trained from, and another robust one of the same origin are all of one
+    family.
     """
     return "in" if registry.lineage(extractors) & registry.lineage(made_with) else "held-out"
 
@@ -117,8 +122,8 @@ def classify(
 ) -> Answers:
     """Train a tracker and show it the tests.
 
-    shown: for any photo the file that is there instead (a cloaked one, a purified one), None if it is not there at all;
-    photos that it does not name are there as they are. Users' labels come first.
+    shown: for any photo the file that is there instead (a cloaked one, a purified one), None if it is not there at all.
+    Photos that it does not name are there as they are. Users' labels come first.
     """
 
     def files(photos: Sequence[Path]) -> list[Path]:
@@ -166,9 +171,9 @@ def measure(
 ) -> Measured:
     """Protection success rate of `cloaked` (scraped photo: its cloaked file, None if it was not published).
 
-    clean: what there is instead of photos in the floor, and of those that `cloaked` does not name (a tracker that
-    purifies does so to all). floor: what `classify` returned for the same tracker, people and `clean`, if known; it is
-    measured anew where photos were not published, which are left out of the floor too: fewer photos are no cloak.
+    clean: replacements for photos in the floor, and for those that `cloaked` does not name (a tracker that purifies
+    does so to all). floor: what `classify` returned for the same tracker, people and `clean`, if known. It is measured
+    anew if some photos were not published. They are left out of the floor too, since fewer photos are no cloak.
     """
     with_cloaks = classify(tracker, users, others, shown={**(clean or {}), **cloaked})
     unpublished = {photo: None for photo, file in cloaked.items() if file is None}

@@ -44,8 +44,9 @@ class Recogniser(Protocol):
 
     @property
     def extractors(self) -> tuple[str, ...]:
-        """Networks of the engine's registry that it is, under the registry's names: a library that runs the same
-        weights names them too, so that it is never called held out when it is not.
+        """Networks of the engine's registry that it is, under the registry's names.
+
+        A library that runs the same weights names them too, so that it is never called held out when it is not.
         """
         ...
 

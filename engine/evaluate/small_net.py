@@ -1,7 +1,7 @@
 """A small residual network for small sets of photos: a face to logits, with group normalisation.
 
-The networks of the engine have their batch norms folded and cannot be trained from random weights; group normalisation
-(Wu and He, ECCV 2018) has no statistics over the batch and so nothing to fold.
+The networks of the engine have their batch norms folded and cannot be trained from random weights. Group normalisation
+(Wu and He, ECCV 2018) has no statistics over the batch, and so nothing to fold.
 """
 
 from __future__ import annotations

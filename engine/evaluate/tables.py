@@ -1,7 +1,7 @@
-"""Rows of figures as tables: for people (rounded, with intervals), for programs (CSV, unrounded), for READMEs.
+"""Rows of figures as tables: for people (rounded, with intervals), for programs (CSV, unrounded) and for READMEs.
 
 A row is a flat dictionary as `protocol.Measured.row` and `study.Cloaks.quality` give it, with columns of the preset's
-own; a column X with X_low and X_high beside it is a rate with its interval.
+own. A column X with X_low and X_high beside it is a rate with its interval.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ENDS = ("_low", "_high")
 
 
 class Table(NamedTuple):
-    """As people read it. headings, rows: texts; figures: which columns are figures; setting: what all rows share."""
+    """As people read it. headings, rows: texts. figures: which columns are figures. setting: what all rows share."""
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]

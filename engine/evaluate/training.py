@@ -129,8 +129,10 @@ def embeddings(extractor: Extractor, canvases: UInt8[np.ndarray, "n c c 3"]) -> 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """An extractor of the registry, `network`, and a softmax head, trained end to end on the scraped photos: the head
-    first on frozen embeddings, then every layer (batch norms are folded, so there are no statistics to freeze).
+    """An extractor of the registry, `network`, and a softmax head, trained end to end on the scraped photos.
+
+    The head is trained first, on frozen embeddings, then every layer. Batch norms are folded, so there are no
+    statistics to freeze.
     """
 
     network: str

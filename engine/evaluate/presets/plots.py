@@ -23,9 +23,11 @@ SHORT = 24
 
 
 def dots(rows: Rows, *, by: str, colour: str, note: str = "") -> Figure:
-    """Protection as dots with 95 % intervals, a line of text for every value of column `by`, a colour for each of
-    `colour`. Filled: the tracker's network took part in making the cloaks; hollow: held out. Grey ticks: the floors.
-    note: which of the trackers, below the axis.
+    """Protection as dots with 95 % intervals.
+
+    Every value of column `by` has a line of text, and each of `colour` a colour. A filled dot means that the tracker's
+    network took part in making the cloaks, a hollow one that it was held out. Grey ticks are the floors. note: which of
+    the trackers, below the axis.
     """
     lines, kinds = _values(rows, by), _values(rows, colour)
     step = 0.8 / max(len(kinds), 1)
@@ -51,8 +53,9 @@ def dots(rows: Rows, *, by: str, colour: str, note: str = "") -> Figure:
 def curves(rows: Rows, *, x: str, line: str, panel: str, label: str, percent: bool = False) -> Figure:
     """Protection along column `x`: a panel for each value of column `panel`, a line for each of `line`.
 
-    Solid and filled: the tracker's network took part in making the cloaks; dashed and hollow: held out. Grey band: the
-    floors of the panel, from the lowest to the highest. label: of the x axis. percent: x is a share.
+    Solid and filled means that the tracker's network took part in making the cloaks, dashed and hollow that it was held
+    out. Grey band: the floors of the panel, from the lowest to the highest. label: of the x axis. percent: x is a
+    share.
     """
     panels, kinds = _values(rows, panel), _values(rows, line)
     figure = figures.new(height=4.2)

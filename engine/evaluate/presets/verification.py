@@ -29,8 +29,9 @@ class Pairs(NamedTuple):
 
     @property
     def auc(self) -> float:
-        """The chance that two photos of one person are nearer to each other than two of different people: the area
-        under the ROC curve as Mann and Whitney's U, a tie counting half. NaN without such pairs.
+        """The chance that two photos of one person are nearer to each other than two of different people.
+
+        It is the area under the ROC curve as Mann and Whitney's U, a tie counting half. NaN without such pairs.
         """
         if not len(self.same) or not len(self.different):
             return float("nan")

@@ -1,8 +1,8 @@
 """The cloud services of the paper's section 6 as trackers: Amazon Rekognition, Azure AI Face, Face++.
 
-A service is sent photos only where it was named (consent) and has credentials in the environment; the price is said
-first, and what was uploaded is deleted at the end, also after an error or Ctrl-C. Names of people and of files are
-never sent: a person is a number there. `pip install 'fawkes-engine[services]'` brings what the adapters need.
+A service is sent photos only if it was named (consent) and has credentials in the environment. The price is said first.
+What was uploaded is deleted at the end, also after an error or Ctrl-C. Names of people and of files are never sent: a
+person is a number there. `pip install 'fawkes-engine[services]'` brings what the adapters need.
 
 Example:
     >>> tracker = ServiceTracker(SERVICES["rekognition"], consent=False)

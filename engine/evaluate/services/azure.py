@@ -142,8 +142,9 @@ class AzureFace:
 
 
 def calls(load: Load) -> int:
-    """One for each photo to learn from, two for a test (detect, identify), one for a person, four for the group
-    (create, train, ask whether that has ended, delete). A photo with several faces takes two more.
+    """One for each photo to learn from, two for a test (detect, identify), one for a person.
+
+    The group takes four (create, train, ask whether that has ended, delete). A photo with several faces takes two more.
     """
     return load.scraped + 2 * load.tests + load.people + 4
 

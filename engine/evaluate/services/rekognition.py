@@ -1,9 +1,9 @@
 """Amazon Rekognition through boto3: face vectors of one collection, the nearest one names a photo.
 
-The API as of the service model 2016-06-27 in botocore 1.44 (2026): CreateCollection, IndexFaces with MaxFaces=1 (the
-best, then the largest face), SearchFacesByImage (the largest face), DeleteCollection. Nearest face rather than user
-vectors (CreateUser, AssociateFaces): AssociateFaces drops faces that do not match the others of their user, and would
-so throw out the cloaked ones before they are learnt.
+The API is that of the service model 2016-06-27 in botocore 1.44 (2026). It is called for CreateCollection, IndexFaces
+with MaxFaces=1 (the best, then the largest face), SearchFacesByImage (the largest face) and DeleteCollection. The
+nearest face names a photo, not user vectors (CreateUser, AssociateFaces). AssociateFaces drops faces that do not match
+the others of their user, and would so throw out the cloaked ones before they are learnt.
 """
 
 from __future__ import annotations

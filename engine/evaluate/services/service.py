@@ -90,8 +90,9 @@ class Service(Protocol):
         ...
 
     def identify(self, photo: bytes) -> int:
-        """The label of the enrolled face most like the largest one of a photo; UNKNOWN where the service sees none
-        that is like it, `protocol.NOBODY` where it finds no face.
+        """The label of the enrolled face most like the largest one of a photo.
+
+        UNKNOWN if the service sees none that is like it, `protocol.NOBODY` if it finds no face.
         """
         ...
 
@@ -129,10 +130,10 @@ class Cost:
 class Provider:
     """A service that could be asked.
 
-    key: for --services. name: in tables. terms: what is sent, what the service keeps and for how long.
-    usd: list price of one call, None if not known here; source: where and when it was read. pace: seconds a call takes,
-    about. limits: of a photo. package: that the adapter imports. calls: how many requests a load takes.
-    missing: what the environment lacks, in words, None if nothing. connect: an adapter; sends nothing.
+    key: for --services. name: in tables. terms: what is sent, what the service keeps and for how long. usd: list price
+    of one call, None if not known here. source: where and when it was read. pace: seconds a call takes, about. limits:
+    of a photo. package: that the adapter imports. calls: how many requests a load takes. missing: what the environment
+    lacks, in words, None if nothing. connect: an adapter; sends nothing.
     """
 
     key: str

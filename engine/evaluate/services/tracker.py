@@ -18,9 +18,9 @@ class ServiceTracker:
     consent: of the person who runs this to send these photos to this service. say: gets the price before the first
     call, and photos in which the service found no face. left: what could not be deleted, a line each.
 
-    A face that the service finds but gives no name is named with the first number that is nobody's label (k where there
-    are k people): the service takes it for somebody else, which counts as protected. A photo in which it finds no face
-    is NOBODY and does not count. Scraped photos in which it finds none are left out of what it learns.
+    A face that the service finds but gives no name gets the first number that is nobody's label (k for k people). The
+    service takes it for somebody else, which counts as protected. A photo in which it finds no face is NOBODY and does
+    not count. Scraped photos in which it finds none are left out of what it learns.
     """
 
     extractors: tuple[str, ...] = ()

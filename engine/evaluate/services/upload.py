@@ -26,8 +26,8 @@ class Limits:
 def upload(path: Path, limits: Limits) -> bytes:
     """The file itself, byte for byte and with its metadata, if it is an upright JPEG or PNG within the limits.
 
-    Any other photo is sent upright and without metadata, scaled down to the allowed side: as PNG, or if that is too
-    large as JPEG of quality 95, halved until it fits. Raises `engine.types.PhotoError` for what is no photo.
+    Any other photo is sent upright and without metadata, scaled down to the allowed side. It is sent as PNG, or if that
+    is too large, as JPEG of quality 95, halved until it fits. Raises `engine.types.PhotoError` for what is no photo.
     """
     data = path.read_bytes()
     if len(data) <= limits.size and _plain(data, limits):

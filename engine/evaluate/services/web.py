@@ -85,8 +85,10 @@ class Answer:
 
 
 def open_session(*, attempts: int = 8, backoff: float = 1.0) -> Session:
-    """A session that repeats a request up to `attempts` times in all, with exponential backoff from `backoff` seconds,
-    or as long as the server asks for (Retry-After), LONGEST_WAIT at most.
+    """A session that repeats a request up to `attempts` times in all.
+
+    It waits with exponential backoff from `backoff` seconds, or as long as the server asks for (Retry-After),
+    LONGEST_WAIT at most.
     """
     import requests
 
