@@ -3,7 +3,7 @@
 Window 11x11 Gaussian, sigma 1.5, K1 = .01, K2 = .03, range 1, VALID, mean over RGB: `dm_pix.ssim`'s defaults.
 
 Everything is written in the change `delta` and not in the changed image. It takes mu and var of the original, and the
-blurred delta, x * delta and delta^2. In these the SSIM of x + t * delta is a rational function of t. So finding the
+blurred delta, x * delta and delta^2. With these the SSIM of x + t * delta is a rational function of t. So finding the
 largest feasible scale needs three blurs, however many scales are tried. On the device a blur is two products with a
 banded matrix; on the host, at the photo's native size, it is OpenCV's separable filter.
 """

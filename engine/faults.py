@@ -61,9 +61,9 @@ def no_room(folder: Path) -> bool:
 def noted(error: BaseException, folder: Path | None = None, *, about: str = "") -> Path | None:
     """Write down where an exception arose; returns the file, None if it cannot be written.
 
-    folder: for a log; without one, or if it takes no more files, it is a new file in the system's folder for temporary
-    files. about: the photo it was. Of exceptions that arose at the same place in this process the first has its whole
-    traceback in a log and the others a line each, up to `LOG_LIMIT`.
+    folder: for a log. Without one, or if it takes no more files, it is a new file in the system's folder for temporary
+    files. about: the photo it was. Of exceptions that arose at the same place in this process, the first has its whole
+    traceback in a log. The others have a line each, up to `LOG_LIMIT`.
     """
     origin = type(error), tuple((frame.filename, frame.lineno) for frame in _frames(error))
     log = None if folder is None or not folder.is_dir() else folder / LOG

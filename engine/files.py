@@ -92,8 +92,8 @@ class Draft:
         """Make the missing folders below root, and begin. Raises OSError, NotAFileError for what lies in the way.
 
         root: a folder below which no symbolic link is followed, by default the one that holds `path`. parts: a folder
-        for the unfinished file, by default that of `path`. name: begins the unfinished file's name. mode: permissions;
-        None: those that the user's umask leaves.
+        for the unfinished file, by default that of `path`. name: begins the unfinished file's name. mode: permissions,
+        None for those that the user's umask leaves.
         """
         root = path.parent if root is None else root
         self.path, self.mode = path, mode

@@ -1,7 +1,7 @@
 """The pages that are written for people: one frame, one style, everything in the file itself, every text escaped.
 
-A page needs no network: its policy (Content-Security-Policy, CSP Level 3) forbids it to fetch anything, and to run any
-script but its own, which is named by its hash. The templates are in engine/templates.
+A page needs no network. Its policy (Content-Security-Policy, CSP Level 3) forbids it to fetch anything. It forbids any
+script but the page's own, which is named by its hash. The templates are in engine/templates.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
 """Compiled programs that outlive the process: what was compiled once is loaded, not even traced again.
 
-JAX's persistent cache saves XLA's work, but a program has to be traced and lowered to be looked up in it, which takes
-longer than cloaking a photo. A program kept here is found by what it was made from: the engine's source, JAX, its
-settings and flags, the processor, and the shapes and static parts of the arguments. Nothing of that sees code of other
-packages or code changed at run time: only who knows that there is none says `kept_in`. Kept are programs of one CPU.
+JAX's persistent cache saves XLA's work. But a program has to be traced and lowered to be looked up in it, which takes
+longer than cloaking a photo. A program kept here is found by what it was made from. That is the engine's source, JAX,
+its settings and flags, the processor, and the shapes and static parts of the arguments. None of these covers code of
+other packages or code changed at run time. So only a caller that knows of no such code uses `kept_in`. Only programs of
+one CPU are kept.
 
 A program is code, so nothing is loaded that somebody else could have written. The folder and its files are the user's
-alone (`engine.private`), and every file begins with a MAC under a key that lies beside it, checked before anything else
-of the file is looked at. What fails is deleted and made again; a program that cannot be kept is used all the same.
+alone (`engine.private`). Every file begins with a MAC under a key that lies beside it. The MAC is checked before
+anything else of the file is looked at. What fails is deleted and made again; a program that cannot be kept is used all
+the same.
 """
 
 from __future__ import annotations
@@ -84,10 +86,10 @@ Call = tuple["Kept[..., Any]", tuple]
 def ahead(listed: Callable[[], Sequence[Call]], *, threads: int, helper: Callable[[], subprocess.Popen]) -> None:
     """Make the programs of the calls that are `listed` beside the caller, who goes on at once.
 
-    Loading takes so many threads. Compiling holds Python's lock most of the time (jaxlib 0.10), so if MANY are missing
-    and there are several threads, a process helps, begun by `helper`; it must call `from_the_end` with the same list.
-    What waits when `kept_in` ends is never begun. What fails here fails again, and is told, when the program is called.
-    If nothing is kept, nothing is made.
+    threads: how many to load with. Compiling holds Python's lock most of the time (jaxlib 0.10). So if MANY are missing
+    and there are several threads, a process helps. `helper` begins it, and it must call `from_the_end` with the same
+    list. What waits when `kept_in` ends is never begun. What fails here fails again, and is told, when the program is
+    called. If nothing is kept, nothing is made.
     """
     if _folder is None:
         return

@@ -18,7 +18,7 @@ def readable(text: str) -> str:
     r"""A file's name, or any other text, as one line that shows what cannot be seen as an escape.
 
     Escaped are control characters, line ends, characters that turn the direction of writing, and bytes that are no
-    UTF-8 (which Python holds as lone surrogates), so that the result can always be encoded.
+    UTF-8 (which Python holds as lone surrogates). So the result can always be encoded.
 
     Example:
         >>> readable("two\nlines")

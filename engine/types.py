@@ -31,8 +31,8 @@ class DeviceError(ValueError):
 class Face(NamedTuple):
     """One detected face, in pixels of the upright photo.
 
-    box: (x, y, width, height), may reach past the border. landmarks: (5, 2) as x, y: the photo's left eye,
-    right eye, nose tip, left and right mouth corner. score: the detector's confidence in [0, 1].
+    box: (x, y, width, height), may reach past the border. landmarks: (5, 2) as x, y, of the photo's left eye, right
+    eye, nose tip, left and right mouth corner. score: the detector's confidence in [0, 1].
     """
 
     box: Float32[np.ndarray, 4]
@@ -44,11 +44,11 @@ class Face(NamedTuple):
 class Photo:
     """A decoded photo and everything that must survive writing it again.
 
-    pixels: upright RGB. Kept as uint8 (not the float of the design) because a photo of 24 megapixels would
-    take 288 MB as float32 and only the faces are ever computed on; `engine.faces` converts those to [0, 1].
+    pixels: upright RGB. They are kept as uint8 (not the float of the design), because a photo of 24 megapixels would
+    take 288 MB as float32. Only the faces are ever computed on; `engine.faces` converts those to [0, 1].
     grey: the file holds one channel of luminance; a cloak for it must be achromatic.
-    alpha: uint8 (h, w) or None. format: Pillow's name of the container ("JPEG"). encoding: what the writer
-    needs to write the same kind of file again (EXIF, ICC profile, quantisation tables, ...).
+    alpha: uint8 (h, w) or None. format: Pillow's name of the container ("JPEG"). encoding: what the writer needs to
+    write the same kind of file again (EXIF, ICC profile, quantisation tables, ...).
     notes: what of the file was left out on reading it, one sentence or none; `engine.photo.notes` adds what the format
     of the output cannot hold.
     """

@@ -35,8 +35,8 @@ def read(path: Path | str) -> list[Weights]:
     """Convolutions, dense layers (Gemm, or MatMul and Add), PReLUs and the batch norms that stay, in the graph's order.
 
     A batch norm after a convolution or dense layer that nothing else reads is folded into it. So is one before a dense
-    layer. A dense layer over a flattened map keeps the source's order of inputs, channels first. Its `kernel` is (i,
-    o), or (h, w, c, o) if the graph tells the map's shape. Needs the package onnx (ImportError otherwise). Raises
+    layer. A dense layer over a flattened map keeps the source's order of inputs, channels first. Its `kernel` has shape
+    (i, o), or (h, w, c, o) if the graph tells the map's shape. Needs the package onnx (ImportError otherwise). Raises
     SourceError (a ValueError) for a file that is not ONNX.
     """
     found: dict[str, Weights] = {}

@@ -1,6 +1,6 @@
 '''Networks from an aligned face to an embedding, in Flax NNX. Importing this loads no weights.
 
-An extractor of your own is a network, what it expects of its input, and an Orbax checkpoint; a package announces it by
+An extractor of your own is a network, what it expects of its input, and an Orbax checkpoint. A package announces it by
 an entry point, and then `cloak run --extractors my-faces` knows it. A complete one:
 
     """my_faces.py: an extractor for the Fawkes engine."""

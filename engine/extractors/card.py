@@ -16,10 +16,11 @@ from engine.extractors.registry import about, described, find
 def card(name: str) -> dict[str, Any]:
     """Everything there is to say of one extractor, as one dictionary that JSON can hold.
 
-    It has what `registry.about` tells (the extractor's table of checkpoints/manifest.toml, or its card), `parameters`,
-    and `gflops`: 10^9 floating-point operations of one forward pass of one crop, a multiplication and an addition being
-    two, as XLA counts them in the network before it is optimised. No weights are loaded. Raises ValueError, naming
-    those there are, for any other name, and if JAX has no device, `checkpoint.CheckpointError` for a damaged card.
+    It has what `registry.about` tells (the extractor's table of checkpoints/manifest.toml, or its card), `parameters`
+    and `gflops`. The last is 10^9 floating-point operations of one forward pass of one crop, a multiplication and an
+    addition being two. XLA counts them in the network before it is optimised. No weights are loaded. Raises ValueError
+    for any other name, naming those there are, and if JAX has no device. Raises `checkpoint.CheckpointError` for a
+    damaged card.
 
     Example:
         >>> card("sface")["dim"]

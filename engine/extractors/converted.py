@@ -1,7 +1,7 @@
 """Extractors that a user has converted: a folder each, with a card (TOML) and an Orbax checkpoint, in one home.
 
-The home is `<FAWKES_ENGINE_HOME>` or the platform's folder for a user's data; an extractor lies in
-`<home>/extractors/<name>`, its card has the fields of a table of checkpoints/manifest.toml.
+The home is `<FAWKES_ENGINE_HOME>` or the platform's folder for a user's data. An extractor lies in
+`<home>/extractors/<name>`, and its card has the fields of a table of checkpoints/manifest.toml.
 """
 
 from __future__ import annotations

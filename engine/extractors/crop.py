@@ -28,8 +28,8 @@ def crop(
 ) -> Float[Array, "{size} {size} 3"]:
     """The window of the canvas at `size` pixels, A_y @ canvas @ A_x^T per channel.
 
-    `window_yx` has the rows (lo, hi) of y, then x, in canvas pixels; it may be traced, and lo > hi on an axis
-    mirrors that axis. A window of `size` whole pixels at a whole offset is an exact copy.
+    `window_yx` has the rows (lo, hi) of y, then x, in canvas pixels. It may be traced, and lo > hi on an axis mirrors
+    that axis. A window of `size` whole pixels at a whole offset is an exact copy.
 
     >>> part = crop(canvas, size=112, window_yx=jnp.array([[32.0, 144.0], [32.0, 144.0]]))
     >>> bool(jnp.array_equal(part, canvas[32:144, 32:144]))

@@ -62,8 +62,8 @@ def embed(
 ) -> Float[Array, " d"]:
     """The embedding of one canvas, (c, c, 3) in [0, 1], as float32 of length one; vmap it over canvases.
 
-    `window_yx` has the rows (lo, hi) of y, then x, in canvas pixels, and stands in for the network's own window
-    (jitter, mirror); it may be traced. Differentiable in the canvas and in the window.
+    `window_yx` has the rows (lo, hi) of y, then x, in canvas pixels. It stands in for the network's own window (jitter,
+    mirror), and may be traced. Differentiable in the canvas and in the window.
 
     >>> embeddings = jax.vmap(lambda canvas: embed(extractor, canvas))(canvases)
     """

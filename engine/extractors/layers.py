@@ -1,12 +1,11 @@
 """Layers of the extractors: convolutions that are quick on every platform, pooling, PReLU.
 
-All of them work on one example, (height, width, channels), and are vmapped by the caller: a convolution of a
-batch of one becomes an ordinary batched convolution under `jax.vmap`. Batch normalisation does not occur:
-it is folded into kernel and bias when a checkpoint is converted.
+All of them work on one example, (height, width, channels), and are vmapped by the caller. Under `jax.vmap` a
+convolution of a batch of one becomes an ordinary batched convolution. Batch normalisation does not occur: it is folded
+into kernel and bias when a checkpoint is converted.
 
-The functions are jitted for the sake of tracing alone: a network calls them a hundred times with a dozen shapes, and
-what has been traced and differentiated for a shape once is not again. It halves the time that tracing
-a solver step takes.
+The functions are jitted for the sake of tracing alone. A network calls them a hundred times with a dozen shapes. What
+has been traced and differentiated for a shape once is not again. This halves the time that tracing a solver step takes.
 """
 
 from __future__ import annotations

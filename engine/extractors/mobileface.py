@@ -1,7 +1,7 @@
 """MobileFace (becauseofAI/MobileFace, identification V3, 2018): 112 px in, 256 numbers out.
 
-Four stages that halve the map and then add a pair of depthwise convolutions to it, and a dense layer over what is
-left, 4 x 4. Batch norms are folded.
+Four stages halve the map and then add a pair of depthwise convolutions to it. A dense layer follows over what is left,
+4 x 4. Batch norms are folded.
 """
 
 from __future__ import annotations

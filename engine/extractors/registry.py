@@ -1,12 +1,13 @@
 """Which extractors there are: those that come with the engine, those a user has converted, and those of other packages.
 
-checkpoints/manifest.toml names the first, the cards of `engine.extractors.converted` the second: a table each, and a
-module of this package, named by its `network` key, with a function `build(*, rngs, **options) -> nnx.Module` from one
-crop (s, s, 3) to one embedding (d,). `rngs=None` asks for a network that is about to be filled: any values will do.
+checkpoints/manifest.toml names the first, the cards of `engine.extractors.converted` the second. Each has a table,
+whose `network` key names a module of this package. The module has a function `build(*, rngs, **options) -> nnx.Module`.
+What it builds maps one crop (s, s, 3) to one embedding (d,). `rngs=None` asks for a network that is about to be filled:
+any values will do.
 
-A package brings an extractor of its own by an entry point of the group `fawkes_engine.extractors`, whose name is the
-extractor's and whose value is an `Entry` or a function without arguments that returns one; `register` does the same
-for one process.
+A package brings an extractor of its own by an entry point of the group `fawkes_engine.extractors`. The entry point's
+name is the extractor's. Its value is an `Entry`, or a function without arguments that returns one. `register` does the
+same for one process.
 """
 
 from __future__ import annotations
@@ -247,9 +248,9 @@ def described(name: str, entry: Entry) -> tuple[nnx.GraphDef, dict]:
 def load(name: str, *, precision: Precision = "float32") -> Extractor:
     """The extractor `name` with its weights, to be run at `precision`.
 
-    Raises ValueError for an unknown name and `checkpoint.CheckpointError` for a damaged card, and for weights that are
-    not installed, do not fit the network, are not finite, or whose hash is not the manifest's. `types.DeviceError` if
-    JAX has no device.
+    Raises ValueError for an unknown name, and `types.DeviceError` if JAX has no device. Raises
+    `checkpoint.CheckpointError` for a damaged card, and for weights that are not installed, do not fit the network or
+    are not finite. Raises it too if the hash of the weights is not the manifest's.
 
     >>> extractor = load("web-incept")
     """

@@ -1,7 +1,7 @@
 """dlib's ResNet of 29 convolutions (King 2017), what `face_recognition` runs: He et al.'s ResNet-34, thinner.
 
-150 px in, 128 numbers out. Batch norms are folded. No convolution widens a shortcut: where a stage begins, the
-shortcut is averaged, and whichever of the two sums is smaller is filled with zeros, in height, width and channels.
+150 px in, 128 numbers out. Batch norms are folded. No convolution widens a shortcut. Where a stage begins, the shortcut
+is averaged. The smaller of the two terms is filled with zeros, in height, width and channels.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Photos in and out: `read` a file into an upright `Photo`, `encode` changed pixels as the same kind of file.
 
 Two promises. Nothing is lost in silence: what the pixels of a Photo cannot hold (16 bits, CMYK, an animation) is
-refused with a reason. And nothing of the clean face is left: the only picture in a written file is the one that was
-handed in; `engine.photo.metadata` says what of the rest is kept. All functions are pure and may run in any number of
+refused with a reason. And nothing of the clean face is left. The only picture in a written file is the one that was
+handed in. `engine.photo.metadata` says what of the rest is kept. All functions are pure and may run in any number of
 threads.
 """
 

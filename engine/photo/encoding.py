@@ -1,9 +1,8 @@
 """From pixels to the bytes of each kind of file: one writer a format, for `formats.KINDS`.
 
 A writer takes an image whose mode the format can hold, the photo's `encoding` and a quality or None. It is
-deterministic, and writes no metadata but what `engine.photo.metadata` has cleaned; where Pillow would alter a block it
-is
-asked for the pixels alone and the block is put in here. `held` says what of the metadata a format has no place for.
+deterministic, and writes no metadata but what `engine.photo.metadata` has cleaned. If Pillow would alter a block, it is
+asked for the pixels alone, and the block is put in here. `held` says what of the metadata a format has no place for.
 """
 
 from __future__ import annotations
@@ -77,8 +76,8 @@ def _standard(quality: int) -> tuple[np.ndarray, np.ndarray]:
 def _luminance(table: np.ndarray) -> np.ndarray:
     """The source's quantisation steps, none coarser than those of quality 95.
 
-    A cloak is grey and faint, and coarse steps erase what DSSIM has charged for: at equal DSSIM a file of quality 75
-    holds 8 % less of it, one of 90 holds 3 % less. Files become 1.2 (quality 95) to 2.0 times (75) as large
+    A cloak is grey and faint, and coarse steps erase what DSSIM has charged for. At equal DSSIM a file of quality 75
+    holds 8 % less of the cloak, one of 90 holds 3 % less. Files become 1.2 (quality 95) to 2.0 times (75) as large
     (`python benchmarks/jpeg.py`).
     """
     return np.minimum(table, _standard(95)[0])

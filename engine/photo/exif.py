@@ -1,8 +1,8 @@
 """What of an EXIF tree leaves with a cloaked photo: tags that are known, of their proper form and length.
 
-A cloak is worth nothing if the file still carries the clean face somewhere else, and cameras and editors put small
-copies of the picture into nearly every block of metadata. So nothing is kept because it looks harmless: text has to be
-text, numbers have to be few, and what no table here knows has to be too small to hold a face.
+A cloak is worth nothing if the file still carries the clean face somewhere else. Cameras and editors put small copies
+of the picture into nearly every block of metadata. So nothing is kept because it looks harmless. Text has to be text,
+numbers have to be few, and what no table here knows has to be too small to hold a face.
 """
 
 from __future__ import annotations

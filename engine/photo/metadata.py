@@ -1,7 +1,7 @@
 """EXIF blocks and TIFF directories as trees: read, turned into another byte order, written anew.
 
 Pillow's own EXIF class is not used: it writes back what it cannot parse, and reports damage as global warnings. Here a
-block is read into a tree, `engine.photo.exif` decides what of it is kept, and the block is written anew: what nothing
+block is read into a tree, `engine.photo.exif` decides what of it is kept, and the block is written anew. What nothing
 points to is left behind. Reading takes time and memory linear in the block, whatever is in it.
 """
 
@@ -91,9 +91,9 @@ def parse_directory(
 ) -> tuple[Tags, int]:
     """One TIFF directory and the offset of the next one (0 if there is none or it cannot be read).
 
-    Damage is left out rather than raised, and named in `bounds`: entries of unknown kind or that reach past the end, a
-    directory that was read before. inner: tags that point to a directory which is read into the tree; such a directory
-    is read once, however often it is pointed to. only: leave out all other tags.
+    Damage is left out rather than raised, and named in `bounds`. Damage is an entry of unknown kind, one that reaches
+    past the end, or a directory that was read before. inner: tags that point to a directory which is read into the
+    tree. Such a directory is read once, however often it is pointed to. only: leave out all other tags.
     """
     head, row, tail = (
         (f"{order}Q", f"{order}HHQ8s", f"{order}Q") if big else (f"{order}H", f"{order}HHI4s", f"{order}I")

@@ -19,7 +19,7 @@ _LANGUAGE = re.compile(rb"[A-Za-z0-9-]{0,32}")
 
 
 class Text(NamedTuple):
-    """A text chunk taken apart. kind: tEXt, zTXt or iTXt; language and translated: of an iTXt."""
+    """A text chunk taken apart. kind: tEXt, zTXt or iTXt. language, translated: of an iTXt."""
 
     kind: bytes
     keyword: bytes

@@ -1,7 +1,7 @@
 """Free text, told apart from data that only looks like text.
 
 A face fits into a kilobyte, and base64, hexadecimal and their kin make text of it. Text that people and programs write
-for people hardly ever changes between small letters, capitals and digits inside a word; encoded data does so at every
+for people hardly ever changes between small letters, capitals and digits inside a word. Encoded data does so at every
 second character. All functions take time linear in the text.
 """
 

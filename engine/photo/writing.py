@@ -48,9 +48,9 @@ def encode(
 
     pixels: uint8 RGB of the photo's size; of a grey photo all three channels must be equal. format: keep | png | jpeg |
     webp. quality: 1 to 100 for the lossy formats. None keeps a JPEG at its own quantisation steps, or whole fractions
-    of those that are coarser than quality 75's: a coarse file does not erase the cloak, and writing does not damage
+    of those that are coarser than quality 75's. So a coarse file does not erase the cloak, and writing does not damage
     what the cloak left alone. It keeps lossless WebP lossless, and is a high quality elsewhere. finer: 0 to FINEST, how
-    far to raise a quality of None above that. Raises PhotoError where the format cannot hold the photo, ValueError for
+    far to raise a quality of None above that. Raises PhotoError if the format cannot hold the photo, and ValueError for
     arguments that do not fit together.
     """
     kind = target(photo, format)

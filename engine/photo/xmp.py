@@ -1,7 +1,7 @@
 """XMP packets: parsed, cleaned property by property, and written anew.
 
-What is left out: properties that hold or announce another picture (thumbnails, depth and gain maps, motion photos),
-those that point at places in the picture once the photo was turned, and values that are not text. The rest of the
+Left out are properties that hold or announce another picture (thumbnails, depth and gain maps, motion photos). So are
+values that are not text, and once the photo was turned, properties that point at places in the picture. The rest of the
 packet stays: rating, title, keywords, history. Everything takes time linear in the packet.
 """
 
@@ -277,7 +277,7 @@ def _declared(element: Element) -> dict[str, str]:
 
 
 class _Cleaner:
-    """One pass over a packet. kept: how many properties stay, left: what does not."""
+    """One pass over a packet. kept: how many properties stay. left: what does not."""
 
     def __init__(self, turned: int) -> None:
         self.turned = turned

@@ -1,8 +1,8 @@
 """Projected gradient descent in pixel space (PGD; Madry et al., ICLR 2018): the small change that harms most.
 
 `init` and `step` are pure functions of one picture, a crop or a canvas, (h, w, 3) in [0, 1], and of any function to be
-raised; vmap them. `against` and the functions below it are the same for batches of a network's crops, compiled.
-With one step this is FGSM from a random start (Wong et al., ICLR 2020).
+raised. vmap them. `against` and the functions below it are the same for batches of a network's crops, compiled. With
+one step this is FGSM from a random start (Wong et al., ICLR 2020).
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ Ascent = Callable[[Float[Array, "h w 3"]], Float[Array, ""]]
 class Attack:
     """How strong the adversary is; hashable, a static argument of jitted functions.
 
-    epsilon: its bound: the largest change of a pixel in units of [0, 1] (norm "linf"), or the mean DSSIM of the whole
-    picture (norm "dssim"). steps: 1 is FGSM. step_size: of a pixel, in units of [0, 1]: by the gradient's sign for
-    "linf"; its root mean square, along the gradient, for "dssim". aim: what is raised: the distance to the clean
-    embedding, or the cross-entropy of the classification head. random_start: from a random point within the bound.
+    epsilon: its bound. With norm "linf" that is the largest change of a pixel in units of [0, 1], with "dssim" the mean
+    DSSIM of the whole picture. steps: 1 is FGSM. step_size: the step of a pixel, in units of [0, 1]. With "linf" it
+    goes by the gradient's sign; with "dssim" it is the root mean square of a step along the gradient. aim: what is
+    raised, the distance to the clean embedding or the cross-entropy of the classification head. random_start: from a
+    random point within the bound.
 
-    Raises ValueError for values outside their range, and for an aim of "embedding" without a random start: at the
-    clean picture the distance to its own embedding has no gradient.
+    Raises ValueError for values outside their range, and for an aim of "embedding" without a random start. At the clean
+    picture the distance to its own embedding has no gradient.
     """
 
     epsilon: float
@@ -61,8 +62,9 @@ class Attack:
 
 
 def init(attack: Attack, picture: Float[Array, "h w 3"], *, key: PRNGKeyArray) -> Float[Array, "h w 3"]:
-    """The change to start from: none, or random: uniform in the L-inf ball, or uniform noise of a random share of the
-    DSSIM budget.
+    """The change to start from: none or a random one.
+
+    A random one is uniform in the L-inf ball, or uniform noise of a random share of the DSSIM budget.
     """
     return _start(attack, picture, *_noise(picture.shape, key))
 

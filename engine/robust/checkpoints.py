@@ -1,7 +1,7 @@
 """Checkpoints of a training: everything that it needs to go on exactly, each in a numbered folder of its own.
 
-A folder appears under its name only when it is complete, and the one before is kept until then, so that a process may
-be killed at any moment.
+A folder appears under its name only when it is complete. The one before is kept until then, so that a process may be
+killed at any moment.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def export(
     """Write `extractor` as `name` under `folder`, a FAWKES_ENGINE_HOME, or replace it; returns its folder.
 
     extractor: the trained one, still under the name of the one that it was trained from. training: what the card says
-    of the training: plain values. Raises ValueError as `check`, and for weights that float16 cannot hold.
+    of the training, in plain values. Raises ValueError as `check`, and for weights that float16 cannot hold.
     """
     check(extractor.name, name, folder=folder)
     weights = {path: np.asarray(leaf) for path, leaf in checkpoint.flatten(extractor.params).items()}

@@ -1,9 +1,9 @@
 """The watch against catastrophic overfitting, in which a one-step adversary is beaten and a real one is not.
 
-Training on FGSM examples can, within a few steps, produce a network that is robust to FGSM alone: the loss looks
-better than ever while the harm that PGD does jumps (Wong et al., ICLR 2020, section 5.3; Andriushchenko and Flammarion,
-NeurIPS 2020). So PGD is run on people held out, and when it suddenly does more harm the training goes back to the
-last checkpoint and its adversary takes smaller steps, as those overshoot less.
+Training on FGSM examples can, within a few steps, produce a network that is robust to FGSM alone. The loss looks better
+than ever while the harm that PGD does jumps (Wong et al., ICLR 2020, section 5.3; Andriushchenko and Flammarion,
+NeurIPS 2020). So PGD is run on people held out. If it suddenly does more harm, the training goes back to the last
+checkpoint. Its adversary then takes smaller steps, as those overshoot less.
 """
 
 from __future__ import annotations

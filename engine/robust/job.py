@@ -31,7 +31,7 @@ class Options:
 
     steps: instead of the preset's epochs. every: steps between checkpoints, each after a validation. held_out: people
     for validation, two photos each. check_steps: of the PGD that validation attacks with, at the preset's epsilon.
-    freeze: share of the network's lower layers that stay as they are; frozen: names or prefixes of more of them.
+    freeze: share of the network's lower layers that stay as they are. frozen: names or prefixes of more of them.
     precision: of the network's products; weights, gradients and pixels stay float32. devices: how many of a process
     that is alone, all by default. Raises ValueError for numbers outside their range.
     """

@@ -15,8 +15,9 @@ class Log:
     """`log.jsonl` of a training: rows of figures, each with its step; a row with "validation" has a validation."""
 
     def __init__(self, path: Path, *, after: int) -> None:
-        """after: rows of later steps are of a training that was stopped before its next checkpoint: they are dropped,
-        and will come again.
+        """after: rows of later steps are dropped, and will come again.
+
+        They are of a training that was stopped before its next checkpoint.
         """
         self.path = path
         kept = [row for row in read(path) if row["step"] <= after]

@@ -85,7 +85,7 @@ def run(job: Job, out: Path, *, name: str, preset: Preset, command: str, restart
     name: of the extractor to be written. command: what its card says made it. restart: from the beginning, whatever
     there is in `out`. report: gets a line of text now and then, in the first process only.
 
-    Raises ValueError for an `out` with a training of other settings, or one that another process is writing to, and
+    Raises ValueError for an `out` with a training of other settings, or one that another process is writing to. Raises
     `guard.Overfitting` when the guard has given up.
     """
     export.check(job.extractor.name, name, folder=out)

@@ -1,8 +1,8 @@
 """Aligned faces on disk: each photo is decoded and its face found once, whichever training asks for it next.
 
-A folder with `canvases.u8`, the canvases one after the other, `index.jsonl`, which names the row of each photo by the
-SHA-256 of its file, and for each extractor a file of embeddings in the same order. All are only ever appended to, a
-canvas before its line of the index, so that a process that is killed leaves nothing wrong behind.
+It is a folder with `canvases.u8`, the canvases one after the other. Its `index.jsonl` names the row of each photo by
+the SHA-256 of its file. For each extractor there is a file of embeddings in the same order. All files are only ever
+appended to, a canvas before its line of the index. So a process that is killed leaves nothing wrong behind.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One step of adversarial training: `init` and `step` over an explicit state.
 
-Batch norms are folded into the convolutions of all our extractors, so there are no running statistics to keep: the
+Batch norms are folded into the convolutions of all our extractors, so there are no running statistics to keep. The
 network that is trained computes the same function alone and in a batch. What is trained is a flat dictionary of
 parameters by name; everything else of the extractor stays as it was.
 """
@@ -31,15 +31,15 @@ HEAD = "head"
 class Losses:
     """Weights of what is minimised, mean over the batch; those that are 0 are not computed.
 
-    x is the augmented crop of a photo, x' the adversary's change of it, E the network in training, T the embedding of
-    the plain photo by the frozen clean extractor.
+    x is the augmented crop of a photo, x' the adversary's change of it. E is the network in training, T the embedding
+    of the plain photo by the frozen clean extractor.
 
     classification: cross-entropy of the head on E(x') (Madry et al., ICLR 2018; the paper's section 5.3).
     consistency: |E(x') - E(x)|^2, the form of TRADES (Zhang et al., ICML 2019) on embeddings.
-    distillation: |E(x') - T|^2: needs no labels, so a few thousand faces serve (adversarially robust distillation,
-    Goldblum et al., AAAI 2020). clean: |E(x) - T|^2, what keeps the clean accuracy.
+    distillation: |E(x') - T|^2, which needs no labels, so a few thousand faces serve (adversarially robust
+    distillation, Goldblum et al., AAAI 2020). clean: |E(x) - T|^2, what keeps the clean accuracy.
 
-    Raises ValueError for a negative weight, or when all are 0.
+    Raises ValueError for a negative weight, or if all are 0.
     """
 
     classification: float = 0.0
@@ -98,8 +98,8 @@ class Optimiser:
 class Training:
     """How to train; hashable, a static argument. steps: batches, or `accumulate` batches, one after the other.
 
-    replays: how often a batch is gone through, its adversarial change taking a step each time with the gradient that
-    the weights' update computes anyway ("free", Shafahi et al., NeurIPS 2019); 0: the adversary is run for itself.
+    replays: how often a batch is gone through. Each time its adversarial change takes a step with the gradient that the
+    weights' update computes anyway ("free", Shafahi et al., NeurIPS 2019). With 0 the adversary is run for itself.
 
     Raises ValueError for replays with accumulation or with an adversary of several steps.
     """
@@ -195,7 +195,7 @@ def step(training: Training, extractor: Extractor, state: State, batch: Batch) -
     """One batch: its adversary, then the update (or, with accumulation, its share of one); all replays of it, if any.
 
     The state given is used up. The figures, on the device, are the mean over the batch of `loss`, of each of its terms
-    that has a weight, and of `shift`, the distance between the embeddings of x' and the photo's.
+    that has a weight, and of `shift`. A shift is the distance between the embeddings of x' and the photo's.
     """
     crops = crops_of(extractor, batch.canvas, batch.window)
     if not training.replays:
