@@ -80,7 +80,7 @@ def kept_in(folder: Path | None) -> Iterator[None]:
 
 
 Call = tuple["Kept[..., Any]", tuple]
-"""A kept function and the arguments that it will be called with, as of `Kept.ahead`."""
+"""A kept function and the arguments that it will be called with, as in `Kept.ahead`."""
 
 
 def ahead(listed: Callable[[], Sequence[Call]], *, threads: int, helper: Callable[[], subprocess.Popen]) -> None:

@@ -52,7 +52,7 @@ def measure(*, repeats: int) -> list[Ceiling]:
 
 
 def product(kind: str = "default", *, repeats: int) -> Ceiling:
-    """Of two square matrices. kind: as of `Ceiling.precision`."""
+    """Of two square matrices. kind: as in `Ceiling.precision`."""
     dtype = jnp.bfloat16 if kind == "bfloat16" else jnp.float32
     side, _ = _sizes()
     matrix = jax.random.uniform(jax.random.key(0), (side, side), jnp.float32).astype(dtype)

@@ -47,7 +47,7 @@ class Plan:
     """A bench: what its sections need, made once."""
 
     def __init__(self, settings: Settings) -> None:
-        """Finds the faces. Raises InputError where the photos have none."""
+        """Finds the faces. Raises InputError if the photos have none."""
         self.settings = settings
         self.recipe = settings.recipe
         self.samples: Samples = of_photos(settings.photos) if settings.photos else synthetic()

@@ -61,7 +61,7 @@ def _texture(seed: int) -> Cut:
 
 
 def of_photos(paths: Sequence[Path]) -> Samples:
-    """The faces of all photos under the paths. Raises InputError where there is none, or a path does not exist."""
+    """The faces of all photos under the paths. Raises InputError if there is none, or a path does not exist."""
     photos = tuple(item.source for item in collect(paths, out=Path(".bench")) if not (item.skip or item.fault))
     detector = YuNet(checkpoint.detector(), Detection())
 

@@ -77,7 +77,7 @@ class Album:
 
 
 class Published(NamedTuple):
-    """report: the first page, None where there is none. reason: why."""
+    """report: the first page, None if there is none. reason: why."""
 
     report: Path | None
     reason: str = ""
@@ -108,7 +108,7 @@ class _Contents:
 def publish(out: Path, *, workers: int, progress: Callable[[int, int], None] = lambda done, all: None) -> Published:
     """Write the report of all that is in the folder's manifests, unless another run still goes on in it.
 
-    Flat in memory: photos are on their way one by one. progress: gets (photos done, all of them). Raises OSError where
+    Flat in memory: photos are on their way one by one. progress: gets (photos done, all of them). Raises OSError if
     it cannot be written, sqlite3.Error where a manifest cannot be read; then the old report, if any, is untouched.
     """
     folder = out / OWN_FOLDER

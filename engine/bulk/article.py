@@ -40,7 +40,7 @@ END = b"</article>\n"
 class Pair(NamedTuple):
     """The same pixels before and after, as addresses that hold them. size: (width, height) as shown.
 
-    after: "" where there is only one picture.
+    after: "" if there is only one picture.
     """
 
     title: str

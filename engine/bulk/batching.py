@@ -38,7 +38,7 @@ LEAST_SHIFT = 1e-5
 
 
 class FaceJob(NamedTuple):
-    """One face on its way to the device. target: for each extractor (d,), as of `solver.Batch`."""
+    """One face on its way to the device. target: for each extractor (d,), as in `solver.Batch`."""
 
     cut: Cut
     grey: bool
@@ -58,7 +58,7 @@ class FaceCloak(NamedTuple):
     def fault(self, names: Sequence[str], *, scale: float = 1.0) -> str | None:
         """Why this protects nothing, as a sentence for the owner of the photo; None if every network is misled.
 
-        names: of the extractors. scale: of the delta, as of `fit.Fitted`.
+        names: of the extractors. scale: of the delta, as in `fit.Fitted`.
         """
         for name, shift in zip(names, self.shift, strict=True):
             if not LEAST_SHIFT < shift < np.inf:  # NaN is neither

@@ -127,7 +127,7 @@ class Cloaker:
     def stream(self, images: Iterable[Item]) -> Iterator[Cloaked]:
         """The results as they come, in order, for input of any length; memory stays flat.
 
-        images: as of `cloak`, each alone or as a pair (image, person). A stream cannot group faces into people. So
+        images: as in `cloak`, each alone or as a pair (image, person). A stream cannot group faces into people. So
         objective "person" acts as "away" for an image without a person, which is weaker, and a WeakerWarning says so.
         Raises ValueError for an image without a person under objective "target". Raises it too for a person whom other
         networks describe, and for one whom the objective does not use.
@@ -147,7 +147,7 @@ class Cloaker:
     def encode(self, data: str | Source, *, person: Whose = None, output: Output | None = None) -> Encoded:
         """The cloaked file of one photo; whatever is wrong with the photo is its result. Call it from many threads.
 
-        data, output: as of `encode_all`. person: who is in it (`person`). Errors and warnings as of `stream`.
+        data, output: as in `encode_all`. person: who is in it (`person`). Errors and warnings as in `stream`.
         """
         results = self.encode_stream([(data, person)], output=output)
         try:
@@ -395,7 +395,7 @@ def bank_of(recipe: Recipe) -> Bank:
 
 
 def aims(recipe: Recipe, faces: Crowd, bank: Bank) -> Targets:
-    """What each of these faces is to be moved from or to, as of `Cloaker.targets`. bank: of the recipe."""
+    """What each of these faces is to be moved from or to, as in `Cloaker.targets`. bank: of the recipe."""
     if not faces:
         return {}
     persons = people.group(faces.identities())

@@ -49,7 +49,7 @@ class Everybody:
         self._vectors = vectors
 
     def near(self, rows: Int[np.ndarray, "n"], among: Int[np.ndarray, "m"], *, count: int, floor: float) -> Near:
-        """As of Search, and exact."""
+        """As in Search, and exact."""
         others = self._vectors[among].T
         step = max(TILE // len(among), 1)
         found = []
@@ -74,7 +74,7 @@ class Cells:
     """
 
     def __init__(self, vectors: Float32[np.ndarray, "n d"], *, exact: int, seed: int = 0) -> None:
-        """vectors: as of Everybody. exact: so many are compared with all."""
+        """vectors: as in Everybody. exact: so many are compared with all."""
         self._vectors, self._exact = vectors, exact
         self._all = Everybody(vectors)
         draw = np.random.default_rng(seed)
@@ -89,7 +89,7 @@ class Cells:
         self._cell = np.full(len(vectors), -1, np.int32)
 
     def near(self, rows: Int[np.ndarray, "n"], among: Int[np.ndarray, "m"], *, count: int, floor: float) -> Near:
-        """As of Search."""
+        """As in Search."""
         if len(among) <= self._exact:
             return self._all.near(rows, among, count=count, floor=floor)
         new = among[self._cell[among] < 0]

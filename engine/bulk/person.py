@@ -59,7 +59,7 @@ class Person:
 
 
 def named(networks: Sequence[str]) -> str:
-    """The SHA-256 of the keys of networks, as of `Person.networks`."""
+    """The SHA-256 of the keys of networks, as in `Person.networks`."""
     return hashlib.sha256("\n".join(networks).encode()).hexdigest()
 
 

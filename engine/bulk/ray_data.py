@@ -52,7 +52,7 @@ class _Worker:
         devices: int | None = None,
         workers: int | None = None,
     ) -> None:
-        """As of `Cloaker`. column: which one holds the photos' bytes."""
+        """As in `Cloaker`. column: which one holds the photos' bytes."""
         self.cloaker = Cloaker(recipe=recipe, detection=detection, batch=batch, devices=devices, workers=workers)
         self.column = column
 
@@ -90,7 +90,7 @@ class Cloak(_Worker):
         devices: int | None = None,
         workers: int | None = None,
     ) -> None:
-        """recipe, detection, batch, devices, workers: as of `Cloaker`. output: as of `Cloaker.encode`.
+        """recipe, detection, batch, devices, workers: as in `Cloaker`. output: as in `Cloaker.encode`.
 
         people: by the names that rows use. faces: what `group` gave, for rows that name nobody. Raises ValueError if a
         recipe needs to know who is who, and neither is given.
@@ -138,7 +138,7 @@ class Cloak(_Worker):
         return rows
 
     def _whose_of(self, photo: bytes, name: object) -> Whose | Encoded:
-        """Who is in a photo; or its result, if a name is not known. name: as of a row's `person`."""
+        """Who is in a photo; or its result, if a name is not known. name: as in a row's `person`."""
         if name is None and self._whose:
             name = self._whose.get(digest(photo))
         if name is None:

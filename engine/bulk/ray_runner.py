@@ -46,7 +46,7 @@ CHUNKS = 4
 
 @dataclass(frozen=True)
 class Orders:
-    """What every worker is told. settings: as of `run`. folder: where relative paths begin."""
+    """What every worker is told. settings: as in `run`. folder: where relative paths begin."""
 
     recipe: Recipe
     detection: Detection
@@ -60,7 +60,7 @@ class Orders:
     folder: Path
 
     def here(self) -> Here:
-        """Who follows them in this process, from then on in `folder`. Raises ValueError or CheckpointError where the
+        """Who follows them in this process, from then on in `folder`. Raises ValueError or CheckpointError if the
         run's folders are not those of the one who gave them, or a result would not be the same.
         """
         if self.folder.is_dir():
@@ -81,7 +81,7 @@ class Orders:
 
 
 def check(workers: int | None) -> None:
-    """Raises ValueError where the extra is not installed, or the number of workers makes no sense."""
+    """Raises ValueError if the extra is not installed, or the number of workers makes no sense."""
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise ValueError("--runner ray needs the extra \"ray\": pip install 'fawkes-engine[ray]'")
     if workers is not None and workers < 1:
@@ -93,7 +93,7 @@ def crew(orders: Orders, *, count: int | None) -> Iterator[Crew]:
     """The workers of the cluster at RAY_ADDRESS, or of one that is started on this machine and ends with the block.
 
     count: how many; by default one for each GPU (or each `devices` of them), on machines without one for each machine.
-    Raises InputError where there is no cluster.
+    Raises InputError if there is no cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -130,7 +130,7 @@ class Crew:
     """A `run.Runner`: workers of the cluster that this process is connected to."""
 
     def __init__(self, orders: Orders, count: int | None) -> None:
-        """count: as of `crew`."""
+        """count: as in `crew`."""
         import ray.data
 
         self._orders = orders

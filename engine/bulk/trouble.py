@@ -46,7 +46,7 @@ class Doing(Protocol):
 def row(task: Doing, error: Exception, *, out: Path | None, writing: bool = False) -> Row:
     """The row of a photo that raised: the run goes on. What is not the photo's own fault is tried again next time.
 
-    writing: as of `reason`. Whatever nobody foresaw is noted in the run's log, with its place.
+    writing: as in `reason`. Whatever nobody foresaw is noted in the run's log, with its place.
     """
     folder, source = None if out is None else out / OWN_FOLDER, task.row("failed", "").source
     why = reason(error, lambda error: faults.unexpected(error, folder, about=source), writing=writing)

@@ -49,7 +49,7 @@ def norm_after(
 ) -> tuple[Float[np.ndarray, "kh kw ..."], Float[np.ndarray, " o"]]:
     """Kernel and bias of a convolution with the batch norm that follows it in them.
 
-    kernel: (kh, kw, i, o), or (kh, kw, o) of a depthwise one. bias: None where it has none. Raises ValueError if the
+    kernel: (kh, kw, i, o), or (kh, kw, o) of a depthwise one. bias: None if it has none. Raises ValueError if the
     norm has another number of channels.
     """
     _same_channels(kernel[(0,) * (kernel.ndim - 1)], gain, offset, *(() if bias is None else (bias,)))

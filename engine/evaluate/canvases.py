@@ -38,7 +38,7 @@ class Canvases:
         return cls(study.detector, study.detection, study.out / "cache" / "canvases")
 
     def cut(self, photos: Sequence[Path]) -> list[Canvas | None]:
-        """The canvas (176, 176, 3) of the face nearest to the middle of each photo, None where there is no face.
+        """The canvas (176, 176, 3) of the face nearest to the middle of each photo, None if there is no face.
 
         A photo that cannot be decoded has no face. Raises PhotoError for a file that cannot be read at all.
         """

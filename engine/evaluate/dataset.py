@@ -80,7 +80,7 @@ def choose(
     """Users with at least twice `photos` photos if there are enough, else `photos`; then the others and the public.
 
     photos: of a user, every second one scraped, the rest tests. The others have up to six photos, the last the test;
-    the public up to four. Raises ValueError where the folder has too few people with enough photos.
+    the public up to four. Raises ValueError if the folder has too few people with enough photos.
     """
     if users < 2 or photos < 4 or others < 1 or public < 0:
         raise ValueError(

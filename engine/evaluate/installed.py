@@ -55,7 +55,7 @@ class Dlib:
     extractors = ("dlib-resnet",)
 
     def __init__(self) -> None:
-        """Raises ValueError where dlib or the weights of face_recognition_models are not installed."""
+        """Raises ValueError if dlib or the weights of face_recognition_models are not installed."""
         # Looked for without importing: the package of weights imports pkg_resources, which setuptools has dropped.
         weights = importlib.util.find_spec("face_recognition_models")
         if importlib.util.find_spec("dlib") is None or weights is None or not weights.submodule_search_locations:

@@ -25,7 +25,7 @@ Part = Literal["in", "held-out"]
 
 
 class Sees(Protocol):
-    """Whatever looks at faces through networks. extractors: as of a Tracker."""
+    """Whatever looks at faces through networks. extractors: as in a Tracker."""
 
     @property
     def extractors(self) -> tuple[str, ...]: ...  # noqa: D102
@@ -107,7 +107,7 @@ def part_of(extractors: Sequence[str], made_with: Sequence[str]) -> Part:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a tracker called the test photos: right or wrong by user, NaN where it found no face; others' accuracy."""
+    """What a tracker called the test photos: right or wrong by user, NaN if it found no face; others' accuracy."""
 
     missed: tuple[np.ndarray, ...]
     others: float

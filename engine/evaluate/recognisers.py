@@ -58,7 +58,7 @@ class Recogniser(Protocol):
         ...
 
     def embed(self, photos: Sequence[Path]) -> list[Float32[np.ndarray, "d"] | None]:
-        """The embedding of the central face of each photo; None where this recogniser finds no face, or no photo in
+        """The embedding of the central face of each photo; None if this recogniser finds no face, or no photo in
         the file. Raises OSError for a file that is not there.
         """
         ...
@@ -164,7 +164,7 @@ class Remembered:
     ) -> None:
         """folder: is made. progress: gets what is done, and how many of how many photos that were not known.
 
-        Raises ValueError where the folder has something else under that name.
+        Raises ValueError if the folder has something else under that name.
         """
         self._recogniser = recogniser
         self._progress = progress

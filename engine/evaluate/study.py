@@ -57,7 +57,7 @@ class CloakSet:
 
 @dataclass(frozen=True)
 class Cloaks:
-    """The files of a CloakSet. files: by original the cloaked file, None where none was written (no face was found, so
+    """The files of a CloakSet. files: by original the cloaked file, None if none was written (no face was found, so
     nothing may be published). dssim: of the central face's region, measured on the files.
     """
 

@@ -38,7 +38,7 @@ def card(name: str) -> dict[str, Any]:
 
 
 def gflops(graphdef: nnx.GraphDef, params: Any, size: int) -> float:
-    """10^9 operations of one forward pass of one crop of `size` pixels, as of `card`; params: arrays or shapes."""
+    """10^9 operations of one forward pass of one crop of `size` pixels, as in `card`; params: arrays or shapes."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     crop = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
     plain = jax.jit(lambda params, crop: nnx.merge(graphdef, params)(crop))

@@ -58,7 +58,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def register(name: str, entry: Entry) -> None:
-    """Adds an extractor under `name`. Raises ValueError where the name is taken."""
+    """Adds an extractor under `name`. Raises ValueError if the name is taken."""
     if name in available():
         raise ValueError(f"an extractor named {name!r} is registered already; choose another name")
     _registered[name] = entry
@@ -150,7 +150,7 @@ def lineage(names: Iterable[str]) -> frozenset[str]:
 
 
 def network(name: str, options: Mapping[str, Any]) -> Callable[..., nnx.Module]:
-    """`build` of the module `name` of this package, with its options. Raises ValueError where there is none."""
+    """`build` of the module `name` of this package, with its options. Raises ValueError if there is none."""
     module = None
     if name.isidentifier():
         try:

@@ -33,7 +33,7 @@ def _options(index: int, part: str) -> list[str]:
 def weight_map(name: str) -> dict[str, str]:
     """Source tensor to parameter path ("block35/0/project/kernel"), from weight_maps/<name>.toml.
 
-    Names may hold `*`, see `resolve`. Raises ValueError where the two sides of a rule expand to different counts or a
+    Names may hold `*`, see `resolve`. Raises ValueError if the two sides of a rule expand to different counts or a
     name occurs twice.
     """
     return expand_rules({left: right for left, right in document(name).items() if isinstance(right, str)}, name=name)

@@ -101,7 +101,7 @@ class Encoder:
     finer: int = 0
 
     def __call__(self, pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-        """The bytes of the file; errors as of `encode`."""
+        """The bytes of the file; errors as in `encode`."""
         return encode(self.photo, pixels, format=self.format, quality=self.quality, finer=self.finer)
 
     @property

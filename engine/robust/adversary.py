@@ -131,7 +131,7 @@ def _scaled(picture: Array, delta: Array, *, rho: Array | float) -> Array:
 class Target(NamedTuple):
     """What a batch of crops is attacked with.
 
-    head: (p, d), None where the aim is the embedding. anchor: (b, d), the embeddings to get away from. label: (b,).
+    head: (p, d), None if the aim is the embedding. anchor: (b, d), the embeddings to get away from. label: (b,).
     """
 
     head: Float[Array, "p d"] | None

@@ -53,7 +53,7 @@ def save(folder: Path, state: State, position: Position) -> None:
 def restore(folder: Path, step: int, like: State) -> tuple[State, Position]:
     """The checkpoint of a step; like: a state of the same training. Arrays come as NumPy.
 
-    Raises `checkpoint.CheckpointError` where it does not fit.
+    Raises `checkpoint.CheckpointError` if it does not fit.
     """
     tree = _tree(like, Position(0, 0.0, 0, History(0.0, 0.0, 0)))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)

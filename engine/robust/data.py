@@ -94,7 +94,7 @@ class Split(NamedTuple):
 def split(rows: Mapping[str, Sequence[int]], *, held_out: int, seed: int) -> Split:
     """Draw `held_out` people with two faces each, by the seed, and train on everybody else.
 
-    rows: of each person's photos, as `Store.align` gives them. Raises ValueError where there are not enough people.
+    rows: of each person's photos, as `Store.align` gives them. Raises ValueError if there are not enough people.
     """
     seen = {name: [row for row in own if row != NO_FACE] for name, own in rows.items()}
     seen = {name: own for name, own in seen.items() if own}

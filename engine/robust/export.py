@@ -17,7 +17,7 @@ COPIED = ("network", "options", "dim", "licence", "licence_note", "input")
 
 
 def check(extractor: str, name: str, *, folder: Path) -> None:
-    """Raises ValueError where `extractor` cannot be exported as `name` under `folder`."""
+    """Raises ValueError if `extractor` cannot be exported as `name` under `folder`."""
     if extractor not in registry.tables():
         raise ValueError(
             f"{extractor!r} has no card: only extractors of the engine and those of `cloak convert` can be trained; "

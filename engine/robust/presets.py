@@ -18,7 +18,7 @@ EPSILON = 0.5 / 255
 @dataclass(frozen=True)
 class Preset:
     """description: what it is and what it is for. epochs: times every face is seen. batch: faces. The rest as in
-    `train.Training`; guard: None where the adversary is not the kind that is overfitted to.
+    `train.Training`; guard: None if the adversary is not the kind that is overfitted to.
     """
 
     description: str

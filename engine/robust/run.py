@@ -243,7 +243,7 @@ def _summary(job: Job, out: Path, *, name: str, position: Position) -> Summary:
 
 
 def _agree(job: Job, out: Path, *, name: str, restart: bool) -> None:
-    """Raises ValueError where `out` has a training with other settings; clears it for a restart."""
+    """Raises ValueError if `out` has a training with other settings; clears it for a restart."""
     path = out / "training.json"
     wanted = json.loads(json.dumps({"name": name, **job.settings}))
     if restart:

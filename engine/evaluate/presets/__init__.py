@@ -18,7 +18,7 @@ Value = str | float | int
 
 @dataclass(frozen=True)
 class Findings:
-    """rows: the table, the same keys in each; rates in [0, 1]. figure: as drawn or as SVG; None where a table says all.
+    """rows: the table, the same keys in each; rates in [0, 1]. figure: as drawn or as SVG; None if a table says all.
 
     sentences: what was found, in plain words with figures. deviations: how it differs from the published protocol.
     """

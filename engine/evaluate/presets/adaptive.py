@@ -26,7 +26,7 @@ SECONDS = 0.2
 def run(study: Study, *, networks: Sequence[str] | None = None, schedule: Schedule = ADAPTING) -> Findings:
     """A row for every network, plain and adapted, and head.
 
-    networks: to adapt, by default every one that took part in the cloaks. Raises ValueError where the study has no
+    networks: to adapt, by default every one that took part in the cloaks. Raises ValueError if the study has no
     public people to practise on.
     """
     cloaks = study.cloaks(study.wanted())

@@ -53,7 +53,7 @@ class Tested(NamedTuple):
 
 
 def run(study: Study) -> Findings:
-    """A row for each detector. Raises ValueError where the study has no public people to learn from."""
+    """A row for each detector. Raises ValueError if the study has no public people to learn from."""
     if not study.people.public:
         raise ValueError("a detector of cloaks learns from public people; choose people with some of the public")
     asked = detectors(study)

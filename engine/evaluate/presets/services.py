@@ -33,7 +33,7 @@ def kinds(study: Study) -> dict[str, CloakSet]:
 
 
 def cloaks(study: Study) -> Sequence[CloakSet]:
-    """None where no service may be asked."""
+    """None if no service may be asked."""
     return tuple(kinds(study).values()) if check(study.consent) else ()
 
 

@@ -72,7 +72,7 @@ def recipe(study: Study) -> Recipe:
 
 
 def chosen(study: Study) -> list[tuple[Person, tuple[Path, ...]]]:
-    """The first users, each with the photos of a person of the public. Raises ValueError where there is no public."""
+    """The first users, each with the photos of a person of the public. Raises ValueError if there is no public."""
     users, public = study.people.users[:USERS], study.people.public
     if len(public) < len(users):
         raise ValueError(

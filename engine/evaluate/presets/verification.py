@@ -56,7 +56,7 @@ def pairs(rows: Float[np.ndarray, "n d"], persons: Int[np.ndarray, "n"]) -> Pair
 
 
 def of_photos(recogniser: Recogniser, people: tuple[Person, ...]) -> Pairs | None:
-    """All pairs of the clean photos of these people, None where no face was found in any."""
+    """All pairs of the clean photos of these people, None if no face was found in any."""
     photos = [(photo, label) for label, one in enumerate(people) for photo in (*one.scraped, *one.tests)]
     found = recogniser.embed([photo for photo, _ in photos])
     kept = [(row, label) for row, (_, label) in zip(found, photos, strict=True) if row is not None]
