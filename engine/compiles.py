@@ -67,7 +67,7 @@ class Recorder:
 
     @property
     def made(self) -> dict[str, Program]:
-        """Those of which an executable was made, by XLA or from the cache; the dearest first."""
+        """Programs of which an executable was made, by XLA or from the cache; the dearest first."""
         with self._lock:
             found = [(name, one) for name, one in self.by_program.items() if one.made]
         return dict(sorted(found, key=lambda item: -item[1].seconds))

@@ -69,8 +69,8 @@ def _choice(name: str, value: str, kind: object) -> None:
 class Detection:
     """Which faces count.
 
-    min_score: the detector's confidence, (0, 1]. min_size: longer side of the face box in pixels of the
-    photo, at least 16 (a smaller face has no room for an 11-pixel SSIM window).
+    min_score: the detector's confidence, (0, 1]. min_size: longer side of the face box in pixels of the photo, at least
+    16. A smaller face has no room for an 11-pixel SSIM window.
     """
 
     min_score: float = 0.6

@@ -212,7 +212,7 @@ def _placed(look: Look, rows: Float32[np.ndarray, "n 15"]) -> Float32[np.ndarray
         left, top, right, bottom = look.inner
         height, width = look.picture.shape[:2]
         x, y, wide, high = rows[:, :4].T
-        # Of a larger face the tile may hold no more than a part.
+        # The tile may hold no more than a part of a larger face.
         whole = rows[:, 2:4].max(axis=1, initial=0) <= OVERLAPPING
         whole &= ((x > 2) | (not left)) & ((y > 2) | (not top))
         whole &= ((x + wide < width - 2) | (not right)) & ((y + high < height - 2) | (not bottom))

@@ -75,8 +75,8 @@ def clean(image: Any) -> Clean:
 def change(original: Clean, delta: Any) -> Change:
     """Statistics of a change (h, w, 3) of `original`, in the same units."""
     mean = _blur(delta)
-    # Variance must be non-negative, and Cauchy-Schwarz bounds the covariance: rounding breaks neither by much,
-    # and the additive C2 keeps SSIM and its gradient finite on flat images without further guards.
+    # Variance must be non-negative, and Cauchy-Schwarz bounds the covariance. Rounding breaks neither by much.
+    # The additive C2 keeps SSIM and its gradient finite on flat images without further guards.
     variance = (_blur(delta * delta) - mean * mean).clip(0.0)
     return Change(mean, _blur(original.image * delta) - original.mean * mean, variance)
 

@@ -115,7 +115,10 @@ def unexpected(error: BaseException, folder: Path | None = None, *, about: str =
 
 
 def mistake(error: BaseException, how: str = "") -> str:
-    """The same without noting it. how: how to report it, after "please report it"."""
+    """What is said of an exception that nobody foresaw, without noting it.
+
+    how: how to report it, after "please report it".
+    """
     at = f" at {found}" if (found := place(error)) else ""
     said = f"Unexpected {type(error).__name__}{at}: {words(error)}"
     return f"{said}. It is a mistake in the program: please report it{how}."

@@ -31,7 +31,7 @@ def made(path: Path) -> Path:
 def trusted(path: Path) -> bool:
     """Whether `path` is a folder of the user's own, which is made, or closed to others, if need be.
 
-    False for a link, for anything of another user, and for a folder in which others could write until now: what lies
+    False for a link, for anything of another user, and for a folder in which others could write until now. What lies
     there may be theirs. Also False if it cannot be made.
     """
     try:

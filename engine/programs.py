@@ -1,7 +1,7 @@
 """Compiled programs that outlive the process: what was compiled once is loaded, not even traced again.
 
 JAX's persistent cache saves XLA's work. But a program has to be traced and lowered to be looked up in it, which takes
-longer than cloaking a photo. A program kept here is found by what it was made from. That is the engine's source, JAX,
+longer than cloaking a photo. A program kept here is found by what it was made from. These are the engine's source, JAX,
 its settings and flags, the processor, and the shapes and static parts of the arguments. None of these covers code of
 other packages or code changed at run time. So only a caller that knows of no such code uses `kept_in`. Only programs of
 one CPU are kept.

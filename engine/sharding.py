@@ -23,8 +23,8 @@ CPU_FLAG_VERSIONS = ("0.10.",)
 """XLA ends the process on a flag it does not know, so it is set only for the jaxlib releases it was tried on."""
 
 CPU_SLOTS, ACCELERATOR_SLOTS = 8, 64
-"""Faces at once unless told otherwise: of a CPU, where more gain nothing (`cloak bench`), and of each accelerator, that
-a few faces leave idle; the second is a guess, no accelerator was at hand."""
+"""Faces at once unless told otherwise: on a CPU, and on each accelerator. On a CPU more gain nothing (`cloak bench`).
+An accelerator is left idle by a few faces. The second number is a guess, as no accelerator was at hand."""
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 """mallopt's parameters, of glibc's malloc.h."""
@@ -60,8 +60,8 @@ def _keep_memory() -> None:
     """Have glibc keep what is freed.
 
     XLA:CPU takes a step's whole working memory, some 140 MB, from malloc and gives it back at its end. By default that
-    goes to the kernel and back, which has to clear every page again: a tenth to a third of a step's time
-    (benchmarks/steps.py). Does nothing where the C library is another.
+    goes to the kernel and back, which has to clear every page again. That takes a tenth to a third of a step's time
+    (benchmarks/steps.py). Does nothing if the C library is another.
     """
     if not sys.platform.startswith("linux") or {"MALLOC_ARENA_MAX", "GLIBC_TUNABLES"} & set(os.environ):
         return

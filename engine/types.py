@@ -12,7 +12,7 @@ from jaxtyping import Float32, UInt8
 class PhotoError(Exception):
     """A photo that cannot be cloaked, with a reason fit to show to the person who owns it.
 
-    Raised by `engine.photo` for files that are broken, too large, or of a kind whose pixels cannot be
+    Raised by `engine.photo` for files that are broken or too large. Raised too for a kind whose pixels cannot be
     written back without loss (16 bit, CMYK, animations). The bulk runner turns it into a manifest row.
     """
 

@@ -33,7 +33,7 @@ STRIDES = (8, 16, 32)
 STAGES = (((16, 16),), ((16, 16), (16, 32), (32, 32), (32, 64)), ((64, 64),) * 2, ((64, 64),) * 2, ((64, 64),) * 2)
 """Channels in and out of the units of the body; from stage to stage both sides are halved."""
 NUMBERS = 16
-"""Of a place: logits of class and of object, box, landmarks."""
+"""Numbers of a place: logits of class and of object, box, landmarks."""
 FRAME = 32 * -(-LONGEST // 32)
 """Side of a frame."""
 BATCH = 4
@@ -118,7 +118,7 @@ def decoded(x: Float[Array, "h w 16"], size: Int32[Array, " 2"], *, stride: int)
 def finds(
     params: Any, frames: UInt8[Array, "b h w 3"], sizes: Int32[Array, "b 2"], *, graphdef: nnx.GraphDef
 ) -> tuple[Float[Array, "b _k 15"], Float[Array, "b _n 15"]]:
-    """Of each frame the CANDIDATES finds of highest score, in order, and all. sizes: as in `Network`."""
+    """The CANDIDATES finds of highest score of each frame, in order, and all finds. sizes: as in `Network`."""
 
     def of_one(frame: Array, size: Array) -> tuple[Array, Array]:
         maps = nnx.merge(graphdef, params)(frame.astype(jnp.float32), size)

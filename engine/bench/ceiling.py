@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.bench.plan import Plan
 
 CPU_SIDE, ACCELERATOR_SIDE = 2048, 8192
-"""Of the matrices: a product must take far longer than its call, some tens of microseconds."""
+"""Sides of the matrices: a product must take far longer than its call, some tens of microseconds."""
 CPU_COPIED, ACCELERATOR_COPIED = 32 * 1024 * 1024, 256 * 1024 * 1024
 """Numbers of four bytes; far more than any cache holds."""
 
@@ -41,7 +41,10 @@ def _sizes() -> tuple[int, int]:
 
 
 def measure(*, repeats: int) -> list[Ceiling]:
-    """Of the first device, by jitted JAX. On an accelerator also in full float32, and in bfloat16 if that suits it."""
+    """The ceilings of the first device, by jitted JAX.
+
+    On an accelerator also in full float32, and in bfloat16 if that suits it.
+    """
     kinds = ["default"] if jax.default_backend() == "cpu" else ["default", "highest"]
     kinds += ["bfloat16"] if sharding.precision() == "bfloat16" else []
     found = [product(kind, repeats=repeats) for kind in kinds]
@@ -52,7 +55,7 @@ def measure(*, repeats: int) -> list[Ceiling]:
 
 
 def product(kind: str = "default", *, repeats: int) -> Ceiling:
-    """Of two square matrices. kind: as in `Ceiling.precision`."""
+    """The ceiling by a product of two square matrices. kind: as in `Ceiling.precision`."""
     dtype = jnp.bfloat16 if kind == "bfloat16" else jnp.float32
     side, _ = _sizes()
     matrix = jax.random.uniform(jax.random.key(0), (side, side), jnp.float32).astype(dtype)

@@ -59,17 +59,17 @@ class Plan:
 
     @cached_property
     def devices(self) -> tuple[int, ...]:
-        """How many are used: one, and all of them, where it was not said."""
+        """How many are used: one, and all of them, if the settings do not say."""
         return self.settings.devices or tuple(sorted({1, sharding.faces_mesh().size}))
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """Those of the settings, or what is worth trying here."""
+        """The batch sizes of the settings, or those worth trying here."""
         return self.settings.batches or ((1, 4, 8, 16) if jax.default_backend() == "cpu" else (8, 64, 256))
 
     @cached_property
     def ceilings(self) -> list[ceiling.Ceiling]:
-        """Of one device."""
+        """The ceilings of one device."""
         return ceiling.measure(repeats=self.settings.repeats)
 
     def batcher(self, batch: int, devices: int, **changes: object) -> Batcher:

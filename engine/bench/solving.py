@@ -101,7 +101,7 @@ def goals(plan: Plan) -> Iterator[dict[str, Any]]:
         batcher = plan.batcher(plan.widest, devices, enough=goal)
         found = solved(batcher, plan.jobs(batcher))
         means = np.array([cloak.shift for cloak in found.cloaks]) @ weights
-        # As the device sums: a face that it let go at the goal may be a rounding error short of it here.
+        # The device sums otherwise: a face that it let go at the goal may be a rounding error short of it here.
         reached = means >= goal * (1 - 1e-6)
         quality = _quality(found, batcher.recipe)
         each = found.usage.seconds / (found.usage.slot_steps / batcher.size)

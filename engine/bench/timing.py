@@ -19,7 +19,7 @@ class Times(NamedTuple):
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Times:
-        """Of the seconds of repeats."""
+        """The times from the seconds of repeats."""
         median = statistics.median(seconds)
         return cls(median, min(seconds), (max(seconds) - min(seconds)) / median)
 

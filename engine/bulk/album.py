@@ -108,8 +108,8 @@ class _Contents:
 def publish(out: Path, *, workers: int, progress: Callable[[int, int], None] = lambda done, all: None) -> Published:
     """Write the report of all that is in the folder's manifests, unless another run still goes on in it.
 
-    Flat in memory: photos are on their way one by one. progress: gets (photos done, all of them). Raises OSError if
-    it cannot be written, sqlite3.Error where a manifest cannot be read; then the old report, if any, is untouched.
+    Flat in memory: photos are on their way one by one. progress: gets (photos done, all of them). Raises OSError if it
+    cannot be written, and sqlite3.Error if a manifest cannot be read. Then the old report, if any, is untouched.
     """
     folder = out / OWN_FOLDER
     if not _alone(folder):

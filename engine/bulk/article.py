@@ -30,7 +30,7 @@ QUALITY = 85
 GAIN = 10
 """How many times the difference is shown; 12 grey levels are then as far from grey as can be."""
 ICC_LIMIT = 4096
-"""A colour profile larger than this is left out: it would outweigh the picture. Those of phones and sRGB fit."""
+"""A colour profile larger than this is left out: it would outweigh the picture. Profiles of phones and sRGB fit."""
 
 TEMPLATE = "article.html.jinja"
 BEGIN = b'<article id="p-'

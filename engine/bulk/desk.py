@@ -1,9 +1,9 @@
 """What all callers of one Cloaker share: the slots of the solver, the threads, the bytes that photos may take.
 
 Every `pipeline.stream` is a caller, in a thread of its own, and all put their faces into one lane. No thread belongs to
-the device: of the callers that wait for faces one leads, which runs the next chunk of steps for all of them. A caller
-that fails or is interrupted while it leads takes nothing but its own faces with it. Those of the others begin anew in a
-new lane, and come out the same, since a cloak does not depend on when its face came.
+the device. One of the callers that wait for faces leads, and runs the next chunk of steps for all of them. A caller
+that fails or is interrupted while it leads takes nothing but its own faces with it. The others' faces begin anew in a
+new lane. They come out the same, since a cloak does not depend on when its face came.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class Caller(Generic[T]):
         """Made by `Desk.caller`."""
         self.desk = desk
         self.bytes = 0
-        """That its photos take now."""
+        """Bytes that its photos take now."""
         self.missing: dict[int, tuple[T, FaceJob]] = {}
         self.turn = threading.Condition(desk.lock)
         self.eager = False

@@ -72,7 +72,7 @@ def fit(
     """The photo with its cloaks, each face region within rho in the pixels that come back from the encoded bytes.
 
     encode: an `Encoder` takes fewer encodings of the whole photo than another function, and may be made finer. Raises
-    PhotoError where no scale fits, because the format alone costs more than the budget.
+    PhotoError if no scale fits, because the format alone costs more than the budget.
     """
     photo, regions = prepared.photo, prepared.regions
     warped = warp(photo.size, [cut.matrix for cut in prepared.cuts], deltas)

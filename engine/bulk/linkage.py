@@ -64,7 +64,7 @@ class _Groups:
         self._best = np.full(count, -np.inf, np.float32)
 
     def merged(self) -> Int[np.ndarray, "n"]:
-        """Of each vector the place of its group, when nothing is left to merge."""
+        """The place of each vector's group, when nothing is left to merge."""
         active = np.arange(len(self._means))
         used_up = active
         while len(active) > 1:

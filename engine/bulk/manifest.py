@@ -249,7 +249,7 @@ class Manifest:
 class Survey:
     """All rows of a folder's manifests, those of shards too, as they are at one moment. A context manager.
 
-    Only reads, and takes no lock: a run may be writing. Where two manifests have a row for one output, that of the
+    Only reads, and takes no lock: a run may be writing. If two manifests have a row for one output, the row of the
     manifest written to last counts.
     """
 
@@ -328,7 +328,7 @@ def _fault(path: Path, error: sqlite3.Error) -> str:
 
 
 def stored(value: object) -> object:
-    """As SQLite takes it: a name that is no UTF-8 as its bytes, a number within its 64 bits."""
+    """The value as SQLite takes it: a name that is no UTF-8 as its bytes, a number within its 64 bits."""
     if isinstance(value, list):
         return json.dumps(value)
     if isinstance(value, int):

@@ -17,7 +17,8 @@ BATCH = 1 << 16
 CENTRES = 4
 """Cells for each root of the number of vectors: finding the cell then costs about what comparing inside it does."""
 PROBES = 24
-"""Cells in which neighbours are looked for. Of those among 50,000 made-up faces 16 cells find .984, 32 .990."""
+"""Cells in which neighbours are looked for. Among 50,000 made-up faces 16 cells find .984 of the neighbours, 32 find
+.990."""
 SAMPLE, TURNS = 32, 3
 """Vectors for each cell from which the centres are made, and turns of k-means (Lloyd 1982)."""
 
@@ -33,7 +34,7 @@ class Search(Protocol):
     """Finds neighbours by inner product."""
 
     def near(self, rows: Int[np.ndarray, "n"], among: Int[np.ndarray, "m"], *, count: int, floor: float) -> Near:
-        """Of each row the `count` most similar others of at least `floor`. among: ascending."""
+        """The `count` most similar others of each row, of at least `floor`. among: ascending."""
         ...
 
     def moved(self, rows: Int[np.ndarray, "n"]) -> None:

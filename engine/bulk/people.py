@@ -13,13 +13,13 @@ from engine.bulk.linkage import average_linkage
 from engine.extractors import registry
 
 EXTRACTOR = "mobilefacenet-192"
-"""Whose embeddings tell people apart: at a false accept rate of 1e-3 it accepts 97 % of the pairs of one person, where
-web-incept accepts 86 % (python benchmarks/identity.py)."""
+"""The network whose embeddings tell people apart. At a false accept rate of 1e-3 it accepts 97 % of the pairs of one
+person, and web-incept 86 % (python benchmarks/identity.py)."""
 
 SIMILARITY = 0.5
-"""Mean cosine similarity at which two groups of faces are one person's: pairwise precision .996 and recall .960 on 60
-people of LFW, .994 and .960 with 200 strangers among them, 1 and .975 on 38 people it was not chosen on. Lower merges
-strangers, higher splits people, which is worse where all photos of a person are to share a target
+"""Mean cosine similarity at which two groups of faces are one person's. Pairwise precision is .996 and recall .960 on
+60 people of LFW. With 200 strangers among them these are .994 and .960, and on 38 people it was not chosen on, 1 and
+.975. Lower merges strangers, higher splits people, which is worse if all photos of a person are to share a target
 (python benchmarks/identity.py)."""
 
 SAME_PERSON = 0.45
@@ -27,8 +27,9 @@ SAME_PERSON = 0.45
 for a face of the person that is missed stays unprotected (python benchmarks/identity.py)."""
 
 ALIKE = 0.9
-"""Mean cosine of a trained extractor's embeddings to those of the one it was trained from (its card's, on people held
-out) from which the two share centroids: those of one are where the other has these people too."""
+"""Mean cosine from which a trained extractor shares centroids with the one it was trained from. The cosine is between
+the embeddings of the two (its card's, on people held out). From there on centroids of one are where the other has these
+people too."""
 
 
 def same_person(reference: Float32[np.ndarray, "d"], embedding: Float32[np.ndarray, "d"]) -> bool:

@@ -66,9 +66,9 @@ def named(networks: Sequence[str]) -> str:
 def of_faces(photos: Sequence[Sequence[Seen]], networks: Sequence[str]) -> Person:
     """The person whom photos show, whatever their order, and however often one of them is given.
 
-    Photos with one face say who it is: the person of more than half of them (`people.group`). Of the other photos the
-    face most like that one counts if it is alike enough. Raises ValueError if no photo shows one face alone, or if
-    those that do show different people.
+    Photos with one face say who it is: the person of more than half of them (`people.group`). In each of the other
+    photos the face most like that one counts, if it is alike enough. Raises ValueError if no photo shows one face
+    alone, or if those that do show different people.
     """
     unique = {faces[0].sha256: faces for faces in photos if faces and _sound(faces)}
     sure = [unique[sha256][0] for sha256 in sorted(unique) if len(unique[sha256]) == 1]

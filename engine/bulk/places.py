@@ -1,7 +1,7 @@
 """Where a cloaked photo may be written: the one place that decides whose a name in the output folder is.
 
-A name is the photo's whose cloaked version lies there, whichever call, shard or process wrote it; a free one is that
-photo's that comes first. So no photo replaces another's, no file of the user's, and never an original.
+A name belongs to the photo whose cloaked version lies there, whichever call, shard or process wrote it. A free name
+belongs to the photo that comes first. So no photo replaces another's, no file of the user's, and never an original.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Disk:
     forms: bool = False
 
     def fold(self, name: str) -> str:
-        """The same for all names of one file."""
+        """A form of the name that is the same for all names of one file."""
         if self.forms:
             name = unicodedata.normalize("NFC", name)
         # Letter by letter: for a disk "ss" is not the capital of the German sharp s.
@@ -56,7 +56,7 @@ def probe(out: Path, *, write: bool = True) -> Disk:
 
 
 def _tried(folder: Path) -> Disk:
-    # It stays, as lock files do: whoever ends or fails between two calls leaves nothing that was not to be there.
+    # The file stays, as lock files do. A call that ends or fails in between leaves nothing that was not to be there.
     path = folder / PROBE
     path.touch(0o600)
     case = _is_same(path, folder / PROBE.swapcase())
@@ -138,7 +138,7 @@ class Places:
         return ""
 
     def output(self, path: Path, sha256: str) -> str:
-        """Of which photo a file is the cloaked version, as far as a manifest at hand knows; "" if of none."""
+        """The photo whose cloaked version a file is, as far as a manifest at hand knows; "" if of none."""
         folder, name = os.path.split(os.path.abspath(path))
         if folder not in self._real:
             self._real[folder] = os.path.realpath(folder)

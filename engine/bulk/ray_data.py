@@ -5,7 +5,7 @@ A row goes in with a photo's bytes and comes out with those of its cloaked file,
 `batch_format="pyarrow"`. Rows depend on nothing but the photo and the settings, so a batch that Ray hands out again
 comes out the same.
 
-Who is who is a stage of its own: `Look` gives a row for every face, `group` says whose each is, and `Cloak` gets that
+Who is who is a stage of its own. `Look` gives a row for every face, `group` says whose each is, and `Cloak` gets that
 table. It can be kept as a Parquet file, looked at and used again; it describes faces, so it is private.
 
 Example:

@@ -1,6 +1,6 @@
 """`cloak run --runner ray`: the photos of a run done by the workers of a Ray cluster, or by several on this machine.
 
-The process that was called plans, finds out who is who and alone writes the manifest, as without Ray; Ray Data hands
+The process that was called plans, finds out who is who and alone writes the manifest, as without Ray. Ray Data hands
 out chunks of photos. A worker holds a `Cloaker`, does a chunk as `run.Here` does it, with files renamed into place, and
 returns the rows. Ray starts a worker that died again and hands its chunk out again, which comes out the same.
 
@@ -41,7 +41,7 @@ from engine.config import Detection, Recipe
 ROUNDS = 16
 """Photos of a chunk for each slot of the solver, at most: at the end of a chunk the solver runs empty once."""
 CHUNKS = 4
-"""That each worker gets, as long as they fill its solver: the last to end is not far behind the others."""
+"""Chunks that each worker gets, as long as they fill its solver. So the last to end is not far behind the others."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Orders:
     folder: Path
 
     def here(self) -> Here:
-        """Who follows them in this process, from then on in `folder`. Raises ValueError or CheckpointError if the
-        run's folders are not those of the one who gave them, or a result would not be the same.
+        """Who follows them in this process, from then on in `folder`. Raises ValueError or CheckpointError if the run's
+        folders are not those of the one who gave them, or a result would not be the same.
         """
         if self.folder.is_dir():
             os.chdir(self.folder)
@@ -232,7 +232,7 @@ def _shares(nodes: Sequence[dict[str, Any]], count: int | None, devices: int | N
 
 
 class _Result(NamedTuple):
-    """Of one chunk. refusal: why the worker cannot do it, "" if it can."""
+    """The result of one chunk. refusal: why the worker cannot do it, "" if it can."""
 
     number: int
     value: Any

@@ -39,7 +39,7 @@ class Known:
 class Records:
     """All rows of an output folder's manifests as they are at one moment, without faces.
 
-    Takes no lock: others may be writing. Of two rows for one name that counts which fits the file there, else the one
+    Takes no lock: others may be writing. If two rows have one name, the row that fits the file there counts, else that
     of the manifest that was written last.
     """
 

@@ -27,7 +27,7 @@ WORDS = {"failed": "FAILED", "no_face": "NOT PROTECTED", "skipped": "skipped", "
 def rows(out: Path) -> Iterator[Row]:
     """Every photo's row, by the name of its output. Memory does not grow with their number.
 
-    Of two manifests with a row for one name, that which was written last is believed. A photo whose cloaked file is
+    If two manifests have a row for one name, the one that was written last is believed. A photo whose cloaked file is
     gone has failed, for `GONE`. Raises sqlite3.Error and OSError for a manifest that cannot be read.
     """
     with ExitStack() as stack:
@@ -83,7 +83,7 @@ def line(row: Row) -> str:
 
 
 def largest_dssim(row: Row) -> float | None:
-    """Of its faces, None without a cloaked one."""
+    """The largest DSSIM of its faces, None without a cloaked one."""
     found = [value for face in row.faces if isinstance(value := face.get("dssim"), (int, float))]
     return max(found, default=None)
 
@@ -102,7 +102,7 @@ class Record(NamedTuple):
 
     @classmethod
     def of(cls, row: Row) -> Record:
-        """That of a row."""
+        """The record of a row."""
         output = row.target if row.status == "cloaked" else None
         dssim = largest_dssim(row)
         return cls(row.source, output, row.status, row.unprotected, len(row.faces), dssim, row.written, row.reason)
@@ -132,7 +132,7 @@ class Totals:
         return self.counts.total() - self.counts["skipped"]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """A dictionary that JSON can hold."""
         return {
             "counts": dict(self.counts),
             "faces": self.faces,

@@ -8,7 +8,7 @@ from engine.bulk.manifest import Row
 
 
 class Watch:
-    """The observer of a run. As it is it does nothing; subclasses do. Only the thread that called the run calls it."""
+    """The observer of a run. This one does nothing; subclasses do. Only the thread that called the run calls it."""
 
     def started(self, photos: int) -> None:
         """So many photos are to be done."""

@@ -31,7 +31,7 @@ INSIDE, OUTSIDE = 0.9, 1.1
 HEAVIEST = 129.0
 LAST_RESORT_GAIN, LAST_RESORT_DSSIM = 0.3, 0.015
 PENALTY = 1e6
-"""Of the command line; the package's Python default is 1e7."""
+"""Weight of the penalty, as on the command line; the package's Python default is 1e7."""
 RATES = ((0.004, 25.0), (0.012, 20.0), (1.0, 15.0))
 """Adadelta's learning rate by threshold, from the package's three modes."""
 OPTIMISER = optax.scale_by_adadelta(rho=0.95, eps=1e-7)

@@ -16,8 +16,9 @@ from engine.cloak.state import State, keep, start, step_key
 from engine.config import Recipe
 
 RATE = 0.05
-"""The paper says .5 and not of which units. Here, where the image is tanh of the variable, .5 throws the first iterates
-far past any budget and hundreds of steps do not bring them back; a tenth of it comes back within some tens of steps."""
+"""The paper says .5 and not of which units. Here the image is tanh of the variable. A rate of .5 throws the first
+iterates far past any budget, and hundreds of steps do not bring them back. A tenth of it comes back within some tens of
+steps."""
 PENALTY = 1000.0
 """Weight of DSSIM past the budget, which the paper does not state."""
 NOISE = 1e-2

@@ -26,8 +26,9 @@ NOISE = 16 / 255
 STEP = 0.02
 """First step, root mean square over the canvas, in units of the [0, 1] range, at rho .007."""
 REACH = 4
-"""The momentum is 1 - REACH / steps, .95 at the usual 80: one that remembers more steps than a schedule can spare never
-gathers pace: at 15 steps and the same DSSIM .9 moved embeddings less far (1.59 for 1.69, one trial on 4 faces)."""
+"""The momentum is 1 - REACH / steps, .95 at the usual 80. A momentum that remembers more steps than a schedule can
+spare never gathers pace. At 15 steps and the same DSSIM, .9 moved embeddings less far (1.59 for 1.69, one trial on 4
+faces)."""
 
 
 def init(recipe: Recipe, face: Problem) -> State:

@@ -219,8 +219,8 @@ def steps(recipe: Recipe, extractors: Extractors, slots: Slots, count: int) -> S
     The first step has the first of `recipe.turns`. Faces enter a multiple of CHUNK steps apart, so which extractors a
     step of a face uses depends on the face's own step alone.
     """
-    # Inside a loop XLA:CPU runs the convolutions several times slower (jaxlib 0.10), so there the loop is the host's;
-    # an accelerator gets all the steps in one call.
+    # Inside a loop XLA:CPU runs the convolutions several times slower (jaxlib 0.10), so there the loop is the host's.
+    # An accelerator gets all the steps in one call.
     if jax.default_backend() != "cpu":
         return _steps(recipe, extractors, slots, jnp.int32(count))
     turns = recipe.turns

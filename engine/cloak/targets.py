@@ -19,7 +19,7 @@ def farthest(
 ) -> Int[Array, ""]:
     """The index of the centroid to send a person to: the farthest, mean over extractors, of those the seed draws.
 
-    person, bank: for each extractor the person's mean embedding and the centroids, of length one; row i of every bank
+    person, bank: for each extractor the person's mean embedding and the centroids, of length one. Row i of every bank
     is the same group of people. The draw depends on the seed alone, so the choice is stable for a person.
     """
     count = bank[0].shape[0]

@@ -93,7 +93,7 @@ class OutputOptions:
     quality: Annotated[int | None, Parameter(help="1-100 for lossy formats; default: the source's or better.")] = None
 
     def output(self) -> Output:
-        """As the engine takes it. Raises ValueError for what cannot be."""
+        """The output as the engine takes it. Raises ValueError for what cannot be."""
         return Output(self.format, self.quality)
 
 

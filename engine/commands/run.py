@@ -37,7 +37,7 @@ class Selection:
     ] = None
 
     def detection(self) -> Detection:
-        """As the engine takes it. Raises ValueError for what cannot be."""
+        """The detection as the engine takes it. Raises ValueError for what cannot be."""
         return Detection(self.min_score, self.min_size)
 
 

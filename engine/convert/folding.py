@@ -12,7 +12,7 @@ def from_oihw(kernel: Float[np.ndarray, "o i kh kw"]) -> Float[np.ndarray, "kh k
 
 
 def depthwise_from_oihw(kernel: Float[np.ndarray, "c 1 kh kw"]) -> Float[np.ndarray, "kh kw c"]:
-    """The same of a depthwise convolution."""
+    """A depthwise convolution's kernel as PyTorch, MXNet and ONNX keep it, in our layout."""
     return kernel[:, 0].transpose(1, 2, 0)
 
 

@@ -18,8 +18,8 @@ def read(path: Path | str) -> dict[str, np.ndarray]:
 
     A whole model and weights alone both do; the names are "layer/kernel", "layer/moving_mean", ... without Keras's
     ":0". Kernels of convolutions are (kh, kw, i, o), of depthwise ones (kh, kw, c, 1), matrices (i, o). Needs h5py
-    (ImportError otherwise). Raises SourceError (a ValueError) for a file that is not one of Keras's, and for one that
-    refers to others (external links and storage, virtual datasets).
+    (ImportError otherwise). Raises SourceError (a ValueError) for a file that is not one of Keras's. Raises it too for
+    one that refers to others (external links and storage, virtual datasets).
     """
     return reading.read(path, module=__name__, kind="a Keras HDF5 file", needs=("h5py", "h5py"))
 

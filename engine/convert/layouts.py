@@ -62,7 +62,7 @@ class Layout:
 
 
 def find(name: str) -> Layout:
-    """The layout `name`. Raises ValueError that lists all where there is none."""
+    """The layout `name`. Raises ValueError that lists all if there is none."""
     if name not in LAYOUTS:
         raise ValueError(f"no layout named {name!r}; there are\n{listing()}")
     return LAYOUTS[name]

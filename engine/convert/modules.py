@@ -94,7 +94,7 @@ def scale_input(modules: Modules, deviations: Mapping[str, Any], *, scale: float
 
 
 def fold(modules: Modules, *, after: Mapping[str, str], before: Mapping[str, str]) -> Modules:
-    """Batch norms in the kernels and biases beside them, and a bias of zero where a kernel has none.
+    """Batch norms in the kernels and biases beside them, and a bias of zero if a kernel has none.
 
     after, before: convolution = the batch norm after, or before, it. Braces expand as in weight maps; `*` is one part
     of a layer's name, the same on both sides. A pair of which one is absent is left alone: what is then missing or too

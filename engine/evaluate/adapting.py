@@ -83,7 +83,7 @@ class Frozen:
 
     @property
     def version(self) -> str:
-        """Of the weights and the detector."""
+        """The version of the weights and the detector."""
         return f"weights {content_sha256(self.extractor.params)}, {self.canvases.settings}"
 
     def embed(self, photos: Sequence[Path]) -> list[Float[np.ndarray, "d"] | None]:

@@ -86,13 +86,13 @@ def _middle(prepared: Prepared) -> int:
 
 
 def stack(canvases: Sequence[Canvas | None]) -> tuple[UInt8[np.ndarray, "k c c 3"], np.ndarray]:
-    """Those that are there, in one array, and which they are (n,) bool."""
+    """The canvases that are there, in one array, and which they are (n,) bool."""
     there = np.array([one is not None for one in canvases], bool)
     found = [one for one in canvases if one is not None]
     return np.stack(found) if found else np.empty((0, CANVAS, CANVAS, 3), np.uint8), there
 
 
-# The pixels as they are, nothing where there is no face: NumPy's own format parses Python, which older CPython
+# The pixels as they are, and nothing if there is no face. NumPy's own format parses Python, which older CPython
 # (before 3.11.8) does not do reliably in several threads (its issue 106905).
 def _write(path: Path, canvas: Canvas | None) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

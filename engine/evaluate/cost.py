@@ -25,8 +25,10 @@ INSTALLED = 0.35
 
 @dataclass(frozen=True)
 class Price:
-    """Of one preset. cloaks, embeddings: photos still to be cloaked, and to be shown to each recogniser; those of
-    presets before it are not counted again. seconds: about how long, in all.
+    """The price of one preset.
+
+    cloaks, embeddings: photos still to be cloaked, and to be shown to each recogniser. Photos of presets before it are
+    not counted again. seconds: about how long, in all.
     """
 
     preset: str

@@ -1,6 +1,6 @@
 """Gradient descent on photos: one loop, its schedule and its record, for every network that an evaluation trains.
 
-A model is a pytree of weights, an example a pytree of arrays (a canvas, its label, ...), and an objective a function of
+A model is a pytree of weights, an example a pytree of arrays (a canvas, its label, ...). An objective is a function of
 the two. What is learnt is the objective's own affair.
 """
 
@@ -91,7 +91,7 @@ def fit(
 
     examples: arrays of one leading axis n. objective: hashable, compiled once for each shape. after: called with the
     number of the epoch, from 1, and the model whenever the schedule watches. Raises ValueError for no examples and
-    FloatingPointError where the loss is no longer finite.
+    FloatingPointError if the loss is no longer finite.
     """
     count = len(jax.tree.leaves(examples)[0])
     if not count:
@@ -101,7 +101,7 @@ def fit(
     steps = batches * epochs
     watched = set(np.linspace(epochs, 0, schedule.watch, endpoint=False).round().astype(int).tolist())
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
-    # Of their own type and not of a Python number's: else the second step, given the first one's, is compiled anew.
+    # Leaves keep their own type, not a Python number's. Else the second step, given the first one's, is compiled anew.
     model = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), model)
     zero = jnp.zeros(())
     state = _State(model, _optimiser(schedule, steps).init(model), zero, zero)  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ class Curve(NamedTuple):
 
 
 def curve(scores: Float[np.ndarray, " n"], cloaked: Bool[np.ndarray, " n"]) -> Curve:
-    """Of scores whose truth is known; photos of one score are called alike."""
+    """The curve of scores whose truth is known; photos of one score are called alike."""
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     hits, misses = np.cumsum(cloaked[order])[ends], np.cumsum(~cloaked[order])[ends]
@@ -136,7 +136,7 @@ def interval(
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Of the area under the curve, 95 %, by bootstrap over people: photos of one person are alike."""
+    """The 95 % interval of the area under the curve, by bootstrap over people: photos of one person are alike."""
     random = np.random.default_rng(seed)
     rows = [np.flatnonzero(people == one) for one in np.unique(people)]
     areas = []

@@ -21,7 +21,7 @@ PHOTOS = 2
 Rows = Float[np.ndarray, "_ _"]
 """Embeddings of one person or of the tests, a row each."""
 Distances = Float[np.ndarray, "m k"]
-"""Of each of m tests to each of k people. Only their order means something."""
+"""Distances of each of m tests to each of k people. Only their order means something."""
 
 
 def embedded(recogniser: Recogniser, photos: Sequence[Path]) -> list[Float[np.ndarray, "d"] | None]:
@@ -31,7 +31,7 @@ def embedded(recogniser: Recogniser, photos: Sequence[Path]) -> list[Float[np.nd
 
 
 def stacked(rows: Sequence[Float[np.ndarray, "d"] | None]) -> Rows:
-    """Those that are there; (0, 1) if none is."""
+    """The rows that are there; (0, 1) if none is."""
     there = [row for row in rows if row is not None]
     return np.stack(there) if there else np.empty((0, 1), np.float32)
 

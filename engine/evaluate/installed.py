@@ -48,7 +48,8 @@ def decoded(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
 class Dlib:
     """`face_encodings(image, face_locations(image))` of the package face_recognition 1.3.0, by the library dlib itself.
 
-    That is: dlib's HOG detector on the photo at twice its size, five landmarks, its ResNet (King 2017) once per face.
+    It runs dlib's HOG detector on the photo at twice its size, five landmarks, and its ResNet (King 2017) once per
+    face.
     """
 
     name = "dlib"
@@ -64,7 +65,7 @@ class Dlib:
 
     @cached_property
     def version(self) -> str:
-        """Of library and weights."""
+        """The version of library and weights."""
         return f"dlib {self._library.__version__}, weights {version_of('face-recognition-models')}"
 
     @cached_property

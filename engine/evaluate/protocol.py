@@ -200,7 +200,7 @@ def judged(
     scraped: int,
     other_people: int,
 ) -> Measured:
-    """As `measure`, of answers that are there already; scraped: photos of users that the tracker learnt."""
+    """The same as `measure`, from answers that are there already. scraped: photos of users that the tracker learnt."""
     return Measured(
         tracker=tracker.name,
         part=part(tracker, made_with),

@@ -114,7 +114,7 @@ class ExtractorRecogniser:
 
     @cached_property
     def version(self) -> str:
-        """Of weights and detector, and of what the engine does between photo and network."""
+        """The version of weights and detector, and of what the engine does between photo and network."""
         detector = checkpoint.manifest()["detectors"]["yunet"]["sha256"]
         return f"cloaks {CLOAKS}, weights {weights_of(self.name)}, detector {detector}, {self._detector.settings}"
 

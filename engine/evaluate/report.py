@@ -31,7 +31,7 @@ from engine.evaluate.study import Study
 from engine.extractors import registry
 
 SCHEMA = 1
-"""Of results.json; raised when a field changes its meaning or goes away."""
+"""Version of results.json; raised when a field changes its meaning or goes away."""
 PACKAGES = ("fawkes-engine", "jax", "flax", "optax", "numpy", "scipy", "opencv-python-headless", "pillow", "matplotlib")
 HEADLINE = "protection"
 """The preset from whose rows the summary is computed."""
@@ -74,7 +74,10 @@ def about(study: Study) -> dict[str, Any]:
 
 
 def people_sha256(people: People) -> str:
-    """Of the lists by names of folders and files: the same wherever the photos lie, another when one is exchanged."""
+    """The hash of the lists by names of folders and files.
+
+    It is the same wherever the photos lie, and another when one is exchanged.
+    """
     lists = {
         kind: {one.name: [[photo.name for photo in half] for half in (one.scraped, one.tests)] for one in members}
         for kind, members in (("users", people.users), ("others", people.others), ("public", people.public))
@@ -195,7 +198,7 @@ def _listed(rows: tables.Rows) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: NumPy's numbers as Python's, what is not finite as null."""
+    """The value as JSON has it: NumPy's numbers as Python's, what is not finite as null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, (str, bool)) or value is None:

@@ -1,7 +1,7 @@
 """What the presets share: the people, sets of cloaked files, recognisers with their caches, and the price of it all.
 
-Everything lies under one folder and is made once: cloaked photos under cloaks/LABEL (by `bulk.run`, which resumes),
-embeddings under cache/, changed copies of photos under copies/.
+Everything lies under one folder and is made once. Cloaked photos are under cloaks/LABEL (by `bulk.run`, which resumes),
+embeddings under cache/, and changed copies of photos under copies/.
 """
 
 from __future__ import annotations

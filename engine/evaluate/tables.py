@@ -43,7 +43,10 @@ _ENDS = ("_low", "_high")
 
 
 class Table(NamedTuple):
-    """As people read it. headings, rows: texts. figures: which columns are figures. setting: what all rows share."""
+    """A table as people read it.
+
+    headings, rows: texts. figures: which columns are figures. setting: what all rows share.
+    """
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]

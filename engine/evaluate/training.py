@@ -89,7 +89,7 @@ class Scratch:
     def logits(
         self, canvas: UInt8[Array | np.ndarray, "c c 3"], view: View, dropout: Float[Array, "h w width"] | None = None
     ) -> Float[Array, " k"]:
-        """Of one canvas as the view shows it."""
+        """The logits of one canvas as the view shows it."""
         pixels = lit(view, crop(jnp.asarray(canvas, jnp.float32) / 255, size=SIZE, window_yx=window(view, WINDOW)))
         return nnx.merge(self.graphdef, self.params)(pixels, dropout=dropout)
 
@@ -123,7 +123,7 @@ def _embed(extractor: Extractor, canvases: UInt8[Array | np.ndarray, "b c c 3"])
 
 
 def embeddings(extractor: Extractor, canvases: UInt8[np.ndarray, "n c c 3"]) -> Float[np.ndarray, "n d"]:
-    """Of canvases in 0..255, batch by batch."""
+    """The embeddings of canvases in 0..255, batch by batch."""
     return batched(_embed, extractor, canvases)
 
 

@@ -193,8 +193,8 @@ def _shifted_forward(x: Array, kernel: Array, stride: int, padding: Padding):
 
 
 def _shifted_backward(stride: int, padding: Padding, residuals: tuple[Array, Array], gradient: Array):
-    # The automatic gradient pads the cotangent once for each element, and XLA:CPU then fuses all that made the
-    # cotangent into every one of those pads, computing it nine times over: 5 to 20 times slower than one pad.
+    # The automatic gradient pads the cotangent once for each element. XLA:CPU then fuses all that made the cotangent
+    # into every one of those pads, and computes it nine times over. That is 5 to 20 times slower than one pad.
     x, kernel = residuals
     pads = _pads(x, kernel, stride, padding)
     spread = []
@@ -207,8 +207,8 @@ def _shifted_backward(stride: int, padding: Padding, residuals: tuple[Array, Arr
 
 def _to_kernel(x: Array, kernel: Array, gradient: Array, stride: int, padding: Padding) -> Array:
     """The gradient of the kernel: each tap times the cotangent, summed over the map, in float32."""
-    # A few rows at a time in a loop, which both operands enter as they are. As sums over whole maps XLA:CPU computes
-    # all that made them once for each element of the kernel: several times slower.
+    # A few rows at a time in a loop, which both operands enter as they are. With sums over whole maps XLA:CPU computes
+    # all that made the operands once for each element of the kernel, which is several times slower.
     padded = jnp.pad(x, (*_pads(x, kernel, stride, padding), (0, 0)))
     height, width = kernel.shape[:2]
     rows, columns, channels = gradient.shape
@@ -244,7 +244,7 @@ def max_pool(x: Float[Array, "h w c"], *, window: int, stride: int) -> Float[Arr
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _max_pool(x: Array, window: int, stride: int) -> Array:
-    # As maxima of shifted slices, rows then columns: `lax.reduce_window` is slower on CPU, its gradient 12 times.
+    # Maxima of shifted slices, rows then columns: `lax.reduce_window` is slower on CPU, its gradient 12 times.
     for axis in (0, 1):
         count = (x.shape[axis] - window) // stride + 1
         last = (count - 1) * stride + 1

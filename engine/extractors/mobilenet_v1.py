@@ -18,9 +18,9 @@ from engine.extractors.layers import Conv, Depthwise, Padding
 Activation = Callable[[Float[Array, "h w c"]], Float[Array, "h w c"]]
 
 _CHANNELS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
-"""Of the first convolution and of each separable one after it."""
+"""Channels of the first convolution and of each separable one after it."""
 _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
-"""Of the separable convolutions."""
+"""Strides of the separable convolutions."""
 
 
 class Relu6(nnx.Module):

@@ -51,7 +51,7 @@ class Entry:
 
 
 GROUP = "fawkes_engine.extractors"
-"""Of the entry points by which other packages bring extractors."""
+"""Group of the entry points by which other packages bring extractors."""
 
 _registered: dict[str, Entry] = {}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -224,7 +224,7 @@ def abstract(build: Callable[..., nnx.Module]) -> tuple[nnx.GraphDef, dict]:
 
 
 def described(name: str, entry: Entry) -> tuple[nnx.GraphDef, dict]:
-    """`abstract` of the entry. Of those that others wrote, it is seen to that what they say of it is so.
+    """`abstract` of the entry. If others wrote the entry, what they say of it is checked.
 
     Raises `checkpoint.CheckpointError` if it is not.
     """

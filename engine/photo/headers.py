@@ -18,18 +18,18 @@ CODESTREAM = b"\xff\x4f\xff\x51"
 
 
 def jpeg(data: Buffer) -> Size:
-    """That of its first frame."""
+    """The size of its first frame."""
     height, width = struct.unpack_from(">HH", parts.jpeg_parts(data).frame, 1)
     return width, height
 
 
 def png(data: Buffer) -> Size:
-    """That of its first chunk, IHDR."""
+    """The size in its first chunk, IHDR."""
     return struct.unpack_from(">II", data, 16)
 
 
 def webp(data: Buffer) -> Size:
-    """That of its canvas, or of its only frame."""
+    """The size of its canvas, or of its only frame."""
     head = data[:64]
     if head[12:16] == b"VP8X":
         return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
@@ -41,7 +41,7 @@ def webp(data: Buffer) -> Size:
 
 
 def tiff(data: Buffer) -> Size:
-    """The largest that any of its directories names."""
+    """The largest size that any of its directories names."""
     directories = parts.tiff_parts(data)
     return max(directories.values(0x100)), max(directories.values(0x101))
 
@@ -53,7 +53,7 @@ def boxes(data: Buffer) -> Size:
 
 
 def jpeg2000(data: Buffer) -> Size:
-    """That of its code stream."""
+    """The size of its code stream."""
     at = data.find(CODESTREAM)
     if at < 0:
         raise ValueError("no code stream")
@@ -68,7 +68,7 @@ def bmp(data: Buffer) -> Size:
 
 
 def gif(data: Buffer) -> Size:
-    """That of its screen."""
+    """The size of its screen."""
     return struct.unpack_from("<HH", data, 6)
 
 

@@ -1,7 +1,7 @@
 """ICC colour profiles: taken apart, checked against their own table of contents, and written anew.
 
-A profile is a header of 128 bytes, a table of tags, and the tags. Those that say how colours look are of a known type
-whose length follows from its first bytes; everything else in a profile is left out.
+A profile is a header of 128 bytes, a table of tags, and the tags. Tags that say how colours look are of a known type,
+whose length follows from its first bytes. Everything else in a profile is left out.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def write_directory(
     """The bytes of a directory that will lie at offset `start` of a file, and the offset of the directory itself.
 
     keep_note: the maker note stays at the offset it had. Half of the makers count the offsets inside it from the start
-    of the EXIF block, so a note that moves cannot be read any more.
+    of the EXIF block. So a note that moves cannot be read any more.
     """
     head, row, tail = (
         (f"{order}Q", f"{order}HHQ8s", f"{order}Q") if big else (f"{order}H", f"{order}HHI4s", f"{order}I")

@@ -1,8 +1,8 @@
 """Projected gradient descent in pixel space (PGD; Madry et al., ICLR 2018): the small change that harms most.
 
-`init` and `step` are pure functions of one picture, a crop or a canvas, (h, w, 3) in [0, 1], and of any function to be
-raised. vmap them. `against` and the functions below it are the same for batches of a network's crops, compiled. With
-one step this is FGSM from a random start (Wong et al., ICLR 2020).
+`init` and `step` are pure functions of one picture, (h, w, 3) in [0, 1], a crop or a canvas. They take any function
+that is to be raised. vmap them. `against` and the functions below it are the same for batches of a network's crops,
+compiled. With one step this is FGSM from a random start (Wong et al., ICLR 2020).
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Split(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Of which face is whose, and who is held out."""
+        """The hash of which face is whose, and who is held out."""
         digest = hashlib.sha256()
         for part in (self.rows, self.labels, self.gallery, self.probes):
             digest.update(np.ascontiguousarray(part, np.int64).tobytes() + b"|")

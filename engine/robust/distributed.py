@@ -19,8 +19,8 @@ from engine.sharding import devices_here
 def join(coordinator: str, *, processes: int, process: int) -> None:
     """Join `processes` processes, of which this is number `process`, at `coordinator`, HOST:PORT of number 0.
 
-    To be called before the first computation. Raises ValueError for a number outside the range, or a coordinator
-    without a port.
+    Call it before the first computation. Raises ValueError for a number outside the range, or a coordinator without a
+    port.
     """
     if not 0 <= process < processes:
         raise ValueError(f"this process must be one of 0 to {processes - 1}; got {process}")

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 SCALE = 32.0
-"""Of the cosines before the softmax: with bare cosines the loss of a perfect head would still be large (NormFace,
+"""Scale of the cosines before the softmax. With bare cosines the loss of a perfect head would still be large (NormFace,
 Wang et al., ACM MM 2017, section 3.2)."""
 
 

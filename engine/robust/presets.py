@@ -10,9 +10,9 @@ from engine.robust.guard import Guard
 from engine.robust.train import Losses, Optimiser, Training
 
 EPSILON = 0.5 / 255
-"""Largest change of a pixel where no paper states one. For transfer slight robustness serves and much does harm
-(Springer et al., NeurIPS 2021). So it was here: cloaks of mobilefacenet-192 carried furthest after training against
-.5 of 255, about as far with 1, and less far with 2 and 4 than on the clean network (benchmarks/README.md)."""
+"""Largest change of a pixel if no paper states one. For transfer slight robustness serves and much does harm (Springer
+et al., NeurIPS 2021). So it was here. Cloaks of mobilefacenet-192 carried furthest after training against .5 of 255,
+and about as far with 1. With 2 and 4 they carried less far than on the clean network (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ PRESETS: dict[str, Preset] = {"paper": PAPER, "pgd": PGD, "fast": FAST, "free": 
 
 
 def find(name: str) -> Preset:
-    """The preset of that name. Raises ValueError naming all where there is none."""
+    """The preset of that name. Raises ValueError naming all if there is none."""
     if name not in PRESETS:
         raise ValueError(f"the preset must be one of {', '.join(PRESETS)}; got {name!r}")
     return PRESETS[name]

@@ -49,7 +49,7 @@ class Summary:
     path: Path
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """A dictionary that JSON can hold."""
         return {
             **vars(self),
             "before": self.before._asdict(),

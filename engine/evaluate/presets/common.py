@@ -34,7 +34,8 @@ def each_tracker(
 
 
 def apart(recognisers: Sequence[Recogniser], made_with: Sequence[str]) -> dict[Part, list[Recogniser]]:
-    """Those a network of which took part in making the cloaks, and the held-out; of these the engine's own first."""
+    """Recognisers a network of which took part in the cloaks, and the held-out; of these the engine's own first.
+    """
     groups: dict[Part, list[Recogniser]] = {"in": [], "held-out": []}
     for recogniser in sorted(recognisers, key=lambda one: not one.extractors):
         groups[part(recogniser, made_with)].append(recogniser)
@@ -48,7 +49,7 @@ def few(recognisers: Sequence[Recogniser], made_with: Sequence[str]) -> list[Rec
 
 
 def robust(recognisers: Sequence[Recogniser]) -> list[Recogniser]:
-    """Those of an extractor that was trained adversarially, by its card."""
+    """Recognisers of an extractor that was trained adversarially, by its card."""
     return [one for one in recognisers if any(registry.about(name).get("robust") for name in one.extractors)]
 
 
@@ -116,7 +117,7 @@ def by_set(
 
 
 def mean(rows: Sequence[Mapping[str, Value]], key: str = "protection") -> float:
-    """Of a column; NaN without rows."""
+    """The mean of a column; NaN without rows."""
     return float(np.mean([float(row[key]) for row in rows])) if rows else float("nan")
 
 

@@ -129,8 +129,9 @@ def sides(study: Study, people: Sequence[Person], cloaks: Cloaks, networks: Sequ
 
 
 def rewritten(study: Study, photo: Path) -> Path:
-    """The clean photo as the engine would write it, decoded and encoded like the cloaked one: what differs then is the
-    cloak and not the encoding.
+    """The clean photo as the engine would write it, decoded and encoded like the cloaked one.
+
+    What differs then is the cloak and not the encoding.
     """
     source, output = photos.read(photo), study.output
     suffix = photos.suffix(source, output.format) or photo.suffix

@@ -26,7 +26,7 @@ SIZES = (100, 1_000, 5_000)
 FAR = 1_000_000
 GUESSES = (1, 10, 50)
 DRAWS = 200
-"""Of the bootstrap of an extrapolation."""
+"""Draws of the bootstrap of an extrapolation."""
 GREY = "#767676"
 
 
@@ -62,10 +62,10 @@ def measured(search: Search, size: int) -> dict[int, Rate]:
 
 
 def foretold(search: Search, known: int, size: int, *, seed: int, check: bool = False) -> dict[int, Rate]:
-    """The same for a gallery of `size` strangers, of whom only the first `known` are looked at.
+    """The shares of `measured` for a gallery of `size` strangers, of whom only the first `known` are looked at.
 
     The interval is of bootstrap draws of the known strangers, and of the users. check: for the same users and one
-    gallery that can be measured; then draws of users give way to draws of whether each test is found.
+    gallery that can be measured. Then draws of users give way to draws of whether each test is found.
     """
     seen, ahead = search.strangers[:, :known], search.ahead(known)
     random = np.random.default_rng(seed)

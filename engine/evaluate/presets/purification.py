@@ -18,7 +18,7 @@ from engine.evaluate.tables import percent
 USERS = 10
 OTHERS = 20
 OTHERS_PHOTOS = 3
-"""Of each of the others, besides a test: every photo is embedded anew for every purification."""
+"""Photos of each of the others, besides a test: every photo is embedded anew for every purification."""
 NOTHING = "nothing"
 
 

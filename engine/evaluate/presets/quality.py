@@ -29,7 +29,7 @@ MEASURES: Mapping[str, tuple[str, str, str]] = {
 
 
 def measured(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]) -> dict[str, float]:
-    """Of one face region, the keys of MEASURES. PSNR is infinite where nothing has changed."""
+    """The keys of MEASURES for one face region. PSNR is infinite if nothing has changed."""
     change = after.astype(np.float64) - before
     rms = float(np.sqrt((change**2).mean()))
     return {

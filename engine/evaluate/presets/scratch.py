@@ -52,7 +52,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Curves:
-    """Of one tracker, for the figure: its training without cloaks and with them."""
+    """The curves of one tracker, for the figure: its training without cloaks and with them."""
 
     tracker: str
     clean: History

@@ -38,7 +38,7 @@ def cloaks(study: Study) -> Sequence[CloakSet]:
 
 
 def load(study: Study) -> Load:
-    """Of one training and its tests."""
+    """The load of one training and its tests."""
     everybody = (*study.people.users, *study.people.others)
     return Load(
         people=len(everybody),
@@ -48,7 +48,7 @@ def load(study: Study) -> Load:
 
 
 def cost(study: Study, provider: Provider) -> Cost:
-    """Of one service: it learns once from clean photos (the floor), and once more for each kind of cloaks."""
+    """The cost of one service: it learns once from clean photos (the floor), and once more for each kind of cloaks."""
     return provider.cost(load(study), times=1 + len(kinds(study)))
 
 

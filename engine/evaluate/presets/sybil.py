@@ -40,7 +40,7 @@ from engine.types import PhotoError
 
 USERS = 5
 PHOTOS = 4
-"""Of each fake account."""
+"""Photos of each fake account."""
 LEAKED = (0.0, 0.25, 0.5, 1.0)
 DRAWS = 3
 NONE, CLEAN, CLOAKED = "none", "somebody's photos as they are", "somebody's photos cloaked to look like the user"
@@ -67,7 +67,7 @@ class Decoy:
 
 
 def recipe(study: Study) -> Recipe:
-    """Of the fake accounts' cloaks: the study's own, but towards a goal."""
+    """The recipe of the fake accounts' cloaks: the study's own, but towards a goal."""
     return replace(study.recipe, objective="target")
 
 

@@ -23,7 +23,7 @@ NO_CLOAK = "no cloak"
 
 
 def extractors(study: Study) -> tuple[str, ...]:
-    """Those a user can make cloaks on: all of the registry, under objective target those with centroids."""
+    """Extractors a user can make cloaks on: all of the registry, under objective target those with centroids."""
     names = registry.available()
     return names if study.recipe.objective != "target" else tuple(name for name in names if _has_centroids(name))
 

@@ -56,7 +56,10 @@ class AzureFace:
         self._call("PUT", self._path(), json={"name": self.group, "recognitionModel": RECOGNITION})
 
     def enrol(self, label: int, photo: bytes) -> bool:
-        """Add a face to the label's person, who is created with the first. Of several faces the largest is meant."""
+        """Add a face to the label's person, who is created with the first.
+
+        If there are several faces, the largest is meant.
+        """
         if label not in self.persons:
             self.persons[label] = self._call("POST", self._path("/persons"), json={"name": str(label)})["personId"]
         add = self._path(f"/persons/{self.persons[label]}/persistedfaces")

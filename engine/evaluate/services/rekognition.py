@@ -18,7 +18,7 @@ from engine.evaluate.services.service import UNKNOWN, Load, Provider, ServiceErr
 from engine.evaluate.services.upload import Limits
 
 ATTEMPTS = 8
-"""Of a call: the SDK tries again after throttling and server errors, with exponential backoff."""
+"""Attempts of a call: the SDK tries again after throttling and server errors, with exponential backoff."""
 NO_FACE = "no faces in the image"
 """In the message of the InvalidParameterException that SearchFacesByImage answers where it finds no face; the same code
 stands for any other wrong argument.

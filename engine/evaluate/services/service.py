@@ -149,7 +149,7 @@ class Provider:
     connect: Callable[[], Service]
 
     def cost(self, load: Load, *, times: int = 1) -> Cost:
-        """Of asking `times` times."""
+        """The cost of asking `times` times."""
         calls = self.calls(load) * times
         return Cost(calls, None if self.usd is None else calls * self.usd, self.source)
 

@@ -12,12 +12,12 @@ from engine.photo import read
 
 ORIENTATION = 0x0112
 QUALITY = 95
-"""Of the JPEG that stands for a photo which no lossless file of the allowed size can hold."""
+"""Quality of the JPEG that stands for a photo which no lossless file of the allowed size can hold."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a service: largest file in bytes, longest side in pixels."""
+    """The limits of a service: largest file in bytes, longest side in pixels."""
 
     size: int
     side: int

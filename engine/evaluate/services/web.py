@@ -63,7 +63,7 @@ class Session:
 
     @property
     def headers(self) -> Any:
-        """Of every request."""
+        """The headers of every request."""
         return self.http.headers
 
     def close(self) -> None:
