@@ -50,8 +50,7 @@ def render(template: str, **values: object) -> str:
 
 
 def stream(template: str, **values: object) -> Iterator[str]:
-    """A template filled in piece by piece, as iterators among the values yield: a page is never whole in memory.
-    """
+    """A template filled in piece by piece, as iterators among the values yield: a page is never whole in memory."""
     return environment().get_template(template).generate(values)
 
 

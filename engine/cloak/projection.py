@@ -11,8 +11,7 @@ from engine.cloak.objective import Problem
 
 
 def shape(face: Problem, delta: Float[Array, "c c k"]) -> Float[Array, "c c 3"]:
-    """The change as three channels: only inside the mask, achromatic for a grey photo, never past black or white.
-    """
+    """The change as three channels: only inside the mask, achromatic for a grey photo, never past black or white."""
     delta = jnp.where(face.grey, delta.mean(axis=-1, keepdims=True), delta) * face.mask
     return jnp.clip(face.original.image + delta, 0.0, 1.0) - face.original.image
 

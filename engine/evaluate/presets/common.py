@@ -34,8 +34,7 @@ def each_tracker(
 
 
 def apart(recognisers: Sequence[Recogniser], made_with: Sequence[str]) -> dict[Part, list[Recogniser]]:
-    """Recognisers a network of which took part in the cloaks, and the held-out; of these the engine's own first.
-    """
+    """Recognisers a network of which took part in the cloaks, and the held-out; of these the engine's own first."""
     groups: dict[Part, list[Recogniser]] = {"in": [], "held-out": []}
     for recogniser in sorted(recognisers, key=lambda one: not one.extractors):
         groups[part(recogniser, made_with)].append(recogniser)
