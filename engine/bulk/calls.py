@@ -155,7 +155,7 @@ def _outside(frame: FrameType | None) -> int:
     level = outside = 1
     while frame is not None:
         level += 1
-        # Where annotations are checked, what checks them stands between.
+        # If annotations are checked, what checks them stands between.
         if frame.f_globals.get("__name__", "").partition(".")[0] in ("engine", "jaxtyping"):
             outside = level
         frame = frame.f_back

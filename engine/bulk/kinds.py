@@ -43,8 +43,8 @@ _UNREAD_BRANDS = (b"hevc", b"hevx", b"avis", b"crx ")
 def passed_by(path: Path, *, named: bool = False) -> str:
     """Why a file is passed by, "" for a photo. Never waits and never raises.
 
-    A name that photos have is trusted: if the content is none, reading the file says so. Of all other files the first
-    bytes are looked at. A file that is there and cannot be read may be a photo, and reading it again says what is
+    A name that photos have is trusted: if the content is none, reading the file says so. The first bytes of all other
+    files are looked at. A file that is there and cannot be read may be a photo, and reading it again says what is
     wrong. named: a person named this very file, so weaker signs of a photo are enough.
     """
     suffix = path.suffix.lower()

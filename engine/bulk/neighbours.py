@@ -50,7 +50,7 @@ class Everybody:
         self._vectors = vectors
 
     def near(self, rows: Int[np.ndarray, "n"], among: Int[np.ndarray, "m"], *, count: int, floor: float) -> Near:
-        """As in Search, and exact."""
+        """The same as in Search, and exact."""
         others = self._vectors[among].T
         step = max(TILE // len(among), 1)
         found = []

@@ -1,8 +1,8 @@
 """`cloak run`: a collection of files, cloaked into an output folder, resumable at any point.
 
-Order of events for a photo: its row says "interrupted", its file is written beside and renamed into place, its row says
-what became of it. Whatever is killed in between is done again, and comes out the same. The cloak of a face depends on
-the photo, the settings and the weights alone.
+Order of events for a photo: its row says "interrupted", and its file is written beside and renamed into place. Then its
+row says what became of it. Whatever is killed in between is done again, and comes out the same. The cloak of a face
+depends on the photo, the settings and the weights alone.
 """
 
 from __future__ import annotations

@@ -111,9 +111,8 @@ def missing() -> dict[str, str]:
 def about(name: str) -> dict[str, Any]:
     """What is known of an extractor, with the keys of a table of checkpoints/manifest.toml and `megabytes` on disk.
 
-    `installed` says whether its weights are here; `megabytes` is None if they are not.
-    Of those that other packages bring, `metric` and all about their source are lacking. Raises ValueError for an
-    unknown name.
+    `installed` says whether its weights are here; `megabytes` is None if they are not. For extractors of other
+    packages, `metric` and all about their source are lacking. Raises ValueError for an unknown name.
     """
     table: dict[str, Any] | None = tables().get(name)
     if table is None:
