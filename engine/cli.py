@@ -1,6 +1,6 @@
 """The command `cloak`: its commands by name, and how a call ends. Each command is a module of `engine.commands`.
 
-Whatever goes wrong is one sentence on stderr and an exit code, `CODES`; a traceback is shown only to who asks for it
+Whatever goes wrong is one sentence on stderr and an exit code, `CODES`. A traceback is shown only on request
 (`--verbose`). A command is imported when it is called, so that the help is there at once.
 """
 

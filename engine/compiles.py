@@ -28,9 +28,9 @@ SAVED = "/jax/compilation_cache/compile_time_saved_sec"
 class Program:
     """What one function of that name cost, whatever its shapes. Counts, and seconds of each.
 
-    traced: to a jaxpr. lowered: to StableHLO. compiled: by XLA. loaded: read from the persistent cache instead, or
-    from where `engine.programs` keeps them, without the other two; its seconds are those of reading. stored: written
-    to the cache. saved: seconds that compiling had taken, when it was stored, less those of reading.
+    traced: to a jaxpr. lowered: to StableHLO. compiled: by XLA. loaded: read from the persistent cache instead, or from
+    where `engine.programs` keeps them, without the other two. Its seconds are those of reading. stored: written to the
+    cache. saved: seconds that compiling had taken, when it was stored, less those of reading.
     """
 
     traced: int = 0

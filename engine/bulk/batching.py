@@ -270,7 +270,8 @@ class Lane(Generic[T]):
             identity=put(np.array([_identity(self.batcher.recipe.seed, job) for job in jobs], np.uint32)),
         )
         clean, which = _columns(put, [face.clean for face in faces]), put(fresh)
-        # What begins as a constant XLA copies to every device, and the step would be compiled again once it is none.
+        # XLA copies what begins as a constant to every device. Without this the step would be compiled again later,
+        # when it is no constant any more.
         new = put(solver.begin(self.batcher.recipe, batch, clean, which))
         if self._slots is None:
             self._slots = put(solver.begin(self.batcher.recipe, batch, clean, put(np.zeros_like(fresh))))

@@ -266,11 +266,11 @@ class Cloaker:
         progress: Callable[[int], None] = lambda done: None,
         sightings: Sightings | None = None,
     ) -> Targets:
-        """What each face, by photo hash and index, is to be moved from or to; those not in it, from themselves.
+        """What each face, by photo hash and index, is to be moved from or to. Other faces are moved from themselves.
 
-        A pass of its own over all photos, where the objective needs one: faces are grouped into people. Under objective
-        "person" all faces of a person are moved from their mean, under "target" to one far centroid. progress: how many
-        photos have been looked at. sightings: as in `look`.
+        It is a pass of its own over all photos, if the objective needs one. Faces are grouped into people. Under
+        objective "person" all faces of a person are moved from their mean, under "target" to one far centroid.
+        progress: how many photos have been looked at. sightings: as in `look`.
         """
         if not (self.asks and grouped(self.recipe, len(sources))):
             return {}
@@ -286,7 +286,7 @@ class Cloaker:
     ) -> Crowd:
         """The faces of all photos, in order. progress: how many photos have been looked at.
 
-        sightings: of this detector; what it knows is not looked at again, and it is told what is new. failed: is told
+        sightings: of this detector. What it knows is not looked at again, and it is told what is new. failed: is told
         of a photo that cannot be used; what it raises ends the pass.
         """
         faces = Crowd()
@@ -295,7 +295,7 @@ class Cloaker:
         kept = Sightings(self.detector) if sightings is None else sightings
 
         def looked(source: Source) -> _Look | None:
-            """A photo without its pixels, of which no more is wanted here; None if it fails, whatever the reason."""
+            """A photo without its pixels, as no more is wanted here. None if it fails, whatever the reason."""
             try:
                 sha256 = digest(source)
                 known = kept.embeddings(sha256, self._networks)

@@ -125,8 +125,8 @@ class Desk:
     def advance(self, caller: Caller[T]) -> list[tuple[T, FaceCloak]]:
         """Let steps pass until some of this caller's faces are done, and return those.
 
-        It runs a chunk of them itself unless another caller leads; an eager one comes back after a chunk in any case.
-        Whatever the device raises comes out of the call of who leads.
+        It runs a chunk of them itself unless another caller leads. An eager one comes back after a chunk in any case.
+        Whatever the device raises comes out of the leading caller's call.
         """
         try:
             with self.lock:

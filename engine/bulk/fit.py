@@ -85,7 +85,7 @@ def fit(
         return Fitted(data, pixels, cost, tuple(scale.tolist()), notes)
 
     if _mostly_large(regions, photo.size):
-        # No larger scale is allowed, and a codec is not too coarse whose loss and the cloak together cost so little.
+        # No larger scale is allowed. A codec is not too coarse if its loss and the cloak together cost so little.
         fitted = written(np.ones(len(deltas)))
         if max(fitted.dssim) <= TOO_COARSE * rho:
             return fitted

@@ -101,7 +101,7 @@ class _Groups:
         return self._best[rows] >= np.maximum(self._bound[rows], self._similarity)
 
     def _look_up(self, rows: Int[np.ndarray, "m"]) -> None:
-        """Find the nearest of each in its list; of equals the first, so that two choose each other."""
+        """Find the nearest of each in its list: of equals the first, so that two choose each other."""
         for some in _chunks(rows):
             others, values = self._valued(some, self._lists[some])
             best = values.max(axis=1)
@@ -119,7 +119,7 @@ class _Groups:
         self._nearest[other], self._best[other] = rows, self._best[rows]  # of several the best, which comes last
 
     def _paired(self, active: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
-        """The groups with those that they wait for, which know of no such pair: missed, or in a ring of equals."""
+        """The groups and the groups that they wait for, which know of no such pair: missed, or in a ring of equals."""
         active = np.union1d(active, self._nearest[active])
         self._offer(active[self._nearest[active] >= 0])
         top = active[self._best[active].argmax()]
@@ -130,7 +130,7 @@ class _Groups:
     def _valued(
         self, rows: Int[np.ndarray, "m"], listed: Int[np.ndarray, "m k"]
     ) -> tuple[Int[np.ndarray, "m k"], Float32[np.ndarray, "m k"]]:
-        """The groups in which those of the lists are now, and how similar they are; -inf for none, and for itself."""
+        """The groups that hold the listed ones now, and how similar they are; -inf for none, and for itself."""
         others = self._owner[listed]
         values = np.einsum("mkd,md->mk", self._means[others], self._means[rows])
         values[(listed < 0) | (others == rows[:, None])] = -np.inf

@@ -1,6 +1,6 @@
 """The record of a run, in its output folder: what became of every input, so that a second call resumes.
 
-SQLite in WAL mode. A row is written after the photo's file is in place; whatever is killed between the two is done
+SQLite in WAL mode. A row is written after the photo's file is in place. Whatever is killed between the two is done
 again, and comes out the same. On a file system without locks a file names who holds the manifest.
 """
 
@@ -147,8 +147,7 @@ class Manifest:
         """Opens or creates it, for its owner alone. shard: "I-of-N" names a manifest of its own.
 
         Raises BusyError while another run holds it, or one that shares the photos out otherwise: both would do a photo.
-        ManifestError for one that cannot be used, OSError if there can be
-        none.
+        Raises ManifestError for a manifest that cannot be used, and OSError if there can be none.
         """
         folder = private.made(out / OWN_FOLDER)
         name = f"manifest{shard and '-' + shard}"

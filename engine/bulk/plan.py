@@ -115,7 +115,7 @@ def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Path
 class Plan:
     """What a call has to do. tasks: photos to be done. passed: rows of what is not done, and was not said before.
 
-    earlier: how many were done by earlier calls, by status. left: those rows of them of which a person must know.
+    earlier: how many were done by earlier calls, by status. left: the rows of these that a person must know of.
     renewed: rows to be written anew, since their photo was moved or touched, or another manifest has the right one.
     holders: by target the row, without faces, of a whole file of an earlier call for a photo of `tasks` or `passed`.
     """
@@ -239,7 +239,7 @@ class _Planner:
             self._note(row)
 
     def _look(self, item: Item) -> tuple[int, int, str, str]:
-        """Size, time, SHA-256 and state of a photo; of one that cannot be read, zeros, a hash of its name and "".
+        """Size, time, SHA-256 and state of a photo. If it cannot be read, zeros, a hash of its name and "".
 
         It is not hashed again if it is as a row says that it was.
         """

@@ -183,7 +183,7 @@ def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row,
     """Put a row in the manifest; a file of an earlier call stays, unless it shows another photo. Returns the row.
 
     holders: as in `plan.Plan`. key: what the row's would be if the photo had been cloaked. Raises sqlite3.Error if no
-    row can be written; one that alone cannot is of a photo that failed.
+    row can be written. If this row alone cannot, its photo has failed.
     """
     try:
         row, kept = _kept(manifest, holders.get(row.target), out, row, key)
@@ -211,7 +211,8 @@ class _Again:
 
 
 def _kept(manifest: Manifest, good: Row | None, out: Path, row: Row, key: str) -> tuple[Row, Row | None]:
-    """The row of a photo that is not cloaked now, with what it says of a file of an earlier call; and that file's row.
+    """The row of a photo that is not cloaked now, and the row of its file of an earlier call. The first row also tells
+    of that file.
 
     good: the row of a whole file of an earlier call, whichever manifest has it. Such a file is removed if the photo was
     read, is another one than then, and there is nothing to cloak in it.

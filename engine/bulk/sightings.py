@@ -61,7 +61,7 @@ class Sightings:
         self._put(sha256, {self._detector: np.array(rows, np.float32).reshape(len(rows), FACE)})
 
     def embeddings(self, sha256: str, networks: Sequence[str]) -> list[Matrix] | None:
-        """By each network the embeddings of a photo's faces, those that can be cut out; None if one is not known.
+        """The embeddings by each network of those faces of a photo that can be cut out. None if one is not known.
 
         networks: the `key` of each.
         """
@@ -134,7 +134,7 @@ def _memory() -> sqlite3.Connection:
 
 
 def _open(folder: Path) -> sqlite3.Connection | None:
-    """The database of a folder, a new one in place of one that is damaged; None if there can be none."""
+    """The database of a folder. A damaged one is replaced by a new one. None if there can be none."""
     path = folder / NAME
     for again in (False, True):
         try:

@@ -108,7 +108,7 @@ def opening(out: Path) -> Iterator[None]:
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Devices that are not there as SetupError, memory that is not there as RunError; all else stays as it is."""
+    """A missing device is raised as SetupError, missing memory as RunError. All else stays as it is."""
     try:
         yield
     except Exception as error:
@@ -121,7 +121,7 @@ def starting() -> Iterator[None]:
 
 @contextmanager
 def during(out: Path) -> Iterator[None]:
-    """What ends a run after it began as RunError with one sentence; what was foreseen elsewhere stays as it is."""
+    """What ends a begun run is raised as RunError with one sentence. What was foreseen elsewhere stays as it is."""
     resume = RESUME.format(out=out)
     try:
         yield

@@ -121,7 +121,7 @@ def embed(extractors: Extractors, canvas: Float[Array, "b c c 3"]) -> tuple[Floa
 
 @kept(static=0)
 def begin(recipe: Recipe, batch: Batch, clean: tuple[Float[Array, "b _d"], ...], fresh: Bool[Array, "b"]) -> Slots:
-    """Slots with the faces of the batch at their start; those that are not fresh are empty: done before they begin.
+    """Slots with the faces of the batch at their start. Slots that are not fresh are empty: done before they begin.
 
     clean: their embeddings, of `embed`.
     """
@@ -147,7 +147,7 @@ def _target(recipe: Recipe, face: Batch, own: tuple[Array, ...]) -> tuple[Array,
 
 @kept(donated=0)
 def enter(slots: Slots, new: Slots, fresh: Bool[Array, "b"]) -> Slots:
-    """The slots with those that are fresh replaced by new ones; the others go on where they are."""
+    """The slots, with fresh ones replaced by new ones. The others go on where they are."""
     return jax.vmap(lambda old, other, which: _where(which, other, old))(slots, new, fresh)
 
 
@@ -305,7 +305,8 @@ def solve(recipe: Recipe, extractors: Extractors, batch: Batch) -> Result:
         True
     """
     slots = begin(recipe, batch, embed(extractors, batch.canvas), jnp.ones(len(batch.canvas), bool))
-    # What begins as a constant XLA copies to every device, and the step would be compiled again once it is none.
+    # XLA copies what begins as a constant to every device. Without this the step would be compiled again later, when
+    # it is no constant any more.
     slots = jax.device_put(slots, jnp.asarray(batch.canvas).sharding)
     for done in range(0, recipe.steps, CHUNK):
         slots = advance(recipe, extractors, slots, min(CHUNK, recipe.steps - done))

@@ -66,7 +66,7 @@ class Machine:
     ] = None
 
     def share(self) -> tuple[int, int]:
-        """The shard as (I, N). Raises ValueError for what is none, and for a runner that cannot be had."""
+        """The shard as (I, N). Raises ValueError for what is no shard, and for a runner that is not available."""
         if self.runner == "ray":
             from engine.bulk import ray_runner
 

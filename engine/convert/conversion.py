@@ -113,7 +113,7 @@ def _abstract(layout: Layout, options: Mapping[str, Any]) -> tuple[nnx.GraphDef,
 
 
 def _fitted(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A dense layer's (c * h * w, o) as the convolution (h, w, c, o) that is wanted; else as `modules.fit` has it."""
+    """A dense layer's (c * h * w, o) as the convolution (h, w, c, o) that is wanted. Else as `modules.fit` has it."""
     if value.ndim == 2 and len(shape) == 4 and shape[0] * shape[1] > 1 and len(value) == np.prod(shape[:3]):
         return folding.dense_from_chw(value.T, height=shape[0], width=shape[1])
     return modules.fit(value, shape)

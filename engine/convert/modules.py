@@ -33,8 +33,8 @@ def grouped(tensors: Mapping[str, np.ndarray], *, separator: str) -> Modules:
 def from_torch(tensors: Mapping[str, np.ndarray], *, epsilon: float, flattened: Mapping[str, Any]) -> Modules:
     """A state dict's layers.
 
-    epsilon: of every batch norm. flattened: (height, width) by dense layer of the map that it sees flattened, channels
-    first; its kernel becomes that of a convolution as large.
+    epsilon: of every batch norm. flattened: by dense layer the (height, width) of the map that it sees flattened,
+    channels first. Its kernel becomes that of a convolution as large.
     """
     modules = grouped(tensors, separator=".")
     for name, (height, width) in flattened.items():

@@ -15,8 +15,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 COLOURS: tuple[str, ...] = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart also by the colour-blind (Okabe and Ito 2008), the most legible first; without their yellow, which is
-none of that on white."""
+"""Colours that the colour-blind can tell apart too (Okabe and Ito 2008), the most legible first. Their yellow is left
+out: on white it is neither."""
 
 MARKERS: tuple[str, ...] = ("o", "s", "^", "D", "v", "P", "X")
 """One beside each colour: nothing is told by colour alone."""

@@ -54,7 +54,7 @@ OF_EXTRACTOR: tuple[Preset, ...] = (verification.PRESET, attack.PRESET, gain.PRE
 def chosen(names: Sequence[str] | None) -> list[Preset]:
     """The presets of these names in the order of the report, the default ones without any, all of them for "all".
 
-    Raises ValueError, naming those there are, for a name that is none's.
+    Raises ValueError for an unknown name, naming the presets there are.
     """
     if names is None:
         return [preset for preset in PRESETS.values() if preset.default]

@@ -98,8 +98,9 @@ def run(study: Study) -> Findings:
 
 
 def ask(study: Study, provider: Provider) -> tuple[list[dict[str, Value]], list[str]]:
-    """Rows and sentences of a service that is asked now. A failure of the service is a row with its reason, after those
-    that there are; what could not be deleted is a sentence.
+    """Rows and sentences of a service that is asked now.
+
+    A failure of the service is a row with its reason, after the rows so far. What could not be deleted is a sentence.
     """
     users, others = study.people.users, study.people.others
     tracker = ServiceTracker(provider, consent=True, say=study.say)

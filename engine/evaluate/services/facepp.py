@@ -159,4 +159,4 @@ PROVIDER = Provider(
     missing=missing,
     connect=connect,
 )
-"""Limits: 2 MB for the whole request, of which some is its fields; 4096 pixels a side; JPEG and PNG."""
+"""Limits: 2 MB for the whole request, fields included; 4096 pixels a side; JPEG and PNG."""

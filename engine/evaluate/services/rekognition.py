@@ -20,8 +20,8 @@ from engine.evaluate.services.upload import Limits
 ATTEMPTS = 8
 """Attempts of a call: the SDK tries again after throttling and server errors, with exponential backoff."""
 NO_FACE = "no faces in the image"
-"""In the message of the InvalidParameterException that SearchFacesByImage answers where it finds no face; the same code
-stands for any other wrong argument.
+"""Words in the message of the InvalidParameterException that SearchFacesByImage answers if it finds no face. The same
+code stands for any other wrong argument.
 """
 
 
