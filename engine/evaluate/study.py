@@ -157,7 +157,7 @@ class Study:
         return sum(f"{one.name}/{photo.name}" not in there for one in wanted.people for photo in one.scraped)
 
     def dssim(self, original: Path, changed: Path) -> float:
-        """DSSIM between two files round the face nearest to the middle of the original, measured once."""
+        """DSSIM between two files around the face nearest to the middle of the original, measured once."""
         key = original, changed, changed.stat().st_mtime_ns
         if key not in self._measured:
             self._measured[key] = self._measure(original, changed)

@@ -23,7 +23,7 @@ class View(NamedTuple):
 
 
 class Range(NamedTuple):
-    """How far a look may be off: shift and zoom in sides of the crop, gain round 1, lift round 0; all uniform."""
+    """How far a look may be off: shift and zoom in sides of the crop, gain around 1, lift around 0. All are uniform."""
 
     shift: float = 0.05
     zoom: float = 0.1
