@@ -223,7 +223,7 @@ def abstract(build: Callable[..., nnx.Module]) -> tuple[nnx.GraphDef, dict]:
 
 
 def described(name: str, entry: Entry) -> tuple[nnx.GraphDef, dict]:
-    """`abstract` of the entry. If others wrote the entry, what they say of it is checked.
+    """`abstract` of the entry. If others wrote the entry, it is checked that what they say of it is so.
 
     Raises `checkpoint.CheckpointError` if it is not.
     """
