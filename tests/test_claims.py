@@ -39,7 +39,7 @@ def judged(recogniser: str) -> float:
 
 def named(part: str) -> float:
     """Share of the cloaked photos that still lie nearest to their own person."""
-    return 1 - mean(row["astray"] for row in rows("evaluation-plain", "space", part=part))
+    return 1 - mean(row["astray"] for row in rows("evaluation", "space", part=part))
 
 
 def found() -> float:
@@ -47,14 +47,16 @@ def found() -> float:
 
 
 FIGURES: dict[str, Callable[[], list[float]]] = {
-    "Photos that others publish": lambda: [plain("leaked", leaked=share, part="in") for share in (0, 0.1, 0.25)],
+    "Photos that others publish": lambda: [
+        protection("evaluation", "leaked", leaked=share, part="in") for share in (0, 0.1, 0.25)
+    ],
     "Recognisers that took no part": lambda: [
         mean(left_out("linear head").values()),
         mean(left_out("1-NN").values()),
         left_out("linear head")["sface"],
     ],
     "Recognisers that took part": lambda: [judged("dlib"), judged("sface")],
-    "The cloaked photo itself": lambda: [named("held-out"), named("in")],
+    "The cloaked photo itself": lambda: [named("in"), named("held-out")],
     "Trackers that adapt": lambda: [
         row["protection"] for row in rows("evaluation-plain", "adaptive", head="linear head")[::-1]
     ],

@@ -171,14 +171,17 @@ class Look:
         code, summary, whole = self.ended.code, summary_of(self.ended), self.whole
         if code not in (OK, FAILED, NOTHING) or "error" in summary or self.moved:
             return
+        new = sorted(set(self.state.rows) - set(whole.state.rows))
+        if new:  # a folder that could not be read is one row for all that is in it
+            row = self.state.rows[new[0]]
+            if code != FAILED or row.status != "failed" or "cannot be read" not in row.reason:
+                yield "said", f"exit code {code}, and a row for {new[0]}, which is no input: {_told(row)}"
+            return
         missing = sorted(set(whole.state.rows) - set(self.state.rows))
         if missing:
             yield "rows", f"{missing[0]} has no row" + (f", nor have {len(missing) - 1} more" if missing[1:] else "")
         counted, expected = _counted(summary), _counted(whole.summary)
-        closed = set(self.state.rows) - set(whole.state.rows)  # a folder that could not be read is one row
-        if closed and code != FAILED:
-            yield "said", f"exit code {code}, but {min(closed)} could not be read"
-        if counted != expected and not closed:
+        if counted != expected:
             yield "said", f"{counted} inputs counted, there are {expected}"
         if code in (OK, NOTHING):
             if self.state.files != whole.state.files:
