@@ -29,10 +29,6 @@ def left_out(head: str) -> dict[str, float]:
     return {row["recogniser"]: row["galleries"][0][head]["rate"] for row in recipe}
 
 
-def plain(preset: str, **values: object) -> float:
-    return protection("evaluation-plain", preset, **values)
-
-
 def judged(recogniser: str) -> float:
     return protection("evaluation", "protection", recogniser=recogniser, head="linear head")
 
@@ -61,7 +57,8 @@ FIGURES: dict[str, Callable[[], list[float]]] = {
         row["protection"] for row in rows("evaluation-plain", "adaptive", head="linear head")[::-1]
     ],
     "Purification": lambda: [
-        plain("purification", purification=how, part="in") for how in ("nothing", "blur, sigma 1", "blur, sigma 2")
+        protection("evaluation", "purification", purification=how, part="in")
+        for how in ("nothing", "blur, sigma 1", "blur, sigma 2", "JPEG 75")
     ],
     "Being noticed": lambda: [found(), 0.05],
 }
@@ -79,10 +76,12 @@ def test_figures_are_those_of_the_results(limit: claims.Limit) -> None:
     assert said == [round(100 * value) for value in FIGURES[limit.what]()]
 
 
-def test_jpeg_takes_nothing() -> None:
-    assert plain("purification", purification="JPEG 75", part="in") >= plain(
-        "purification", purification="nothing", part="in"
-    )
+def test_blur_costs_the_tracker_no_accuracy() -> None:
+    taken = rows("evaluation", "purification", part="in")
+    whole = {row["tracker"]: row["others"] for row in taken if row["purification"] == "nothing"}
+    blurred = [row for row in taken if row["purification"].startswith("blur")]
+    assert len(blurred) == 8
+    assert all(row["others"] >= whole[row["tracker"]] for row in blurred)
 
 
 def test_cloaks_of_one_budget_take_their_words_from_the_face() -> None:
