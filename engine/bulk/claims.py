@@ -64,8 +64,8 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit(
         "Purification",
-        "Strong blur takes cloaks out and costs a tracker no accuracy. On two networks that took part, a Gaussian blur of "
-        "sigma 1 took protection from 81 to 66 %. Sigma 2 left 13 %, and JPEG at quality 75 left 76 %.",
+        "Strong blur takes cloaks out and costs a tracker no accuracy. On two networks that took part, a Gaussian blur "
+        "of sigma 1 took protection from 81 to 66 %. Sigma 2 left 13 %, and JPEG at quality 75 left 76 %.",
         "cloak evaluate FACES --out DIR --presets purification",
     ),
     Limit(
