@@ -39,7 +39,7 @@ def named(part: str) -> float:
 
 
 def found() -> float:
-    return max(rows("evaluation-plain", "detection"), key=lambda row: row["auc"])["found_at_5"]
+    return max(rows("evaluation", "detection"), key=lambda row: row["auc"])["found_at_5"]
 
 
 FIGURES: dict[str, Callable[[], list[float]]] = {

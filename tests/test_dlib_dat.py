@@ -26,29 +26,26 @@ def normal(*shape: int) -> np.ndarray:
 
 
 FILTERS, BIASES, GAMMA, BETA, WEIGHTS = normal(4, 3, 5, 2), normal(4), normal(4), normal(4), normal(4, 7)
-SMALL = network(
-    conv(FILTERS, BIASES, stride=2, padding=3),
-    affine(GAMMA, BETA),
-    plain("relu_"),
-    plain("max_pool_2", 3, 3, 2, 2, 0, 0),
-    MARK,
-    plain("add_prev_"),
-    plain("avg_pool_2", 0, 0, 1, 1, 0, 0),
-    dense(WEIGHTS),
-    side=300,
-)
+
+
+def layered(filters: np.ndarray, biases: np.ndarray, gamma: np.ndarray, beta: np.ndarray, weights: np.ndarray) -> bytes:
+    """A network of every kind of layer that is read."""
+    return network(
+        conv(filters, biases, stride=2, padding=3),
+        affine(gamma, beta),
+        plain("relu_"),
+        plain("max_pool_2", 3, 3, 2, 2, 0, 0),
+        MARK,
+        plain("add_prev_"),
+        plain("avg_pool_2", 0, 0, 1, 1, 0, 0),
+        dense(weights),
+        side=300,
+    )
+
+
+SMALL = layered(FILTERS, BIASES, GAMMA, BETA, WEIGHTS)
 ONES = np.ones(1, np.float32)
-SMALLER = network(
-    conv(ONES.reshape(1, 1, 1, 1), ONES, stride=1),
-    affine(ONES, ONES),
-    plain("relu_"),
-    plain("max_pool_2", 3, 3, 2, 2, 0, 0),
-    MARK,
-    plain("add_prev_"),
-    plain("avg_pool_2", 0, 0, 1, 1, 0, 0),
-    dense(ONES.reshape(1, 1)),
-    side=300,
-)
+SMALLER = layered(ONES.reshape(1, 1, 1, 1), ONES, ONES, ONES, ONES.reshape(1, 1))
 """The same layers, with few weights: what is tried at every byte is tried at these."""
 
 
