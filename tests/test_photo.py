@@ -628,6 +628,10 @@ def test_arguments_that_do_not_fit():
             photo.encode(found, pixels)
     with pytest.raises(ValueError, match="grey"):
         photo.encode(grey, scene())
+    by_hand = Photo(scene(), "PSD")
+    for format in ("keep", "png"):
+        with pytest.raises(ValueError, match="must be one of .*JPEG.*; it is 'PSD'"):
+            photo.encode(by_hand, by_hand.pixels, format=format)
 
 
 def test_from_array():

@@ -31,6 +31,7 @@ def environment(folder: Path, *more: Path) -> dict[str, str]:
         "XLA_FLAGS": "",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": os.pathsep.join([*map(str, path), *filter(None, [os.environ.get("PYTHONPATH")])]),
         tiny_cloak.CHECKPOINT: str(folder / "tiny"),
     }

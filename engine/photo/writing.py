@@ -16,7 +16,12 @@ from engine.types import Photo, PhotoError
 
 
 def target(photo: Photo, format: str) -> Kind:
-    """The kind of file that a photo is written as. format: keep | png | jpeg | webp, else ValueError."""
+    """The kind of file that a photo is written as. format: keep | png | jpeg | webp.
+
+    Raises ValueError for another, and for a photo made by hand whose own format is unknown.
+    """
+    if photo.format not in KINDS:
+        raise ValueError(f"a photo's format must be one of {', '.join(sorted(KINDS))}; it is {photo.format!r}")
     if format == "keep":
         return KINDS[photo.format]
     if format not in OPTIONS:
