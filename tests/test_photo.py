@@ -630,7 +630,7 @@ def test_arguments_that_do_not_fit():
         photo.encode(grey, scene())
     by_hand = Photo(scene(), "PSD")
     for format in ("keep", "png"):
-        with pytest.raises(ValueError, match="must be one of .*JPEG.*; it is 'PSD'"):
+        with pytest.raises(ValueError, match=r"must be one of .*JPEG.*; it is 'PSD'"):
             photo.encode(by_hand, by_hand.pixels, format=format)
 
 

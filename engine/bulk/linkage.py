@@ -119,7 +119,9 @@ class _Groups:
         self._nearest[other], self._best[other] = rows, self._best[rows]  # of several the best, which comes last
 
     def _paired(self, active: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
-        """The groups and the groups that they wait for, which know of no such pair: missed, or in a ring of equals."""
+        """Make the most similar pair mutual if none is: every group waits for one that was missed or is in a ring of
+        equals. Returns the groups and those they wait for.
+        """
         active = np.union1d(active, self._nearest[active])
         self._offer(active[self._nearest[active] >= 0])
         top = active[self._best[active].argmax()]

@@ -157,7 +157,10 @@ class FineTuned:
         return self.learn(photos, labels, tests).named[-1]
 
     def learn(self, photos: Sequence[Path], labels: Int[np.ndarray, "n"], tests: Sequence[Path]) -> History:
-        """The same with the curves. Raises ValueError if no photo to learn from has a face."""
+        """Train, and name the tests after some epochs; `names` returns the last of these.
+
+        Raises ValueError if no photo to learn from has a face.
+        """
         known = _examples(self.canvases, photos, labels)
         extractor = load(self.network)
         model = with_head(extractor, embeddings(extractor, np.asarray(known.canvas)), np.asarray(known.label))
@@ -185,7 +188,10 @@ class FromScratch:
         return self.learn(photos, labels, tests).named[-1]
 
     def learn(self, photos: Sequence[Path], labels: Int[np.ndarray, "n"], tests: Sequence[Path]) -> History:
-        """The same with the curves. Raises ValueError if no photo to learn from has a face."""
+        """Train, and name the tests after some epochs; `names` returns the last of these.
+
+        Raises ValueError if no photo to learn from has a face.
+        """
         known = _examples(self.canvases, photos, labels)
         model = Scratch.new(int(known.label.max()) + 1, width=self.width, seed=self.seed)
         return _train(model, known, self, tests, _learnt_from_scratch, _classify_scratch)

@@ -51,7 +51,7 @@ _NUMBERS = frozenset(
     | {0xA215, 0xA217, 0xA300, 0xA301, *range(0xA401, 0xA40B), 0xA40C, 0xA432, 0xA460, 0xA461, 0xA500}
     | set(range(32))  # GPS and interoperability
 )
-# Bytes of those that have more, all of them tables: primaries, lens, colour filter, DNG's and GeoTIFF's.
+# Most bytes of the values that are tables: primaries, lens, colour filter, DNG's and GeoTIFF's.
 _LONGER = {
     0x13F: 48,
     0xA432: 32,

@@ -19,7 +19,7 @@ FEW = 3
 """Lines up to which their intervals are shaded: more shades hide each other, and the table has them."""
 
 SHORT = 24
-"""Characters of a label of which four stand side by side."""
+"""Characters of the longest label if a legend is to have four columns; with longer ones it has two."""
 
 
 def dots(rows: Rows, *, by: str, colour: str, note: str = "") -> Figure:

@@ -94,7 +94,7 @@ def _copies(study: Study) -> int:
 
 
 def _embeddings(study: Study) -> int:
-    """As many photos as all recognisers would see if they shared the work: only few of them see the copies."""
+    """Photos to embed, as if each recogniser saw as many. Only a few recognisers see the copies."""
     share = len(few(study.recognisers, study.recipe.names)) / max(len(study.recognisers), 1)
     return round(_copies(study) * share)
 
