@@ -20,6 +20,7 @@ from engine.bulk.manifest import INTERRUPTED, BusyError, Manifest, Row, Survey, 
 from engine.bulk.places import Disk
 from engine.bulk.plan import Options, Plan, announce, plan
 from engine.bulk.records import Records
+from engine.bulk.untouched import reading
 from engine.config import Output
 
 JPEG = b"\xff\xd8\xff"
@@ -453,6 +454,32 @@ def test_a_damaged_row_is_named_and_raises_nothing_else(album: Album, column: st
         list(survey.rows())
     with Manifest(album.out) as one, pytest.raises(sqlite3.Error, match=column):
         list(one.rows())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="what is open is listed in /proc")
+def test_a_damaged_manifest_is_not_left_open(album: Album) -> None:
+    album.photo("in/a.jpg")
+    album.call("in")
+    folder = album.out / ".cloak"
+    with closing(sqlite3.connect(folder / "manifest.sqlite")) as database:
+        database.execute("PRAGMA journal_mode=DELETE")
+    shutil.copy(folder / "manifest.sqlite", folder / "manifest-0-of-2.sqlite")
+    damaged = folder / "manifest.sqlite"
+    damaged.write_bytes(b"no database" * 400)
+    for suffix in ("-wal", "-shm"):  # as beside a run at work
+        damaged.with_name(damaged.name + suffix).write_bytes(b"")
+
+    def still_open() -> set[str]:
+        links = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+        return {link for link in links if link.startswith(str(folder))}
+
+    with pytest.raises(sqlite3.DatabaseError) as held:
+        Survey(album.out)
+    assert not still_open()
+    with pytest.raises(sqlite3.DatabaseError), reading(damaged):
+        pass
+    assert not still_open()
+    del held
 
 
 @pytest.mark.parametrize("inner", ["in/out", "in/deep/out"])

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -255,11 +255,13 @@ class Survey:
     def __init__(self, out: Path) -> None:
         """Opens what is there, which may be nothing. Raises sqlite3.Error for a manifest that cannot be read."""
         paths = sorted((out / OWN_FOLDER).glob("manifest*.sqlite"), key=last_written)
-        self._databases = [connected(path) for path in paths]
         self._chosen: dict[str | bytes, int] = {}
-        for index, database in enumerate(self._databases):
-            database.execute("BEGIN")  # one snapshot for all that follows
-            self._chosen.update((target, index) for (target,) in database.execute("SELECT target FROM photos"))
+        with ExitStack() as stack:
+            self._databases = [stack.enter_context(closing(connected(path))) for path in paths]
+            for index, database in enumerate(self._databases):
+                database.execute("BEGIN")  # one snapshot for all that follows
+                self._chosen.update((target, index) for (target,) in database.execute("SELECT target FROM photos"))
+            self._open = stack.pop_all()
 
     def __enter__(self) -> Survey:
         return self
@@ -267,8 +269,7 @@ class Survey:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for database in self._databases:
-            database.close()
+        self._open.close()
 
     def rows(self) -> Iterator[Row]:
         """One at a time: what failed first, then photos without a face, skipped ones, cloaked ones; by target."""
@@ -301,7 +302,11 @@ def connected(path: Path, *, locks: bool | None = None, threads: bool = False) -
     address = f"file:{quote(os.fsencode(path.resolve()))}?mode=rw{'' if locks else '&vfs=unix-none'}"
     database = sqlite3.connect(address, uri=True, isolation_level=None, timeout=WAIT, check_same_thread=not threads)
     if not locks:
-        database.execute("PRAGMA locking_mode=EXCLUSIVE")  # or a database in WAL mode could not be opened
+        try:
+            database.execute("PRAGMA locking_mode=EXCLUSIVE")  # or a database in WAL mode could not be opened
+        except sqlite3.Error:
+            database.close()
+            raise
     return database
 
 

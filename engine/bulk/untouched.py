@@ -43,9 +43,11 @@ def _shared(path: Path, log: Path) -> sqlite3.Connection | None:
     database = _opened(path, "mode=ro&readonly_shm=1")
     try:
         database.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
+    except sqlite3.Error as error:
         database.close()
-        return None
+        if isinstance(error, sqlite3.OperationalError):
+            return None
+        raise
     return database
 
 
