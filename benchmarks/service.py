@@ -2,8 +2,8 @@
 
 For 1, 8 and 32 threads: the median and the 99th percentile of a photo's time (latency), photos a second, and how full
 the solver's slots were (occupancy). The ceiling of occupancy is 1. With one thread it is one face of all slots, since
-each photo is sent when the one before came back. Which caller's faces share a chunk changes no result: every photo's
-bytes are compared with those that it gets alone, and DSSIM stands beside the speed.
+each photo is sent when the one before came back. Which caller's faces share a chunk should change no result. So every
+photo's bytes are compared with those that it gets alone, and how many are the same is in the row, with DSSIM.
 
     python benchmarks/service.py PHOTOS --save benchmarks/results/service.json
 """

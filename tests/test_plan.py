@@ -473,13 +473,13 @@ def test_a_damaged_manifest_is_not_left_open(album: Album) -> None:
         links = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
         return {link for link in links if link.startswith(str(folder))}
 
-    with pytest.raises(sqlite3.DatabaseError) as held:
+    # The errors are kept, since a traceback keeps what its frames held.
+    with pytest.raises(sqlite3.DatabaseError) as surveyed:
         Survey(album.out)
-    assert not still_open()
-    with pytest.raises(sqlite3.DatabaseError), reading(damaged):
+    assert not still_open(), surveyed
+    with pytest.raises(sqlite3.DatabaseError) as read, reading(damaged):
         pass
-    assert not still_open()
-    del held
+    assert not still_open(), read
 
 
 @pytest.mark.parametrize("inner", ["in/out", "in/deep/out"])

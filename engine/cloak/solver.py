@@ -299,7 +299,7 @@ def solve(recipe: Recipe, extractors: Extractors, batch: Batch) -> Result:
     """Cloak a batch of faces from start to end; the result stays on the device.
 
     The cloak of a face depends on the face, its key and the recipe, not on what else is in the batch. But XLA may round
-    differently in the last slot, and the steps enlarge that: the cloak there is another one of the same strength.
+    differently in the last slots, and the steps enlarge that: the cloak there can be another one of the same strength.
 
     Example:
         >>> bool(solve(Recipe(extractors=("mobileface",), steps=1), (extractor,), batch).dssim.max() <= 0.007)
