@@ -54,7 +54,9 @@ FIGURES: dict[str, Callable[[], list[float]]] = {
     "Recognisers that took part": lambda: [judged("dlib"), judged("sface")],
     "The cloaked photo itself": lambda: [named("in"), named("held-out")],
     "Trackers that adapt": lambda: [
-        row["protection"] for row in rows("evaluation-plain", "adaptive", head="linear head")[::-1]
+        protection("evaluation", "adaptive", version=version, head=head)
+        for head in ("linear head", "1-NN")
+        for version in ("plain", "adapted")
     ],
     "Purification": lambda: [
         protection("evaluation", "purification", purification=how, part="in")
