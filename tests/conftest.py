@@ -32,7 +32,8 @@ FIRST = (
 
 
 OLDER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
-"""XLA's older way to write loops compiles a solver step in three fifths of the time. Steps take a tenth longer."""
+"""XLA's older way to write loops compiles a solver step in three fifths of the time. Steps take a tenth longer.
+The processes that test_run.py kills and those of Ray run without it."""
 OLDER_EMITTERS_VERSIONS = ("0.10.",)
 """The jaxlib releases that were seen to know the flag: XLA ends the process on one it does not know."""
 
