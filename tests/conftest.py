@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -31,13 +30,6 @@ FIRST = (
 """The longest files: the workers of `tools/test` begin with them, so that none is left with one at the end."""
 
 
-OLDER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
-"""XLA's older way to write loops compiles a solver step in three fifths of the time. Steps take a tenth longer.
-The processes that test_run.py kills and those of Ray run without it."""
-OLDER_EMITTERS_VERSIONS = ("0.10.",)
-"""The jaxlib releases that were seen to know the flag: XLA ends the process on one it does not know."""
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Give the session an empty folder for caches: its processes share compiled programs, and read none of the user's.
 
@@ -50,9 +42,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(caches.cleanup)
         folder = Path(caches.name)
     os.environ["XDG_CACHE_HOME"] = str(folder)
-    flags = os.environ.get("XLA_FLAGS", "")
-    if version("jaxlib").startswith(OLDER_EMITTERS_VERSIONS) and OLDER_EMITTERS not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {OLDER_EMITTERS}".strip()
     jax.config.update("jax_compilation_cache_dir", str(folder / "fawkes-engine"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
