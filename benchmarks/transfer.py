@@ -49,6 +49,7 @@ NUMBERS = {
     "spectrum": float,
     "smoothing": float,
     "cap": float,
+    "lead": float,
     "steps": int,
     "seed": int,
     "turn": int,

@@ -95,6 +95,10 @@ class View(Watch):
         """In `done` of all `photos` it is known who is who."""
         self._update(description=f"who is who: {done} of {photos}")
 
+    def probing(self, done: int, faces: int) -> None:
+        """Of so many faces, which tell which way people's faces go, so many are done."""
+        self._update(description=f"which way faces go: {done} of {faces}")
+
     def solving(self, done: int, faces: int) -> None:
         """So many faces are done, and so many being cloaked."""
         self._update(description=f"{done} faces done, cloaking {faces}")

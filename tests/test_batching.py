@@ -77,6 +77,17 @@ def test_a_face_gets_the_cloak_it_gets_alone(recipe: Recipe, at_once: int) -> No
         assert np.abs(cloak.delta).max() > 1 / 255
 
 
+def test_a_face_that_is_wanted_early_leaves_then_and_disturbs_nobody() -> None:
+    early = job(1)._replace(until=2 * CHUNK)
+    found = batcher(RECIPE).solve([job(0), early, *(job(index) for index in range(2, 6))])
+    assert [cloak.steps for cloak in found] == [23, 20, 23, 23, 23, 23]
+    for index in (0, 2, 3, 4, 5):
+        assert_equal(found[index], alone(RECIPE, index))
+    assert_equal(batcher(RECIPE).solve([early])[0], found[1])
+    late = batcher(RECIPE).solve([job(1)._replace(until=4 * CHUNK)])
+    assert_equal(late[0], alone(RECIPE, 1))
+
+
 def test_any_number_of_devices_gives_the_same_cloaks() -> None:
     """Three devices, slots that are filled one by one: within a quarter of a grey level, as smaller batches sum."""
     found = staggered(batcher(RECIPE, 3, 6).lane(), 7, at_once=2)

@@ -135,9 +135,11 @@ def test_an_extractor_counts_once() -> None:
         Recipe(extractors=("net", "net:2"))
 
 
-@pytest.mark.parametrize("given", [{"cap": 0.5}, {"colour": True}])
-def test_cap_and_colour_are_the_default_solvers(given: dict) -> None:
-    with pytest.raises(ValueError, match="cap, colour and turn are choices of the solver 'projected', not of 'paper'"):
+@pytest.mark.parametrize("given", [{"cap": 0.5}, {"colour": True}, {"lead": 0.0}])
+def test_cap_colour_and_lead_are_the_default_solvers(given: dict) -> None:
+    with pytest.raises(
+        ValueError, match="cap, colour, turn and lead are choices of the solver 'projected', not of 'paper'"
+    ):
         Recipe(solver="paper", **given)
 
 

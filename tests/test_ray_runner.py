@@ -22,9 +22,11 @@ from engine.bulk import ray_runner
 from engine.bulk.inputs import InputError
 from engine.bulk.manifest import Manifest, Row
 from engine.bulk.run import Options, fingerprint
-from engine.config import Detection, Output, Recipe
+from engine.config import LEAD, Detection, Output, Recipe
 
 FACES = 12
+STEPS = str(LEAD + 2)
+"""So many that the ways people's faces go are found, by the workers as without them."""
 RAY = ["--runner", "ray", "--ray-workers", "2"]
 
 
@@ -51,7 +53,7 @@ def start(home: Path) -> Callable[..., subprocess.Popen]:
     """The command, in a process and with workers that know "tiny", called in the folder of the photos."""
     pytest.importorskip("ray.data")
     environment = tiny_package.environment(home)
-    settings = ["--extractors", "tiny", "--steps", "2", "--batch", "2", "--json"]
+    settings = ["--extractors", "tiny", "--steps", STEPS, "--batch", "2", "--json"]
 
     def begin(out: str, *arguments: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "engine.cli", "run", "photos", "--out", out, *arguments, *settings]

@@ -16,7 +16,7 @@ from scipy import ndimage
 from engine import dssim
 from engine.cloak import projection, solver
 from engine.cloak.objective import Problem, window_weights
-from engine.config import Recipe
+from engine.config import CHUNK, LEAD, Recipe
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -384,3 +384,42 @@ def test_bfloat16_gives_nearly_the_same_embeddings_and_shift_within_the_budget()
     own = [reference_dssim(c, c + d, r) for c, d, r in zip(faces().canvas, result.delta, faces().region, strict=True)]
     assert max(own) <= PROJECTED.rho + ROUNDING
     assert result.shift[TEXTURED] == pytest.approx(solved("projected away .007").shift[TEXTURED], rel=0.1)
+
+
+def test_after_its_first_steps_a_face_goes_on_the_way_that_it_went() -> None:
+    """Up to that step nothing differs; then the embeddings get further on the way that they had found."""
+    recipe = replace(PROJECTED, objective="person", steps=LEAD + 20)
+    batch = jax.tree.map(jnp.asarray, pick(faces(), [TEXTURED, GREY]))
+    paths: dict[float, dict[int, solver.Slots]] = {}
+    for lead in (0.0, 4.0):
+        given = replace(recipe, lead=lead)
+        slots = solver.begin(given, batch, solver.embed(EXTRACTORS, batch.canvas), jnp.ones(2, bool))
+        paths[lead] = {}
+        for done in range(0, given.steps, CHUNK):
+            slots = solver.advance(given, EXTRACTORS, slots, CHUNK)
+            paths[lead][done + CHUNK] = jax.device_get(slots)
+    plain, led = paths[0.0], paths[4.0]
+    np.testing.assert_array_equal(plain[LEAD].state.variable, led[LEAD].state.variable)
+    assert not np.array_equal(plain[LEAD + CHUNK].state.variable, led[LEAD + CHUNK].state.variable)
+    assert all(not np.any(way) for way in plain[recipe.steps].state.lead)
+    ways = led[recipe.steps].state.lead
+    for index, way in enumerate(ways):
+        np.testing.assert_array_equal(way, led[LEAD].state.lead[index])
+        np.testing.assert_allclose(np.linalg.norm(way, axis=-1), 1, atol=1e-5)
+        assert not np.any(led[LEAD - CHUNK].state.lead[index])
+    reached = []
+    for slots in (plain[recipe.steps], led[recipe.steps]):
+        after = solver.embed(EXTRACTORS, jnp.asarray(slots.problems.original.image + slots.state.variable))
+        anchors = [goal - 4 * way for goal, way in zip(slots.problems.target, ways, strict=True)]
+        reached.append(sum(np.linalg.norm(one - two, axis=-1) for one, two in zip(after, anchors, strict=True)))
+    assert (reached[1] > reached[0]).all(), "with a lead and without, from what is to be left"
+
+
+@pytest.mark.parametrize(
+    ("changes", "leads"),
+    [({}, True), ({"lead": 0.0}, False), ({"steps": LEAD}, False), ({"objective": "target"}, False)],
+    ids=str,
+)
+def test_who_follows_the_way_of_the_first_steps(changes: dict, leads: bool) -> None:
+    assert replace(Recipe(), **changes).leads is leads
+    assert not Recipe.of("mid", solver="paper").leads

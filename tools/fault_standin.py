@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,9 @@ class Batcher:
 
     def embed(self, canvases: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         return [tuple(_embedding(canvas) for _ in self.recipe.names) for canvas in canvases]
+
+    def solve(self, jobs: Iterable[FaceJob]) -> list[FaceCloak]:
+        return [self.cloak(job) for job in jobs]
 
     def no_target(self) -> tuple[np.ndarray, ...]:
         return tuple(np.zeros(DIM, np.float32) for _ in self.recipe.names)

@@ -18,10 +18,12 @@ sys.path[:0] = [str(REPOSITORY / "tests")]
 GOLDEN = REPOSITORY / "tests" / "goldens" / "cloaks.json"
 
 SIDE, POOL, STEPS = 48, 8, 6
+LED = 24
+"""Steps of the cloak that shows what a lead does."""
 
 
 def cloaks() -> dict[str, list[list[float]]]:
-    """By solver and objective: mean change of each POOL x POOL pixels, in grey levels of 255, rounded to hundredths."""
+    """By solver, objective and steps: mean change of each POOL x POOL pixels, in grey levels, rounded to hundredths."""
     import tiny
 
     from engine import sharding
@@ -34,13 +36,14 @@ def cloaks() -> dict[str, list[list[float]]]:
     cut = Cut(tiny.texture(1, SIDE, SIDE), mask, mask[..., 0] > 0, np.eye(2, 3))
     target = (-np.eye(1, tiny.DIM, dtype=np.float32)[0],)
     found = {}
-    for solver, objective in (("projected", "person"), ("projected", "target"), ("paper", "away"), ("fawkes1", "away")):
-        recipe = Recipe(extractors=("tiny",), steps=STEPS, solver=solver, objective=objective)
+    kinds = [("projected", "person"), ("projected", "target"), ("paper", "away"), ("fawkes1", "away")]
+    for solver, objective, steps in [*((*kind, STEPS) for kind in kinds), (*kinds[0], LED)]:
+        recipe = Recipe(extractors=("tiny",), steps=steps, solver=solver, objective=objective)
         batcher = Batcher(recipe, (tiny.extractor(1, window=(6.0, 42.0)),), size=1, mesh=sharding.faces_mesh(1))
         (cloak,) = batcher.solve([FaceJob(cut, False, "0123456789abcdef" * 4, 0, target)])
         grey = cloak.delta.mean(axis=-1) * 255
         pooled = grey.reshape(SIDE // POOL, POOL, SIDE // POOL, POOL).mean(axis=(1, 3))
-        found[f"{solver} {objective}"] = np.round(pooled.astype(float), 2).tolist()
+        found[f"{solver} {objective}, {steps} steps"] = np.round(pooled.astype(float), 2).tolist()
     return found
 
 

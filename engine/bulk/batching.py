@@ -38,13 +38,18 @@ LEAST_SHIFT = 1e-5
 
 
 class FaceJob(NamedTuple):
-    """One face on its way to the device. target: for each extractor (d,), as in `solver.Batch`."""
+    """One face on its way to the device.
+
+    target: for each extractor (d,), as in `solver.Batch`. until: steps after which it is taken as it is, a multiple of
+    CHUNK; None for all steps.
+    """
 
     cut: Cut
     grey: bool
     sha256: str
     index: int
     target: tuple[Float32[np.ndarray, "_d"], ...]
+    until: int | None = None
 
 
 class FaceCloak(NamedTuple):
@@ -224,7 +229,8 @@ class Lane(Generic[T]):
         assert self._slots is not None
         recipe = self.batcher.recipe
         seated = np.array([seat is not None for seat in self._seats])
-        count = min(solver.CHUNK, int((recipe.steps - self._steps)[seated].max()))
+        limits = np.array([_limit(recipe, seat) for seat in self._seats])
+        count = min(solver.CHUNK, int((limits - self._steps)[seated].max()))
         self._slots = solver.advance(recipe, self.batcher.extractors, self._slots, count)
         found: Any = jax.device_get(solver.result(recipe, self._slots))
         self._ended = time.perf_counter()
@@ -233,7 +239,8 @@ class Lane(Generic[T]):
         self.usage.slot_steps += count * self.batcher.size
         self.usage.worked += int((found.step - self._steps)[seated].sum())
         self._steps = np.array(found.step)
-        done = [self._leave(slot, found) for slot in np.flatnonzero(seated & found.done).tolist()]
+        ended = found.done | (self._steps >= limits)
+        done = [self._leave(slot, found) for slot in np.flatnonzero(seated & ended).tolist()]
         if not self.busy:
             self._ended = None
         return done
@@ -284,6 +291,11 @@ class Lane(Generic[T]):
             some = [self._waiting.popleft() for _ in range(min(self.batcher.size, len(self._waiting)))]
             cleans = self.batcher.embed([face.job.cut.canvas for face in some])
             self._posed.extend(face._replace(clean=clean) for face, clean in zip(some, cleans, strict=True))
+
+
+def _limit(recipe: Recipe, seat: _Face | None) -> int:
+    until = None if seat is None else seat.job.until
+    return recipe.steps if until is None else min(until, recipe.steps)
 
 
 def _columns(put: Callable[[Any], Any], rows: Sequence[tuple[np.ndarray, ...]]) -> tuple:

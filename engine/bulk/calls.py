@@ -24,7 +24,8 @@ from engine.config import Output
 from engine.types import PhotoError
 
 if TYPE_CHECKING:
-    from engine.bulk.cloaker import Cloaker, Targets
+    from engine.bulk.cloaker import Cloaker
+    from engine.bulk.goals import Targets
 
 Whose = Person | Sequence[Person | None] | None
 """Who is in a photo: one person, or one for each face that `Cloaker.look` finds, or None or () if nobody knows."""

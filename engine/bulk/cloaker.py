@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self, TypeVar
 
-import jax
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
@@ -22,26 +22,25 @@ from engine.bulk.calls import Item, Whose, Work, logged, results, source_of, wor
 from engine.bulk.crowd import Crowd, Seen
 from engine.bulk.desk import Desk
 from engine.bulk.fit import Fitted, fit
+from engine.bulk.goals import Sample, Target, Targets, aims, bank_of, common, goal_of, grouped, samples
 from engine.bulk.person import LENGTH, Person, named, of_faces
 from engine.bulk.prepare import Prepared, Source, digest, prepare, subset
 from engine.bulk.results import Cloaked, CloakedFace, Encoded
 from engine.bulk.sightings import Matrix, Sightings, network_key
-from engine.cloak.targets import farthest
-from engine.config import Detection, Mode, Output, Recipe
+from engine.config import CLOAKS, LEAD, Detection, Mode, Output, Recipe
 from engine.detect import Detector
 from engine.extractors import load
 from engine.types import PhotoError
 
-Target = tuple[Float32[np.ndarray, "_d"], ...]
-Targets = dict[tuple[str, int], Target]
-"""By photo hash and index of the face."""
-Bank = tuple[Float32[np.ndarray, "k _d"], ...]
 R = TypeVar("R", Cloaked, Encoded)
 
 
 class _Look(NamedTuple):
-    """A photo in that pass. canvases: of the faces to be embedded. known: their embeddings, if they need not be."""
+    """A photo in that pass. place: among all. canvases: of the faces to be embedded. known: their embeddings, if they
+    need not be.
+    """
 
+    place: int
     sha256: str
     canvases: list[Float32[np.ndarray, "c c 3"]]
     known: list[Matrix] | None = None
@@ -165,11 +164,13 @@ class Cloaker:
         def failed(source: Source, error: Exception) -> None:
             raise ValueError(f"a photo of the person cannot be used: {trouble.reason(error, logged)}") from error
 
-        faces = self.look([source_of(photo) for photo in _several(photos)], failed=failed)
+        sources, kept = [source_of(photo) for photo in _several(photos)], Sightings(self.detector)
         by_photo: dict[str, dict[int, Seen]] = {}
-        for face in faces:
+        for face in self.look(sources, failed=failed, sightings=kept):
             by_photo.setdefault(face.sha256, {})[face.index] = face
-        return of_faces([tuple(found.values()) for found in by_photo.values()], self._networks)
+        person, chosen = of_faces([tuple(found.values()) for found in by_photo.values()], self._networks)
+        probed = self.probe(sources, samples(self.recipe, chosen, person.own), sightings=kept)
+        return person.going(common(probed))
 
     @property
     def usage(self) -> Usage:
@@ -226,7 +227,7 @@ class Cloaker:
 
     def goal_of(self, person: Person) -> Target:
         """What this person's faces are moved from or to."""
-        return _goal_of(self.recipe, person.own, self._bank)
+        return goal_of(self.recipe, person.own, person.lead, self._bank)
 
     def fit(
         self,
@@ -263,18 +264,81 @@ class Cloaker:
         self,
         sources: Sequence[Source],
         *,
+        wanted: Collection[str] | None = None,
         progress: Callable[[int], None] = lambda done: None,
+        probing: Callable[[int, int], None] = lambda done, faces: None,
         sightings: Sightings | None = None,
     ) -> Targets:
         """What each face, by photo hash and index, is to be moved from or to. Other faces are moved from themselves.
 
         It is a pass of its own over all photos, if the objective needs one. Faces are grouped into people. Under
-        objective "person" all faces of a person are moved from their mean, under "target" to one far centroid.
-        progress: how many photos have been looked at. sightings: as in `look`.
+        objective "person" all faces of a person are moved from their mean and in one direction, which a few of them
+        find (`probe`). Under "target" they are moved to one far centroid.
+
+        wanted: hashes of the photos that will be cloaked, None for all; the others only tell who is who. progress: how
+        many photos have been looked at. probing: how many of how many faces have been probed. sightings: as in `look`.
         """
         if not (self.asks and grouped(self.recipe, len(sources))):
             return {}
-        return aims(self.recipe, self.look(sources, progress=progress, sightings=sightings), self._bank)
+        kept = Sightings(self.detector) if sightings is None else sightings
+        faces = self.look(sources, progress=progress, sightings=kept)
+        probe = partial(self.probe, sources, sightings=kept, progress=probing)
+        return aims(self.recipe, faces, self._bank, probe=probe, wanted=wanted)
+
+    def probe(
+        self,
+        sources: Sequence[Source],
+        wanted: Sequence[Sample],
+        *,
+        sightings: Sightings,
+        progress: Callable[[int, int], None] = lambda done, faces: None,
+    ) -> list[Target | None]:
+        """How far each of these faces moves in each network in its first steps, away from the mean of its person.
+
+        None for a face that cannot be cloaked. sources: those that `place` counts. progress: how many faces are done,
+        of how many. sightings: as in `look`.
+        """
+        found: dict[int, Target] = {}
+        left: list[int] = []
+        for number, one in enumerate(wanted):
+            known = sightings.embeddings(one.sha256, [self._probe_key(one)])
+            if known is not None and known[0].shape == (1, sum(map(len, one.own))):
+                found[number] = tuple(np.split(known[0][0], np.cumsum([len(own) for own in one.own])[:-1]))
+            else:
+                left.append(number)
+        room = budget.Budget()
+
+        def posed(number: int) -> FaceJob | None:
+            one = wanted[number]
+            source = sources[one.place]
+            try:
+                with room.hold(budget.footprint(source)):
+                    prepared = prepare(source, self.detector, sha256=one.sha256, sightings=sightings)
+                    prepared = self.selected(prepared, sightings)
+                return FaceJob(prepared.cuts[one.index], prepared.photo.grey, one.sha256, one.index, one.mean, LEAD)
+            except Exception:
+                return None  # its turn comes, and then it is said
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            step = 4 * self.batcher.size
+            for some in (left[first : first + step] for first in range(0, len(left), step)):  # canvases are in memory
+                jobs = [(number, job) for number, job in zip(some, pool.map(posed, some), strict=True) if job]
+                cloaks = self.batcher.solve(job for _, job in jobs)
+                moved = self.batcher.embed(
+                    [job.cut.canvas + cloak.delta for (_, job), cloak in zip(jobs, cloaks, strict=True)]
+                )
+                for (number, _), after in zip(jobs, moved, strict=True):
+                    one = wanted[number]
+                    way = tuple(np.subtract(there, here) for there, here in zip(after, one.own, strict=True))
+                    if all(np.isfinite(row).all() for row in way):
+                        found[number] = way
+                        sightings.keep_embeddings(one.sha256, {self._probe_key(one): np.concatenate(way)[None]})
+                progress(len(found), len(wanted))
+        return [found.get(number) for number in range(len(wanted))]
+
+    def _probe_key(self, one: Sample) -> str:
+        mean = b"".join(np.asarray(row, "<f4").tobytes() for row in one.mean)
+        return repr((CLOAKS, self.recipe, self.named, one.index, hashlib.sha256(mean).hexdigest()))
 
     def look(
         self,
@@ -290,20 +354,21 @@ class Cloaker:
         of a photo that cannot be used; what it raises ends the pass.
         """
         faces = Crowd()
-        remaining, done = iter(sources), 0
+        remaining, done = enumerate(sources), 0
         room = budget.Budget()
         kept = Sightings(self.detector) if sightings is None else sightings
 
-        def looked(source: Source) -> _Look | None:
+        def looked(numbered: tuple[int, Source]) -> _Look | None:
             """A photo without its pixels, as no more is wanted here. None if it fails, whatever the reason."""
+            place, source = numbered
             try:
                 sha256 = digest(source)
                 known = kept.embeddings(sha256, self._networks)
                 if known is not None:
-                    return _Look(sha256, [], known)
+                    return _Look(place, sha256, [], known)
                 with room.hold(budget.footprint(source)):
                     one = prepare(source, self.detector, sha256=sha256, sightings=kept)
-                return _Look(sha256, [cut.canvas for cut in one.cuts])
+                return _Look(place, sha256, [cut.canvas for cut in one.cuts])
             except Exception as error:
                 failed(source, error)
                 return None  # its turn comes, and then it is said
@@ -314,7 +379,7 @@ class Cloaker:
                 for one, (*own, identity) in zip(found, self._embedded(found, kept), strict=True):
                     mine = [i for i, who in enumerate(identity) if self._is_wanted(who)]
                     faces.extend(
-                        Seen(one.sha256, index, tuple(rows[i] for rows in own), identity[i])
+                        Seen(one.sha256, index, tuple(rows[i] for rows in own), identity[i], one.place)
                         for index, i in enumerate(mine)
                     )
                 done += len(some)
@@ -381,42 +446,6 @@ class Cloaker:
                 f"the reference photo must show one face, the person's; {len(prepared.cuts)} were found: crop it"
             )
         return self.identify([prepared.cuts[0].canvas])[0]
-
-
-def grouped(recipe: Recipe, photos: int) -> bool:
-    """Whether a collection of so many photos is looked at before anything is cloaked, to know who is who."""
-    # No two faces of one photo are one person's.
-    return recipe.objective == "target" or (recipe.objective == "person" and photos > 1)
-
-
-def bank_of(recipe: Recipe) -> Bank:
-    """The far targets of the recipe's objective, empty where it has none. Raises CheckpointError as `people.bank`."""
-    return people.bank(recipe.names) if recipe.objective == "target" else ()
-
-
-def aims(recipe: Recipe, faces: Crowd, bank: Bank) -> Targets:
-    """What each of these faces is to be moved from or to, as in `Cloaker.targets`. bank: of the recipe."""
-    if not faces:
-        return {}
-    persons = people.group(faces.identities())
-    order = np.argsort(persons, kind="stable")
-    result: Targets = {}
-    for mine in np.split(order, np.flatnonzero(np.diff(persons[order])) + 1):
-        members = [faces[i] for i in mine.tolist()]
-        # A face on which a network fails is failed by itself (`FaceCloak.fault`), not with all others of its person.
-        sound = [face.own for face in members if all(np.isfinite(one).all() for one in face.own)]
-        if not sound:
-            continue
-        goal = _goal_of(recipe, people.mean_embedding(sound), bank)
-        result.update({(face.sha256, face.index): goal for face in members})
-    return result
-
-
-def _goal_of(recipe: Recipe, mean: Target, bank: Bank) -> Target:
-    if recipe.objective != "target":
-        return mean
-    chosen = int(farthest(jax.device_put(mean), jax.device_put(bank), seed=recipe.seed))
-    return tuple(np.asarray(rows[chosen], np.float32) for rows in bank)
 
 
 def _refuse(faults: Iterable[str | None]) -> None:

@@ -13,13 +13,14 @@ from jaxtyping import Float32
 
 class Seen(NamedTuple):
     """One face in the pass over all photos. own: its embeddings by the recipe's extractors. identity: one that tells
-    people apart.
+    people apart. place: of its photo among those looked at.
     """
 
     sha256: str
     index: int
     own: tuple[Float32[np.ndarray, "_d"], ...]
     identity: Float32[np.ndarray, "d"]
+    place: int = 0
 
 
 class Crowd(Sequence[Seen]):
@@ -32,7 +33,7 @@ class Crowd(Sequence[Seen]):
         """Raises OSError, as all that follows, if the disk is full."""
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # as long as this object
         weakref.finalize(self, self._file.close)
-        self._keys: list[tuple[str, int]] = []
+        self._keys: list[tuple[str, int, int]] = []
         self._edges: np.ndarray = np.zeros(1, int)
         self.extend(faces)
 
@@ -42,7 +43,7 @@ class Crowd(Sequence[Seen]):
             if not self._keys:
                 self._edges = np.cumsum([0, *map(len, face.own), len(face.identity)])
             self._file.write(np.concatenate([*face.own, face.identity], dtype=np.float32).tobytes())
-            self._keys.append((face.sha256, face.index))
+            self._keys.append((face.sha256, face.index, face.place))
 
     def identities(self) -> Float32[np.ndarray, "n d"]:
         """The embeddings that tell people apart, in memory."""
@@ -62,7 +63,8 @@ class Crowd(Sequence[Seen]):
             raise IndexError(f"there are {len(self)} faces; got index {index}")
         row = np.array(self._rows()[index])
         *own, identity = np.split(row, self._edges[1:-1])
-        return Seen(*self._keys[index], tuple(own), identity)
+        sha256, number, place = self._keys[index]
+        return Seen(sha256, number, tuple(own), identity, place)
 
     def _rows(self) -> Float32[np.ndarray, "n d"]:
         self._file.flush()

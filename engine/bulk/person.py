@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32
@@ -14,26 +14,32 @@ from engine.bulk.crowd import Seen
 
 LENGTH = 0.01
 """How much the length of an embedding may differ from one."""
-_HEAD = b"fawkes person 1\n"
+_HEAD = b"fawkes person 2\n"
 
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """The mean of one person's faces, which objective "person" moves faces away from. It never changes.
+    """What objective "person" moves a person's faces away from, and which way. It never changes.
 
-    own: the mean by each extractor of a recipe. identity: the mean by the network that tells people apart. All are of
-    length one. networks: the SHA-256 that names these networks. A Person serves every Cloaker with the same ones. It
+    own: the mean by each extractor of a recipe. identity: the mean by the network that tells people apart. lead: for
+    each extractor the way that all of their faces go, None if one photo alone says who they are. All are of length one.
+    networks: the SHA-256 that names these networks. A Person serves every Cloaker with the same ones. It
     describes a face, so keep it as private as the photos.
     """
 
     own: tuple[Float32[np.ndarray, "_d"], ...]
     identity: Float32[np.ndarray, "d"]
     networks: str
+    lead: tuple[Float32[np.ndarray, "_d"], ...] | None = None
+
+    def going(self, lead: tuple[Float32[np.ndarray, "_d"], ...] | None) -> Person:
+        """The same person with that lead."""
+        return Person.from_bytes(replace(self, lead=lead).to_bytes())
 
     def to_bytes(self) -> bytes:
         """Everything, in some kilobytes: the same for the same person."""
-        rows = [np.asarray(row, "<f4") for row in (*self.own, self.identity)]
-        sizes = np.array([len(rows), *map(len, rows)], "<u4")
+        rows = [np.asarray(row, "<f4") for row in (*self.own, self.identity, *(self.lead or ()))]
+        sizes = np.array([len(self.own), len(rows), *map(len, rows)], "<u4")
         return _HEAD + bytes.fromhex(self.networks) + sizes.tobytes() + b"".join(row.tobytes() for row in rows)
 
     @classmethod
@@ -43,19 +49,22 @@ class Person:
         try:
             if not data.startswith(_HEAD):
                 raise ValueError
-            count = int(np.frombuffer(data, "<u4", 1, start)[0])
-            sizes = np.frombuffer(data, "<u4", count, start + 4).astype(int)
-            numbers = np.frombuffer(data, "<f4", -1, start + 4 + 4 * count)
-            if count < 2 or len(numbers) != sizes.sum():
+            networks, count = np.frombuffer(data, "<u4", 2, start).tolist()
+            sizes = np.frombuffer(data, "<u4", count, start + 8).astype(int)
+            numbers = np.frombuffer(data, "<f4", -1, start + 8 + 4 * count)
+            if networks < 1 or count not in (networks + 1, 2 * networks + 1) or len(numbers) != sizes.sum():
+                raise ValueError
+            if count > networks + 1 and sizes[networks + 1 :].tolist() != sizes[:networks].tolist():
                 raise ValueError
         except ValueError:
             raise ValueError("this is no Person: it must be what Person.to_bytes gave, whole") from None
-        *own, identity = np.split(numbers.astype(np.float32), np.cumsum(sizes)[:-1])
-        for row in (*own, identity):
+        rows = np.split(numbers.astype(np.float32), np.cumsum(sizes)[:-1])
+        for row in rows:
             if not abs(float(np.linalg.norm(row.astype(np.float64))) - 1) <= LENGTH:  # NaN is refused too
                 raise ValueError("this is no Person: its embeddings are not of length 1")
             row.flags.writeable = False
-        return cls(tuple(own), identity, data[len(_HEAD) : start].hex())
+        lead = tuple(rows[networks + 1 :]) or None
+        return cls(tuple(rows[:networks]), rows[networks], data[len(_HEAD) : start].hex(), lead)
 
 
 def named(networks: Sequence[str]) -> str:
@@ -63,8 +72,8 @@ def named(networks: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(networks).encode()).hexdigest()
 
 
-def of_faces(photos: Sequence[Sequence[Seen]], networks: Sequence[str]) -> Person:
-    """The person whom photos show, whatever their order, and however often one of them is given.
+def of_faces(photos: Sequence[Sequence[Seen]], networks: Sequence[str]) -> tuple[Person, list[Seen]]:
+    """The person whom photos show, whatever their order, and however often one of them is given; and their faces.
 
     Photos with one face say who it is: the person of more than half of them (`people.group`). In each of the other
     photos the face most like that one counts, if it is alike enough. Raises ValueError if no photo shows one face
@@ -89,7 +98,7 @@ def of_faces(photos: Sequence[Sequence[Seen]], networks: Sequence[str]) -> Perso
             chosen.append(best)
     *own, identity = people.mean_embedding([(*face.own, face.identity) for face in chosen])
     made = Person(tuple(own), identity, named(networks))
-    return Person.from_bytes(made.to_bytes())
+    return Person.from_bytes(made.to_bytes()), chosen
 
 
 def _sound(faces: Sequence[Seen]) -> bool:

@@ -14,9 +14,10 @@ import os
 import pickle
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -28,8 +29,9 @@ import numpy as np
 
 from engine import sharding
 from engine.bulk.album import Album
-from engine.bulk.cloaker import Cloaker, Targets, aims, bank_of, grouped
+from engine.bulk.cloaker import Cloaker
 from engine.bulk.crowd import Crowd, Seen
+from engine.bulk.goals import Sample, Target, Targets, aims, bank_of, grouped
 from engine.bulk.inputs import OWN_FOLDER, InputError
 from engine.bulk.manifest import Row
 from engine.bulk.pipeline import Clock
@@ -144,8 +146,8 @@ class Crew:
             if isinstance(handler, logging.StreamHandler):  # the other one is a file and keeps all
                 handler.setLevel(logging.WARNING)
 
-    def targets(self, sources: Sequence[Path], *, watch: Watch) -> Targets:
-        """As `Cloaker.targets`; the workers look at the photos."""
+    def targets(self, sources: Sequence[Path], *, wanted: Collection[str], watch: Watch) -> Targets:
+        """As `Cloaker.targets`; the workers look at the photos, and probe faces."""
         recipe = self._orders.recipe
         if not grouped(recipe, len(sources)):
             return {}
@@ -154,10 +156,24 @@ class Crew:
         faces: dict[int, list[Seen]] = {}
         done = 0
         for number, found in self._hand_out(_Looker, chunks):
-            faces[number] = found
+            first = sum(map(len, chunks[:number]))
+            faces[number] = [face._replace(place=first + face.place) for face in found]
             done += len(chunks[number])
             watch.grouping(done, len(sources))
-        return aims(recipe, Crowd(chain.from_iterable(faces[number] for number in sorted(faces))), bank)
+        crowd = Crowd(chain.from_iterable(faces[number] for number in sorted(faces)))
+        probe = partial(self._probe, sources, watch=watch)
+        return aims(recipe, crowd, bank, probe=probe, wanted=wanted)
+
+    def _probe(self, sources: Sequence[Path], samples: Sequence[Sample], *, watch: Watch) -> list[Target | None]:
+        if not samples:
+            return []
+        chunks = self._chunks(samples)
+        work = [([sources[one.place] for one in chunk], chunk) for chunk in chunks]
+        found: dict[int, list[Target | None]] = {}
+        for number, ways in self._hand_out(_Prober, work):
+            found[number] = ways
+            watch.probing(sum(map(len, found.values())), len(samples))
+        return [way for number in sorted(found) for way in found[number]]
 
     def cloak(
         self,
@@ -265,6 +281,15 @@ class _Looker(_Worker):
 
     def _do(self, chunk: Sequence[Path]) -> list[Seen]:
         return list(self._here.cloaker.look(chunk, sightings=self._here.sightings))
+
+
+class _Prober(_Worker):
+    """Finds which way faces go."""
+
+    def _do(self, chunk: tuple[Sequence[Path], Sequence[Sample]]) -> list[Target | None]:
+        sources, samples = chunk
+        placed = [one._replace(place=place) for place, one in enumerate(samples)]
+        return self._here.cloaker.probe(sources, placed, sightings=self._here.sightings)
 
 
 class _Cloaker(_Worker):

@@ -2,7 +2,7 @@
 
 Order of events for a photo: its row says "interrupted", and its file is written beside and renamed into place. Then its
 row says what became of it. Whatever is killed in between is done again, and comes out the same. The cloak of a face
-depends on the photo, the settings and the weights alone.
+depends on the photo, the settings and the weights, and under objective "person" on who else is in the collection.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -20,7 +20,8 @@ from typing import Protocol
 from engine import compiles, faults, files
 from engine.bulk import budget, trouble
 from engine.bulk.album import Album, publish, remove
-from engine.bulk.cloaker import Cloaker, Targets
+from engine.bulk.cloaker import Cloaker
+from engine.bulk.goals import Targets
 from engine.bulk.inputs import OWN_FOLDER, collect
 from engine.bulk.manifest import Manifest, Row, Status, finished
 from engine.bulk.pipeline import Clock, Stages, stream
@@ -39,7 +40,7 @@ __all__ = ["Here", "Options", "Runner", "Task", "clean", "fingerprint", "run"]
 class Runner(Protocol):
     """Who does the photos of a run: this process, or others for it (`ray_runner`)."""
 
-    def targets(self, sources: Sequence[Path], *, watch: Watch) -> Targets:
+    def targets(self, sources: Sequence[Path], *, wanted: Collection[str], watch: Watch) -> Targets:
         """As `Cloaker.targets`."""
         ...
 
@@ -70,10 +71,14 @@ class Here:
         """What this call, earlier ones and other shards saw in photos."""
         return Sightings(self.cloaker.detector, self.out / OWN_FOLDER)
 
-    def targets(self, sources: Sequence[Path], *, watch: Watch = Watch()) -> Targets:
+    def targets(
+        self, sources: Sequence[Path], *, wanted: Collection[str] | None = None, watch: Watch = Watch()
+    ) -> Targets:
         """As `Cloaker.targets`."""
         grouping = partial(watch.grouping, photos=len(sources))
-        return self.cloaker.targets(sources, progress=grouping, sightings=self.sightings)
+        return self.cloaker.targets(
+            sources, wanted=wanted, progress=grouping, probing=watch.probing, sightings=self.sightings
+        )
 
     def cloak(
         self,
@@ -152,7 +157,7 @@ def run(
                 else:
                     work = stack.enter_context(runner(len(sources)))
             with clock.time("group"):
-                targets = work.targets(sources, watch=watch)
+                targets = work.targets(sources, wanted={task.sha256 for task in tasks}, watch=watch)
             log.info("who is who is known after %.1f s: %d faces have a target", clock.group, len(targets))
             begin = partial(announce, manifest)
             for task, row in work.cloak(tasks, targets, begin=begin, album=album, clock=clock, watch=watch):

@@ -20,7 +20,8 @@ from engine.bulk.sightings import Sightings
 from engine.config import Output
 
 if TYPE_CHECKING:
-    from engine.bulk.cloaker import Cloaker, Targets
+    from engine.bulk.cloaker import Cloaker
+    from engine.bulk.goals import Targets
 
 S = TypeVar("S")
 R = TypeVar("R")

@@ -16,6 +16,9 @@ class Watch:
     def grouping(self, done: int, photos: int) -> None:
         """In `done` of all `photos` it is known who is who."""
 
+    def probing(self, done: int, faces: int) -> None:
+        """Of so many faces, which tell which way people's faces go, so many are done."""
+
     def solving(self, done: int, faces: int) -> None:
         """So many faces are done, and so many are being cloaked."""
 

@@ -54,14 +54,23 @@ def distances(these: tuple[Float[Array, "_d"], ...], those: tuple[Float[Array, "
 
 
 def gain(
-    recipe: Recipe, face: Problem, found: tuple[Float[Array, "_d"], ...], *, members: tuple[int, ...] | None = None
+    recipe: Recipe,
+    face: Problem,
+    found: tuple[Float[Array, "_d"], ...],
+    *,
+    members: tuple[int, ...] | None = None,
+    lead: tuple[Float[Array, "_d"], ...] | None = None,
 ) -> Float[Array, ""]:
     """What the solver maximises: the extractors' weighted mean distance from face.target, or minus that to it.
 
     found: embeddings of the cloaked face by the extractors `members`. members: indices into the ensemble, None for all.
+    lead: what is taken off the target of each extractor of the ensemble, None for nothing.
     """
     chosen = range(len(recipe.extractors)) if members is None else members
     given = [recipe.weights[index] for index in chosen]
     weights = jnp.array(given) / sum(given)  # no product of matrices: GPUs round theirs to TF32
-    distance = (weights * distances(found, tuple(face.target[index] for index in chosen))).sum()
+    targets = (
+        face.target if lead is None else tuple(goal - ahead for goal, ahead in zip(face.target, lead, strict=True))
+    )
+    distance = (weights * distances(found, tuple(targets[index] for index in chosen))).sum()
     return -distance if recipe.objective == "target" else distance

@@ -5,6 +5,10 @@ it turns eyes green and brows blue. JPEG's coarse chroma erases it. So colour mo
 less far in a JPEG of quality 75. There the budget is spent on what is lost. No pixel changes by more than the recipe's
 cap, as single ones would show.
 
+A face's embeddings can go many ways, and the distance from where they were prefers none. So which way they go is
+decided by the first steps, in each network anew. From step `LEAD` on the way that they went is wanted too: it is what
+all networks of the ensemble found together, and a linear goal. That moves networks that took no part further.
+
 The projection scales the cloak down to its DSSIM budget (`dssim.largest_scale`), so every iterate is feasible and
 no penalty weight has to be found. The step shrinks as a cosine over the recipe's steps.
 """
@@ -19,14 +23,14 @@ from engine.cloak import projection
 from engine.cloak.objective import Extractors, Problem, gain
 from engine.cloak.state import State, keep, start, step_key
 from engine.cloak.transforms import seen
-from engine.config import Recipe
+from engine.config import LEAD, Recipe
 
 NOISE = 16 / 255
 """Standard deviation of the noise at the start, before it is brought into a tenth of the budget."""
 STEP = 0.02
 """First step, root mean square over the canvas, in units of the [0, 1] range, at rho .007."""
 REACH = 4
-"""The momentum is 1 - REACH / steps, .95 at the usual 80. A momentum that remembers more steps than a schedule can
+"""The momentum is 1 - REACH / steps, .93 at the usual 60. A momentum that remembers more steps than a schedule can
 spare never gathers pace. At 15 steps and the same DSSIM, .9 moved embeddings less far (1.59 for 1.69, one trial on 4
 faces)."""
 
@@ -48,7 +52,7 @@ def pull(
     def ascent(delta: Array) -> Array:
         canvas, key = face.original.image + delta, step_key(face.key, state.step)
         found = seen(recipe, extractors, canvas, key=key, members=members)
-        return gain(recipe, face, found, members=members)
+        return gain(recipe, face, found, members=members, lead=_lead(recipe, state))
 
     gradient = jax.grad(ascent)(state.variable) * face.mask
     return gradient if recipe.colour else gradient.mean(axis=-1, keepdims=True)
@@ -73,5 +77,21 @@ def move(
 
 
 def settle(recipe: Recipe, face: Problem, state: State, found: tuple[Array, ...]) -> State:
-    """Keep the iterate if it is the best so far; found: its embeddings as it is, not transformed."""
-    return keep(face, state, state.variable, found=found, gain=gain(recipe, face, found), feasible=jnp.bool_(True))
+    """Keep the iterate if it is the best so far; found: its embeddings as it is, not transformed.
+
+    After `LEAD` steps its direction becomes the state's lead.
+    """
+    gained = gain(recipe, face, found, lead=_lead(recipe, state))
+    state = keep(face, state, state.variable, found=found, gain=gained, feasible=jnp.bool_(True))
+    if not recipe.leads:
+        return state
+    moved = tuple(after - before for after, before in zip(found, face.clean, strict=True))
+    now = state.step == LEAD
+    lead = tuple(
+        jnp.where(now, one / (jnp.linalg.norm(one) + 1e-12), old) for one, old in zip(moved, state.lead, strict=True)
+    )
+    return state._replace(lead=lead)
+
+
+def _lead(recipe: Recipe, state: State) -> tuple[Array, ...] | None:
+    return tuple(recipe.lead * one for one in state.lead) if recipe.leads else None

@@ -16,7 +16,7 @@ class State(NamedTuple):
 
     variable: what the solver changes. memory: its momentum or optimiser state. best: the best feasible cloak so
     far, (c, c, 3), zero if none. best_gain: its gain, -inf if none. shift: how far it moves each extractor's embedding.
-    step: steps done.
+    lead: where the embeddings went first, of length one, zero until that is known. step: steps done.
     """
 
     variable: Any
@@ -24,13 +24,15 @@ class State(NamedTuple):
     best: Float[Array, "c c 3"]
     best_gain: Float[Array, ""]
     shift: Float[Array, "k"]
+    lead: tuple[Float[Array, "_d"], ...]
     step: Int[Array, ""]
 
 
 def start(face: Problem, variable: Any, memory: Any) -> State:
     """A state in which nothing feasible has been seen."""
     nothing = jnp.zeros_like(face.original.image)
-    return State(variable, memory, nothing, jnp.float32(-jnp.inf), jnp.zeros(len(face.clean)), jnp.int32(0))
+    lead = tuple(map(jnp.zeros_like, face.clean))
+    return State(variable, memory, nothing, jnp.float32(-jnp.inf), jnp.zeros(len(face.clean)), lead, jnp.int32(0))
 
 
 def keep(

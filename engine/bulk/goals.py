@@ -1,0 +1,121 @@
+"""What the faces of a collection are moved from or to: the mean of a person, the way their faces go, a far centroid.
+
+Which way a person's faces go is found on a few of them, in a few steps. All photos of the person then go that way. That
+misleads whoever takes their mean or draws a line, and moves networks that took no part further than if each photo went
+its own way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float32
+
+from engine.bulk import people
+from engine.bulk.crowd import Crowd, Seen
+from engine.cloak.targets import farthest
+from engine.config import Recipe
+
+Target = tuple[Float32[np.ndarray, "_d"], ...]
+Targets = dict[tuple[str, int], Target]
+"""By photo hash and index of the face."""
+Bank = tuple[Float32[np.ndarray, "k _d"], ...]
+
+SAMPLES = 4
+"""Faces of a person on which it is found which way they go."""
+
+
+class Sample(NamedTuple):
+    """One of these faces. place: of its photo among the sources. own: its embeddings. mean: those of the person."""
+
+    place: int
+    sha256: str
+    index: int
+    own: Target
+    mean: Target
+
+
+Probe = Callable[[Sequence[Sample]], list[Target | None]]
+"""How far each sample moved in each network in its first steps; None for a face that cannot be cloaked."""
+
+
+def grouped(recipe: Recipe, photos: int) -> bool:
+    """Whether a collection of so many photos is looked at before anything is cloaked, to know who is who."""
+    # No two faces of one photo are one person's.
+    return recipe.objective == "target" or (recipe.objective == "person" and photos > 1)
+
+
+def bank_of(recipe: Recipe) -> Bank:
+    """The far targets of the recipe's objective, empty where it has none. Raises CheckpointError as `people.bank`."""
+    return people.bank(recipe.names) if recipe.objective == "target" else ()
+
+
+def aims(recipe: Recipe, faces: Crowd, bank: Bank, *, probe: Probe, wanted: Collection[str] | None = None) -> Targets:
+    """What each of these faces is to be moved from or to, as in `Cloaker.targets`.
+
+    bank: of the recipe. wanted: hashes of the photos that matter, None for all. People in none of them are left out.
+    """
+    if not faces:
+        return {}
+    persons = people.group(faces.identities())
+    order = np.argsort(persons, kind="stable")
+    known: list[tuple[list[tuple[str, int]], Target, list[Sample]]] = []
+    for mine in np.split(order, np.flatnonzero(np.diff(persons[order])) + 1):
+        members = [faces[i] for i in mine.tolist()]
+        if wanted is not None and not any(face.sha256 in wanted for face in members):
+            continue
+        # A face on which a network fails is failed by itself (`FaceCloak.fault`), not with all others of its person.
+        sound = [face for face in members if all(np.isfinite(one).all() for one in face.own)]
+        if not sound:
+            continue
+        mean = people.mean_embedding([face.own for face in sound])
+        keys = [(face.sha256, face.index) for face in members]
+        known.append((keys, mean, samples(recipe, sound, mean)))
+    ways = probe([one for _, _, mine in known for one in mine])
+    result: Targets = {}
+    first = 0
+    for keys, mean, mine in known:
+        lead = common(ways[first : first + len(mine)])
+        first += len(mine)
+        goal = goal_of(recipe, mean, lead, bank)
+        result.update(dict.fromkeys(keys, goal))
+    return result
+
+
+def samples(recipe: Recipe, faces: Sequence[Seen], mean: Target) -> list[Sample]:
+    """The faces of a person that are probed, the same whatever their order.
+
+    None for a person with one face: it finds its own way, like any face that is cloaked alone.
+    """
+    if not recipe.leads or recipe.objective != "person":
+        return []
+    unique = {(face.sha256, face.index): face for face in faces}
+    if len(unique) < 2:
+        return []
+    chosen = [unique[key] for key in sorted(unique)[:SAMPLES]]
+    return [Sample(face.place, face.sha256, face.index, face.own, mean) for face in chosen]
+
+
+def common(ways: Sequence[Target | None]) -> Target | None:
+    """The way that most of the faces of a person go, of length one in each network; None if none is known."""
+    sound = [way for way in ways if way is not None]
+    if not sound:
+        return None
+    sums = [np.stack(column).astype(np.float64).sum(axis=0) for column in zip(*sound, strict=True)]
+    lengths = [float(np.linalg.norm(one)) for one in sums]
+    if not all(0 < length < np.inf for length in lengths):
+        return None
+    return tuple(np.asarray(one / length, np.float32) for one, length in zip(sums, lengths, strict=True))
+
+
+def goal_of(recipe: Recipe, mean: Target, lead: Target | None, bank: Bank) -> Target:
+    """What the faces of a person are moved from or to. lead: as `common` gives it."""
+    if recipe.objective == "target":
+        chosen = int(farthest(jax.device_put(mean), jax.device_put(bank), seed=recipe.seed))
+        return tuple(np.asarray(rows[chosen], np.float32) for rows in bank)
+    if lead is None or not recipe.leads:
+        return mean
+    return tuple((own - recipe.lead * way).astype(np.float32) for own, way in zip(mean, lead, strict=True))
