@@ -12,6 +12,7 @@ import tiny_cloak
 from PIL import Image
 
 from engine import Cloaker, Person, Recipe, cli
+from engine.bulk import goals, people
 from engine.bulk.crowd import Crowd, Seen
 from engine.bulk.goals import SAMPLES, Sample, Target, aims, common, goal_of, samples
 from engine.bulk.prepare import digest, prepare
@@ -88,6 +89,26 @@ def test_the_common_way_is_of_length_one_and_faces_that_found_none_do_not_count(
     found = common([(3 * EAST, NORTH), None, (EAST, NORTH)])
     assert found is not None
     np.testing.assert_array_equal(found, (EAST, NORTH))
+
+
+def test_many_people_are_probed_in_blocks_and_each_gets_the_way_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(goals, "BLOCK", 3)
+    monkeypatch.setattr(people, "group", lambda identities: np.arange(len(identities)) // 2)
+    crowd = Crowd(face(number, EAST) for number in range(10))
+    asked: list[int] = []
+
+    def probe(wanted: Sequence[Sample]) -> list[Target | None]:
+        asked.append(len(wanted))
+        ways = [np.array([1.0, one.place // 2], np.float32) for one in wanted]
+        return [(way, way) for way in ways]
+
+    found = aims(RECIPE, crowd, (), probe=probe)
+    assert asked == [4, 4, 2]
+    for number in range(10):
+        pair = [crowd[i].own[0] for i in (number // 2 * 2, number // 2 * 2 + 1)]
+        mean = np.sum(pair, axis=0) / np.linalg.norm(np.sum(pair, axis=0))
+        way = np.array([1.0, (10 + number) // 2]) / np.hypot(1, (10 + number) // 2)
+        np.testing.assert_allclose(found[f"{number:064x}", 0][0], mean - way, atol=1e-5)
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ its own way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,8 @@ Bank = tuple[Float32[np.ndarray, "k _d"], ...]
 
 SAMPLES = 4
 """Faces of a person on which it is found which way they go."""
+BLOCK = 4096
+"""Faces that are probed together at least, if there are so many: 20 KB each with the default networks."""
 
 
 class Sample(NamedTuple):
@@ -58,30 +61,49 @@ def aims(recipe: Recipe, faces: Crowd, bank: Bank, *, probe: Probe, wanted: Coll
 
     bank: of the recipe. wanted: hashes of the photos that matter, None for all. People in none of them are left out.
     """
+    result: Targets = {}
+    block: list[_Known] = []
+    waiting = 0
+    for person in _people(recipe, faces, wanted):
+        block.append(person)
+        waiting += len(person.samples)
+        if waiting >= BLOCK:
+            result.update(_goals(recipe, block, bank, probe))
+            block, waiting = [], 0
+    return result | _goals(recipe, block, bank, probe)
+
+
+class _Known(NamedTuple):
+    """A person. faces: all of them, by photo hash and index."""
+
+    faces: list[tuple[str, int]]
+    mean: Target
+    samples: list[Sample]
+
+
+def _people(recipe: Recipe, faces: Crowd, wanted: Collection[str] | None) -> Iterator[_Known]:
     if not faces:
-        return {}
+        return
     persons = people.group(faces.identities())
     order = np.argsort(persons, kind="stable")
-    known: list[tuple[list[tuple[str, int]], Target, list[Sample]]] = []
     for mine in np.split(order, np.flatnonzero(np.diff(persons[order])) + 1):
         members = [faces[i] for i in mine.tolist()]
         if wanted is not None and not any(face.sha256 in wanted for face in members):
             continue
         # A face on which a network fails is failed by itself (`FaceCloak.fault`), not with all others of its person.
         sound = [face for face in members if all(np.isfinite(one).all() for one in face.own)]
-        if not sound:
-            continue
-        mean = people.mean_embedding([face.own for face in sound])
-        keys = [(face.sha256, face.index) for face in members]
-        known.append((keys, mean, samples(recipe, sound, mean)))
-    ways = probe([one for _, _, mine in known for one in mine])
+        if sound:
+            mean = people.mean_embedding([face.own for face in sound])
+            yield _Known([(face.sha256, face.index) for face in members], mean, samples(recipe, sound, mean))
+
+
+def _goals(recipe: Recipe, known: Sequence[_Known], bank: Bank, probe: Probe) -> Targets:
+    wanted = [sample for person in known for sample in person.samples]
+    ways = iter(probe(wanted) if wanted else ())
     result: Targets = {}
-    first = 0
-    for keys, mean, mine in known:
-        lead = common(ways[first : first + len(mine)])
-        first += len(mine)
-        goal = goal_of(recipe, mean, lead, bank)
-        result.update(dict.fromkeys(keys, goal))
+    for person in known:
+        lead = common(list(islice(ways, len(person.samples))))
+        result.update(dict.fromkeys(person.faces, goal_of(recipe, person.mean, lead, bank)))
     return result
 
 

@@ -165,8 +165,6 @@ class Crew:
         return aims(recipe, crowd, bank, probe=probe, wanted=wanted)
 
     def _probe(self, sources: Sequence[Path], samples: Sequence[Sample], *, watch: Watch) -> list[Target | None]:
-        if not samples:
-            return []
         chunks = self._chunks(samples)
         work = [([sources[one.place] for one in chunk], chunk) for chunk in chunks]
         found: dict[int, list[Target | None]] = {}
