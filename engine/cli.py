@@ -81,6 +81,8 @@ def _called(given: list[str], output: terminal.Stream | None) -> int:
     as_json = "--json" in given
     with ExitStack() as stack:
         try:
+            if "" in given:
+                return usage("an argument is empty: is a variable unset?", as_json=as_json)
             if given and not {"--help", "-h", "--version"} & set(given):
                 from engine import faults
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 CLOAKS: int = 4
@@ -59,6 +60,9 @@ CHUNK: int = 10
 LEAD: int = 20
 """Solver steps after which it is known which way a face's embeddings go; a multiple of CHUNK."""
 
+MOST_STEPS: int = 1_000_000
+"""Most solver steps."""
+
 MOST_LEAD: float = 10.0
 """Largest lead."""
 
@@ -69,6 +73,14 @@ HEAVIEST: float = 1e6
 def _choice(name: str, value: str, kind: object) -> None:
     if value not in get_args(kind):
         raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {value!r}")
+
+
+def _numbers(given: object, kind: type, names: tuple[str, ...]) -> None:
+    what = "a whole number" if kind is Integral else "a number"
+    for name in names:
+        value = getattr(given, name)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"{name} must be {what}; got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -162,10 +174,16 @@ class Recipe:
     def __post_init__(self) -> None:
         _choice("objective", self.objective, Objective)
         _choice("solver", self.solver, SolverName)
+        if isinstance(self.extractors, str):
+            raise ValueError(f"extractors must be names, as ({self.extractors!r},); got the text {self.extractors!r}")
+        _numbers(self, Real, ("rho", "jitter", "spectrum", "smoothing", "cap", "lead"))
+        _numbers(self, Integral, ("steps", "seed"))
+        _numbers(self, Real, ("enough",) if self.enough is not None else ())
+        _numbers(self, Integral, ("turn",) if self.turn is not None else ())
         if not 0 < self.rho < 0.5:
             raise ValueError(f"rho must be in (0, 0.5), the paper uses .007; got {self.rho}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1; got {self.steps}")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"steps must be 1 to {MOST_STEPS}; got {self.steps}")
         if not self.extractors:
             raise ValueError("extractors must name at least one; `cloak models` lists them")
         if len(set(self.names)) < len(self.names):

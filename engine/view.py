@@ -184,7 +184,7 @@ def _compiled(compiles: dict[str, Any]) -> str:
     """What was compiled, and for which of the programs that took longest."""
     dearest = ", ".join(f"{name} {one['seconds']:.1f} s" for name, one in [*compiles["by_program"].items()][:3])
     programs = f"{compiles['programs']} programs, {compiles['from_cache']} of them from the cache"
-    return f"Of that {compiles['seconds']:.1f} s to compile {programs}: {dearest}, ..."
+    return f"Compiling took {compiles['seconds']:.1f} s in all threads, for {programs}: {dearest}, ..."
 
 
 class _Lines:

@@ -124,7 +124,7 @@ def test_photos_from_file_to_file(photos: Path, tmp_path: Path, capsys: pytest.C
         (["--only", "peak,speed"], "--only must be some of peak, compile"),
         (["--only", "photos"], "needs photos"),
         (["--extractors", "none-such"], "none-such"),
-        (["--steps", "0"], "steps must be at least 1"),
+        (["--steps", "0"], "steps must be 1 to"),
         (["--out", "no/such/folder/bench.json"], "there is no folder"),
         (["gone.jpg"], "gone.jpg"),
         (["--mode", "lower"], "mode"),

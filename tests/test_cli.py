@@ -19,7 +19,17 @@ def test_help_and_version(arguments: list[str], capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["run"], ["run", "x"], ["fly"], ["run", "x", "--out", "y", "--fast"]])
+MISTAKES = (
+    ["run"],
+    ["run", "x"],
+    ["fly"],
+    ["run", "x", "--out", "y", "--fast"],
+    ["run", "", "--out", "y"],  # of "$UNSET"; as a path it would be the folder in which one is
+    ["run", "x", "--out", ""],
+)
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
 def test_mistakes_are_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == cli.USAGE
     capsys.readouterr()

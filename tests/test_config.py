@@ -157,3 +157,24 @@ def test_template_lies_upright_within_the_canvas() -> None:
     assert left_eye[0] < nose[0] < right_eye[0] < CANVAS
     assert max(left_eye[1], right_eye[1]) < nose[1] < min(left_mouth[1], right_mouth[1]) < CANVAS
     assert left_mouth[0] < right_mouth[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"extractors": "mobileface"}, "got the text 'mobileface'"),
+        ({"rho": "a"}, "rho must be a number; got 'a'"),
+        ({"steps": 1.5}, "steps must be a whole number; got 1.5"),
+        ({"steps": True}, "steps must be a whole number; got True"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"turn": "1"}, "turn must be a whole number"),
+        ({"enough": "far"}, "enough must be a number"),
+        ({"steps": 10**20}, "steps must be 1 to 1000000"),
+        ({"lead": -0.1}, r"lead must be in \[0, 10\]; got -0.1"),
+        ({"lead": float("nan")}, r"lead must be in \[0, 10\]; got nan"),
+    ],
+    ids=str,
+)
+def test_what_is_no_recipe_is_named(given: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Recipe(**given)

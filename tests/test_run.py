@@ -370,6 +370,59 @@ def sources(folder: Path, photos: Path, *, linked: bool = False) -> Path:
     return folder
 
 
+def test_what_failed_and_is_gone_or_elsewhere_now_is_no_failure_for_ever(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, out = sources(tmp_path / "one", photos), tmp_path / "two", tmp_path / "out"
+    second.mkdir()
+    for folder in (first, second):
+        for name in ("bad.jpg", f"{folder.name}.jpg"):
+            (folder / name).write_text(f"not a picture but {folder} {name}")
+    assert call(first, "--out", out, capsys=capsys)[0] == cli.FAILED
+    assert call(second, "--out", out, capsys=capsys)[0] == cli.FAILED
+    assert {name for name, row in rows(out).items() if row[0] == "failed"} == {"bad.jpg", "one.jpg", "two.jpg"}
+    (first / "one.jpg").unlink()
+    call(first, "--out", out, capsys=capsys)
+    failed = {name for name, row in rows(out).items() if row[0] == "failed"}
+    assert failed == {"bad.jpg", "two.jpg"}, "what this call did not look at stays"
+    (second / "two.jpg").unlink()
+    call(first, second, "--out", out, capsys=capsys)
+    failed = {name for name, row in rows(out).items() if row[0] == "failed"}
+    assert failed == {"one/bad.jpg", "two/bad.jpg"}, "each has another place now"
+    for folder in (first, second):
+        (folder / "bad.jpg").unlink()
+    assert call(first, second, "--out", out, capsys=capsys)[0] in (cli.OK, cli.NOTHING)
+    assert cli.main(["status", str(out)]) == cli.OK
+    capsys.readouterr()
+
+
+def test_a_folder_that_can_be_read_again_is_no_failure_for_ever(
+    tmp_path: Path,
+    photos: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, out = sources(tmp_path / "one", photos), tmp_path / "out"
+    sources(folder / "closed", photos)
+    walk = os.walk
+
+    def closed(root: Path, **options: object) -> Iterator[tuple[str, list[str], list[str]]]:
+        for place, folders, names in walk(root, **options):  # type: ignore[call-overload]
+            if "closed" in folders:
+                folders.remove("closed")
+                error = PermissionError(13, "Permission denied", os.path.join(place, "closed"))
+                options["onerror"](error)  # type: ignore[operator]
+            yield place, folders, names
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "walk", closed)
+        assert call(folder, "--out", out, capsys=capsys)[0] == cli.FAILED
+    assert rows(out)["closed"][0] == "failed"
+    assert call(folder, "--out", out, capsys=capsys)[0] == cli.OK
+    assert {name: row[0] for name, row in rows(out).items()} == {"a.png": "cloaked", "closed/a.png": "cloaked"}
+
+
 def test_a_source_that_is_away_for_one_call_costs_no_good_output(
     tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

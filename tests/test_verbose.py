@@ -29,6 +29,20 @@ def test_a_traceback_is_shown_to_who_asks(capsys: pytest.CaptureFixture[str], mo
     assert capsys.readouterr().err == "cloak: odd\\x1b[31m\n", "it is over with the command"
 
 
+def test_a_line_is_shown_once_whoever_else_listens(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.extractors.available", lambda: logging.getLogger("engine.extractors").info("loading"))
+    other = logging.StreamHandler()
+    logging.getLogger().addHandler(other)
+    try:
+        cli.main(["models", "--json", "--verbose"])
+        assert logging.getLogger("engine").propagate
+    finally:
+        logging.getLogger().removeHandler(other)
+    assert capsys.readouterr().err.count("loading") == 1
+
+
 def test_a_mistake_in_the_arguments_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["models", "--verbose", "--fast"]) == cli.USAGE
     assert "Traceback" not in capsys.readouterr().err

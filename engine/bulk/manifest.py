@@ -239,6 +239,19 @@ class Manifest:
         values = ([stored(value) for value in row.as_dict().values()] for row in rows)
         self._database.executemany(f"INSERT OR REPLACE INTO {table} ({COLUMNS}) VALUES ({marks})", values)
 
+    def open_ends(self) -> Iterator[Row]:
+        """The rows of photos that failed or have no face, and of which no earlier file is kept; by target."""
+        asked = "status IN ('failed', 'no_face') AND reason <> ? AND target NOT IN (SELECT target FROM kept)"
+        query = f"SELECT {COLUMNS} FROM photos WHERE {asked} ORDER BY target"
+        for found in self._database.execute(query, (INTERRUPTED,)).fetchall():
+            yield _row(found)
+
+    def forget(self, targets: Iterable[str]) -> None:
+        """Remove rows, all or none."""
+        with self._database:
+            self._database.execute("BEGIN")
+            self._database.executemany("DELETE FROM photos WHERE target = ?", [(stored(one),) for one in targets])
+
     def rows(self) -> Iterator[Row]:
         """All rows, by target."""
         for found in self._database.execute(f"SELECT {COLUMNS} FROM photos ORDER BY target").fetchall():

@@ -47,7 +47,7 @@ class Person:
         """A Person of what `to_bytes` gave. Raises ValueError for anything else."""
         start = len(_HEAD) + 32
         try:
-            if not data.startswith(_HEAD):
+            if not isinstance(data, bytes) or not data.startswith(_HEAD):
                 raise ValueError
             networks, count = np.frombuffer(data, "<u4", 2, start).tolist()
             sizes = np.frombuffer(data, "<u4", count, start + 8).astype(int)

@@ -8,6 +8,7 @@ depends on the photo, the settings and the weights, and under objective "person"
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from engine.bulk import budget, trouble
 from engine.bulk.album import Album, publish, remove
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.goals import Targets
-from engine.bulk.inputs import OWN_FOLDER, collect
+from engine.bulk.inputs import OWN_FOLDER, Item, collect
 from engine.bulk.manifest import Manifest, Row, Status, finished
 from engine.bulk.pipeline import Clock, Stages, stream
 from engine.bulk.plan import Options, Plan, Task, announce, dry, fingerprint, plan
@@ -165,6 +166,7 @@ def run(
                 watch.row(rows[-1])
                 if why := trouble.ends_run(rows[-1]):
                     raise trouble.RunError(f"{why}: make room. {trouble.RESUME.format(out=out)}")
+        manifest.forget(_superseded(manifest, items, paths))
     summary = summarise(rows, todo.earlier, clock, time.perf_counter() - begun, remaining=todo.left)
     summary = replace(summary, compiles=compiled.as_dict())
     return _published(summary, out, options, watch)
@@ -182,6 +184,23 @@ def _dry_run(cloaker: Callable[[], Cloaker], todo: Plan, options: Options, watch
     with trouble.starting():
         one = cloaker()
     return [*todo.passed, *dry(one, todo.tasks, options, watch)]
+
+
+def _superseded(manifest: Manifest, items: Sequence[Item], paths: Sequence[Path]) -> list[str]:
+    """Targets of photos that failed or had no face in an earlier call, and are not what this one found in its paths.
+
+    Such a photo is gone, or has another place now, or it was a folder that could not be read then.
+    """
+    roots = [os.path.abspath(path) for path in paths]
+    sources = {os.path.abspath(item.source): item.target for item in items}
+    targets = {item.target for item in items}
+    found = []
+    for row in manifest.open_ends():
+        source = os.path.abspath(row.source)
+        looked = any(source == root or source.startswith(os.path.join(root, "")) for root in roots)
+        if looked and row.target not in targets and sources.get(source) != row.target:
+            found.append(row.target)
+    return found
 
 
 def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row, *, key: str = "") -> Row:

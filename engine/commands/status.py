@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sqlite3
 import sys
 from pathlib import Path
@@ -33,12 +34,15 @@ def status(
     """Do it. Returns the exit code."""
     from engine import faults
     from engine.bulk import status as photos
+    from engine.bulk.inputs import OWN_FOLDER
     from engine.bulk.untouched import manifests
 
     if telling.json and table:
         return usage("--json and --csv exclude each other", as_json=True)
     try:
         if not manifests(out):
+            if (out / OWN_FOLDER).is_dir():
+                os.listdir(out / OWN_FOLDER)  # says why it shows no manifest, if it may not be read
             return usage(f"{out}: no `cloak run` has written there: name its --out", as_json=telling.json)
         totals = photos.Totals()
         writer = csv.writer(sys.stdout, lineterminator="\n")

@@ -22,11 +22,13 @@ def verbose() -> Iterator[None]:
     """Everything that the engine logs is shown while the block lasts, tracebacks too."""
     logger, handler = logging.getLogger("engine"), _Handler()
     handler.setFormatter(logging.Formatter("%(relativeCreated)6d ms %(name)s: %(message)s"))
-    before = logger.level
+    before = logger.level, logger.propagate
     logger.setLevel(logging.DEBUG)
+    logger.propagate = False  # a handler of the root logger would show it again, as it is
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

@@ -106,7 +106,9 @@ def from_array(array: np.ndarray | Image.Image) -> Photo:
         except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
             raise PhotoError(f"The image cannot be decoded ({error}): load it again, or save it anew.") from error
     if not isinstance(array, np.ndarray):
-        raise PhotoError(f"An image must be a numpy array, a Pillow image or a path; this is a {type(array).__name__}.")
+        raise PhotoError(
+            f"An image must be a numpy array, a Pillow image, bytes or a path; this is a {type(array).__name__}."
+        )
     if array.dtype != np.uint8:
         advice = "multiply by 255 and round" if array.dtype.kind == "f" else "scale to 0..255"
         raise PhotoError(
