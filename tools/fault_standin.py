@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from engine import checkpoint
 from engine.bulk import cloaker
 from engine.bulk.batching import FaceCloak, FaceJob, Usage
 from engine.bulk.desk import Desk
+from engine.bulk.goals import Targets
 from engine.bulk.sightings import Sightings
 from engine.config import Detection, Recipe
 from engine.detect import YuNet
@@ -79,9 +80,6 @@ class Batcher:
     def embed(self, canvases: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         return [tuple(_embedding(canvas) for _ in self.recipe.names) for canvas in canvases]
 
-    def solve(self, jobs: Iterable[FaceJob]) -> list[FaceCloak]:
-        return [self.cloak(job) for job in jobs]
-
     def no_target(self) -> tuple[np.ndarray, ...]:
         return tuple(np.zeros(DIM, np.float32) for _ in self.recipe.names)
 
@@ -125,8 +123,10 @@ class StandIn(cloaker.Cloaker):
         *,
         progress: Callable[[int], None] = lambda done: None,
         sightings: Sightings | None = None,
-    ) -> cloaker.Targets:
-        """Looks at all photos, as the engine does under objective "person"; noise needs no mean."""
+        **rest: object,
+    ) -> Targets:
+        """Looks at all photos, as the engine does under objective "person"; noise needs no mean and goes no way."""
+        del rest
         self.look(sources, progress=progress, sightings=sightings)
         return {}
 
