@@ -122,7 +122,7 @@ def samples(recipe: Recipe, faces: Sequence[Seen], mean: Target) -> list[Sample]
 
 
 def common(ways: Sequence[Target | None]) -> Target | None:
-    """The way that most of the faces of a person go, of length one in each network; None if none is known."""
+    """The mean way of the faces of a person, of length one in each network; None if none is known."""
     sound = [way for way in ways if way is not None]
     if not sound:
         return None

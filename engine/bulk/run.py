@@ -191,16 +191,16 @@ def _superseded(manifest: Manifest, items: Sequence[Item], paths: Sequence[Path]
 
     Such a photo is gone, or has another place now, or it was a folder that could not be read then.
     """
+    ends = list(manifest.open_ends())
+    if not ends:
+        return []
     roots = [os.path.abspath(path) for path in paths]
-    sources = {os.path.abspath(item.source): item.target for item in items}
     targets = {item.target for item in items}
-    found = []
-    for row in manifest.open_ends():
-        source = os.path.abspath(row.source)
-        looked = any(source == root or source.startswith(os.path.join(root, "")) for root in roots)
-        if looked and row.target not in targets and sources.get(source) != row.target:
-            found.append(row.target)
-    return found
+
+    def looked(source: str) -> bool:
+        return any(source == root or source.startswith(os.path.join(root, "")) for root in roots)
+
+    return [row.target for row in ends if row.target not in targets and looked(os.path.abspath(row.source))]
 
 
 def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row, *, key: str = "") -> Row:
