@@ -8,8 +8,12 @@ from numbers import Integral, Real
 from typing import Literal, get_args
 
 CLOAKS: int = 4
-"""Version of what the engine computes, raised with every change to the pixels of cloaks or to what a network sees of a
-face. Results of another version are made again. tests/test_dependencies.py fails if cloaks change and this does not."""
+"""Version of cloaks, raised with every change to their pixels. Cloaks of another version are made again.
+tests/test_dependencies.py fails if cloaks change and this does not."""
+
+CROPS: int = 1
+"""Version of what a network sees of a face, raised with every change between file and canvas. Faces and embeddings that
+another version remembers are found again. tests/test_dependencies.py fails if canvases change and this does not."""
 
 CANVAS: int = 176
 """Side of the canvas in pixels: ArcFace's 112-pixel template with 32 pixels of context on every side."""

@@ -15,7 +15,7 @@ import tiny_cloak
 from engine import checkpoint
 from engine.bulk import people
 from engine.bulk.dependencies import dependencies
-from engine.config import CLOAKS, Recipe
+from engine.config import CLOAKS, CROPS, Recipe
 
 WITHIN = 0.06
 """Grey levels: processors round differently, and a change that is meant to matter moves more than that."""
@@ -33,13 +33,24 @@ def test_cloaks_that_change_have_another_version() -> None:
         np.testing.assert_allclose(change, golden["changes"][name], atol=WITHIN, err_msg=name)
 
 
+def test_canvases_that_change_have_another_version() -> None:
+    """If this fails: raise `engine.config.CROPS`, then python tools/golden_cloaks.py."""
+    golden = json.loads(golden_cloaks.GOLDEN.read_text())
+    assert golden["crops"] == CROPS
+    found = golden_cloaks.crops()
+    assert found.keys() == golden["canvases"].keys()
+    for name, canvas in found.items():
+        assert np.ptp(canvas) > 20, name
+        np.testing.assert_allclose(canvas, golden["canvases"][name], atol=WITHIN, err_msg=name)
+
+
 def test_all_that_a_cloak_depends_on_is_named() -> None:
     found = dependencies(Recipe(extractors=("mobileface", "sface")))
     extractors = checkpoint.manifest()["extractors"]
     assert found["weights"] == {name: extractors[name]["sha256"] for name in ("mobileface", "sface")}
     assert found["identity"] == extractors[people.EXTRACTOR]["sha256"]
     assert found["detector"] == checkpoint.manifest()["detectors"]["yunet"]["sha256"]
-    assert (found["cloaks"], found["bank"]) == (CLOAKS, None)
+    assert (found["cloaks"], found["crops"], found["bank"]) == (CLOAKS, CROPS, None)
     assert json.loads(json.dumps(found)) == found
     with pytest.raises(ValueError, match="no extractor named"):
         dependencies(Recipe(extractors=("nobodys",)))

@@ -1,6 +1,6 @@
-"""Writes tests/goldens/cloaks.json: a coarse picture of tiny cloaks, and the version of the engine that made them.
+"""Writes tests/goldens/cloaks.json: coarse pictures of tiny cloaks and of canvases, and the versions that made them.
 
-Run it after a change of what the engine computes that was meant, when `engine.config.CLOAKS` has been raised:
+Run it after a change of cloaks that was meant, when `engine.config.CLOAKS` has been raised, or of canvases and `CROPS`:
 
     python tools/golden_cloaks.py
 """
@@ -18,6 +18,7 @@ sys.path[:0] = [str(REPOSITORY / "tests")]
 GOLDEN = REPOSITORY / "tests" / "goldens" / "cloaks.json"
 
 SIDE, POOL, STEPS = 48, 8, 6
+CROP = 22
 LED = 24
 """Steps of the cloak that shows what a lead does."""
 
@@ -47,12 +48,34 @@ def cloaks() -> dict[str, list[list[float]]]:
     return found
 
 
+def crops() -> dict[str, list[list[float]]]:
+    """By size of the face: mean of each CROP x CROP pixels of its canvas, in grey levels, rounded to hundredths."""
+    import tiny
+
+    from engine.config import TEMPLATE
+    from engine.faces import Face, cut
+
+    photo = np.round(tiny.texture(2, 400, 500) * 255).astype(np.uint8)
+    turn = np.array([[0.96, -0.28], [0.28, 0.96]])
+    found = {}
+    for scale in (0.5, 1.0, 2.5):  # photo pixels per canvas pixel: one enlarged, one as it is, one shrunk
+        landmarks = (np.array(TEMPLATE) - 88) @ turn.T * scale + [240, 190]
+        box = np.array([240 - 40 * scale, 190 - 45 * scale, 80 * scale, 90 * scale])
+        canvas = cut(photo, Face(box.astype(np.float32), landmarks.astype(np.float32), 0.9)).canvas
+        grey = canvas.mean(axis=-1) * 255
+        count = len(grey) // CROP
+        pooled = grey.reshape(count, CROP, count, CROP).mean(axis=(1, 3))
+        found[f"{scale} pixels"] = np.round(pooled.astype(float), 2).tolist()
+    return found
+
+
 def main() -> None:
     """Write the file."""
-    from engine.config import CLOAKS
+    from engine.config import CLOAKS, CROPS
 
-    GOLDEN.write_text(json.dumps({"cloaks": CLOAKS, "changes": cloaks()}, indent=1) + "\n")
-    print(f"{GOLDEN.relative_to(REPOSITORY)} of version {CLOAKS}")
+    found = {"cloaks": CLOAKS, "changes": cloaks(), "crops": CROPS, "canvases": crops()}
+    GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{GOLDEN.relative_to(REPOSITORY)} of versions {CLOAKS} and {CROPS}")
 
 
 if __name__ == "__main__":

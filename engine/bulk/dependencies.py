@@ -6,12 +6,12 @@ from typing import Any
 
 from engine import checkpoint
 from engine.bulk import people
-from engine.config import CLOAKS, Recipe
+from engine.config import CLOAKS, CROPS, Recipe
 from engine.extractors import load, registry
 
 
 def dependencies(recipe: Recipe) -> dict[str, Any]:
-    """For JSON: `config.CLOAKS`, and the content hashes of the weights that a cloak of this recipe depends on.
+    """For JSON: `config.CLOAKS`, `config.CROPS`, and the content hashes of the weights that a cloak of this recipe needs.
 
     Those are the extractors, the detector, the network that tells people apart, and under objective "target" the bank
     of centroids. Raises ValueError for an unknown extractor, CheckpointError for one that cannot be used
@@ -21,6 +21,7 @@ def dependencies(recipe: Recipe) -> dict[str, Any]:
     checkpoint.detector()
     return {
         "cloaks": CLOAKS,
+        "crops": CROPS,
         "weights": {name: weights_of(name) for name in recipe.names},
         "detector": manifest["detectors"]["yunet"]["sha256"],
         "identity": weights_of(people.EXTRACTOR),

@@ -23,7 +23,7 @@ from jaxtyping import Float32
 
 from engine import files, private
 from engine.bulk.manifest import connected
-from engine.config import CLOAKS
+from engine.config import CROPS
 from engine.detect import Detector
 from engine.types import Face
 
@@ -43,7 +43,7 @@ class Sightings:
     def __init__(self, detector: Detector, folder: Path | None = None) -> None:
         """folder: where to keep it beyond this object's life, if the detector has a `key` that tells it from others."""
         key = getattr(detector, "key", None)
-        self._detector = _hashed(CLOAKS, key)
+        self._detector = _hashed(CROPS, key)
         self._lock = threading.Lock()
         self._database = (None if folder is None or key is None else _open(folder)) or _memory()
         weakref.finalize(self, self._database.close)

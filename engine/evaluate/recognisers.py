@@ -19,7 +19,7 @@ from jaxtyping import Float32, UInt8
 from engine import checkpoint, extractors, private
 from engine.bulk.dependencies import weights_of
 from engine.bulk.prepare import digest, prepare
-from engine.config import CLOAKS, Detection
+from engine.config import CROPS, Detection
 from engine.detect import YuNet
 from engine.extractors import Extractor, registry
 from engine.faces import central
@@ -116,7 +116,7 @@ class ExtractorRecogniser:
     def version(self) -> str:
         """The version of weights and detector, and of what the engine does between photo and network."""
         detector = checkpoint.manifest()["detectors"]["yunet"]["sha256"]
-        return f"cloaks {CLOAKS}, weights {weights_of(self.name)}, detector {detector}, {self._detector.settings}"
+        return f"crops {CROPS}, weights {weights_of(self.name)}, detector {detector}, {self._detector.settings}"
 
     @cached_property
     def _extractor(self) -> Extractor:
