@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -220,7 +221,11 @@ def test_a_person_is_the_same_whatever_the_order_and_survives_being_kept(
     assert again.to_bytes() == kept == Person.from_bytes(kept).to_bytes()
     assert len(kept) < 10_000
     assert kept != knowing.person(others["first"]).to_bytes()
-    for wrong in (b"", kept[:-4], kept + b"0000", b"x" + kept[1:], kept[:-4] + b"\0\0\xc0\x7f"):
+    body = kept[:-32]
+    turned = bytearray(kept)
+    turned[len(kept) // 2] ^= 1
+    whole = [body + hashlib.sha256(body).digest() for body in (body[:-4], body[:60], body[:-4] + b"\0\0\xc0\x7f")]
+    for wrong in (b"", kept[:-4], kept + b"0000", b"x" + kept[1:], bytes(turned), *whole):
         with pytest.raises(ValueError, match="no Person"):
             Person.from_bytes(wrong)
 

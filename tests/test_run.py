@@ -578,6 +578,12 @@ def damaged(out: Path) -> None:
     (out / ".cloak" / "manifest.sqlite").write_bytes(b"no database " * 1000)
 
 
+def emptied(out: Path) -> None:
+    with Manifest(out):
+        pass
+    (out / ".cloak" / "manifest.sqlite").write_bytes(b"")
+
+
 def damaged_inside(out: Path) -> None:
     with Manifest(out) as manifest:
         manifest.put(*(Row(f"{i}.png", "x" * 300, 0, 0, "", "", "failed") for i in range(500)))
@@ -601,7 +607,17 @@ def other_columns(out: Path) -> None:
 
 @pytest.mark.parametrize(
     "trouble",
-    [a_file, below_a_file, own_folder_a_file, own_folder_a_link, damaged, damaged_inside, newer, other_columns],
+    [
+        a_file,
+        below_a_file,
+        own_folder_a_file,
+        own_folder_a_link,
+        damaged,
+        emptied,
+        damaged_inside,
+        newer,
+        other_columns,
+    ],
 )
 def test_an_out_that_cannot_be_used_is_one_sentence_and_exit_2(
     collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], trouble: Callable[[Path], None]

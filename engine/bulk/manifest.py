@@ -159,12 +159,17 @@ class Manifest:
                 who = f" ({error.by})" if error.by else ""
                 raise BusyError(f"another run is writing to {out}{who}: wait for it, or choose another --out") from None
             self._share(stack, out, shard.rpartition("-of-")[2] or "1")
-            flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            os.close(os.open(self.path, flags, files.PRIVATE))
+            if not os.path.lexists(self.path):
+                files.write(self.path, _blank(), name=shard or "1-of-1")  # whole, so that one without a byte is damaged
+            os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
             try:
+                if not self.path.stat().st_size:
+                    raise sqlite3.DatabaseError("it is empty")
                 self._database = connected(self.path, locks=locks)
                 stack.callback(self._database.close)
-                self._prepare(locks)
+                with suppress(sqlite3.OperationalError):  # some shares have no shared memory, which WAL needs
+                    self._database.execute(f"PRAGMA journal_mode={'WAL' if locks else 'DELETE'}")
+                self._prepare()
             except sqlite3.Error as error:
                 if faults.full(error) or faults.no_room(folder):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
@@ -185,11 +190,9 @@ class Manifest:
                 by = "without --shard" if number == "1" else f"with --shard I/{number}"
                 raise BusyError(f"a run {by} is writing to {out}, and has the same photos: wait for it") from None
 
-    def _prepare(self, locks: bool) -> None:
-        """Make the tables of an empty database, bring those of an earlier version up to date, refuse others."""
+    def _prepare(self) -> None:
+        """Bring the tables of an earlier version up to date, refuse others."""
         run = self._database.execute
-        with suppress(sqlite3.OperationalError):  # some shares have no shared memory, which WAL needs
-            run(f"PRAGMA journal_mode={'WAL' if locks else 'DELETE'}")
         (version,) = run("PRAGMA user_version").fetchone()
         columns = columns_of(self._database, "photos")
         if version > SCHEMA or (columns and set(NAMES) - set(LATER) - set(columns)):
@@ -198,16 +201,7 @@ class Manifest:
             )
         if (found := run("PRAGMA quick_check(1)").fetchone()) != ("ok",):
             raise sqlite3.DatabaseError(f"it is damaged: {found}")
-        with self._database:
-            run("BEGIN IMMEDIATE")  # also to see whether it can be written
-            for table in ("photos", "kept"):
-                run(
-                    f"CREATE TABLE IF NOT EXISTS {table} (target TEXT PRIMARY KEY, source TEXT, size INTEGER,"
-                    " modified INTEGER, sha256 TEXT, key TEXT, status TEXT, reason TEXT, written INTEGER, faces TEXT)"
-                )
-                for column in sorted(set(LATER) - set(columns_of(self._database, table))):
-                    run(f"ALTER TABLE {table} ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
-            run(f"PRAGMA user_version = {SCHEMA}")
+        _make(self._database)
 
     def __enter__(self) -> Manifest:
         return self
@@ -330,6 +324,27 @@ def _has_locks(folder: Path) -> bool:
             return locks
     except (files.HeldError, OSError):
         return True  # held, so there are some; or nothing can be created here, and SQLite says it best
+
+
+def _make(database: sqlite3.Connection) -> None:
+    """The tables, or those columns that an earlier version has not."""
+    with database:
+        database.execute("BEGIN IMMEDIATE")  # also to see whether it can be written
+        for table in ("photos", "kept"):
+            database.execute(
+                f"CREATE TABLE IF NOT EXISTS {table} (target TEXT PRIMARY KEY, source TEXT, size INTEGER,"
+                " modified INTEGER, sha256 TEXT, key TEXT, status TEXT, reason TEXT, written INTEGER, faces TEXT)"
+            )
+            for column in sorted(set(LATER) - set(columns_of(database, table))):
+                database.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+        database.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def _blank() -> bytes:
+    """A manifest without a row."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        _make(database)
+        return database.serialize()
 
 
 def _fault(path: Path, error: sqlite3.Error) -> str:

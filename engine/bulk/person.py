@@ -15,6 +15,8 @@ from engine.bulk.crowd import Seen
 LENGTH = 0.01
 """How much the length of an embedding may differ from one."""
 _HEAD = b"fawkes person 2\n"
+_CHECK = hashlib.sha256().digest_size
+"""Bytes at the end: the SHA-256 of all before them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,8 @@ class Person:
         """Everything, in some kilobytes: the same for the same person."""
         rows = [np.asarray(row, "<f4") for row in (*self.own, self.identity, *(self.lead or ()))]
         sizes = np.array([len(self.own), len(rows), *map(len, rows)], "<u4")
-        return _HEAD + bytes.fromhex(self.networks) + sizes.tobytes() + b"".join(row.tobytes() for row in rows)
+        data = _HEAD + bytes.fromhex(self.networks) + sizes.tobytes() + b"".join(row.tobytes() for row in rows)
+        return data + hashlib.sha256(data).digest()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Person:
@@ -48,6 +51,9 @@ class Person:
         start = len(_HEAD) + 32
         try:
             if not isinstance(data, bytes) or not data.startswith(_HEAD):
+                raise ValueError
+            data, check = data[:-_CHECK], data[-_CHECK:]
+            if hashlib.sha256(data).digest() != check:
                 raise ValueError
             networks, count = np.frombuffer(data, "<u4", 2, start).tolist()
             sizes = np.frombuffer(data, "<u4", count, start + 8).astype(int)
