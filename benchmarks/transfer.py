@@ -48,6 +48,7 @@ NUMBERS = {
     "jitter": float,
     "spectrum": float,
     "smoothing": float,
+    "coarse": float,
     "cap": float,
     "lead": float,
     "steps": int,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Literal, get_args
 
-CLOAKS: int = 4
+CLOAKS: int = 5
 """Version of cloaks, raised with every change to their pixels. Cloaks of another version are made again.
 tests/test_dependencies.py fails if cloaks change and this does not."""
 
@@ -69,6 +69,9 @@ MOST_STEPS: int = 1_000_000
 
 MOST_LEAD: float = 10.0
 """Largest lead."""
+
+MOST_COARSE: float = 1000.0
+"""Largest weight of the coarse part."""
 
 HEAVIEST: float = 1e6
 """Largest weight of an extractor, and one over the smallest: float32 holds every sum and ratio of these."""
@@ -151,13 +154,13 @@ class Recipe:
     one far embedding for each person. jitter: range of the random change of scale and offset of every extractor's crop
     at every step, as a share of the crop's side. spectrum: range of the random change of every frequency of the canvas
     at every step, as a share of it. smoothing: sigma, in canvas pixels, of the Gaussian that the gradient passes
-    through. seed: of all random choices. enough: the extractors' weighted mean shift at which a face is left as it is,
+    through. coarse: weight of the gradient's coarse part beside all of it. seed: of all random choices. enough: the extractors' weighted mean shift at which a face is left as it is,
     checked every 10 steps. None runs all steps. cap: largest change of a pixel at rho .007, 1 for none. colour: whether
     the channels may change apart. turn: how many of the extractors a step uses, in turn, so that many cost what few do.
     None uses all of them in every step. An extractor's weight is its influence, however often its turn comes. lead: how
-    much the way that the embeddings went in the first 20 steps counts beside the distance, 0 for not at all. cap,
-    colour, turn and lead are of the default solver alone. Others have no cap, always colour, every extractor in every
-    step, and no lead.
+    much the way that the embeddings went in the first 20 steps counts beside the distance, 0 for not at all. coarse,
+    cap, colour, turn and lead are of the default solver alone. Others have no coarse part, no cap, always colour, every
+    extractor in every step, and no lead.
     """
 
     rho: float = RHO["mid"]
@@ -168,6 +171,7 @@ class Recipe:
     jitter: float = 0.04
     spectrum: float = 0.4
     smoothing: float = 1.0
+    coarse: float = 3.0
     seed: int = 0
     enough: float | None = None
     cap: float = 32 / 255
@@ -180,7 +184,7 @@ class Recipe:
         _choice("solver", self.solver, SolverName)
         if isinstance(self.extractors, str):
             raise ValueError(f"extractors must be names, as ({self.extractors!r},); got the text {self.extractors!r}")
-        _numbers(self, Real, ("rho", "jitter", "spectrum", "smoothing", "cap", "lead"))
+        _numbers(self, Real, ("rho", "jitter", "spectrum", "smoothing", "coarse", "cap", "lead"))
         _numbers(self, Integral, ("steps", "seed"))
         _numbers(self, Real, ("enough",) if self.enough is not None else ())
         _numbers(self, Integral, ("turn",) if self.turn is not None else ())
@@ -198,6 +202,8 @@ class Recipe:
             raise ValueError(f"spectrum must be in [0, 1]; got {self.spectrum}")
         if not 0 <= self.smoothing < CANVAS:
             raise ValueError(f"smoothing must be in [0, {CANVAS}) canvas pixels; got {self.smoothing}")
+        if not 0 <= self.coarse <= MOST_COARSE:
+            raise ValueError(f"coarse must be in [0, {MOST_COARSE:g}]; got {self.coarse}")
         if self.enough is not None and not 0 < self.enough < 2:
             raise ValueError(f"enough is a shift of embeddings and must be in (0, 2); got {self.enough}")
         if not 0 < self.cap <= 1:
@@ -216,10 +222,10 @@ class Recipe:
             )
         own = type(self)
         turn = own.turn if self.turn is None else self.turn
-        choices = self.cap, self.colour, turn, self.lead
-        if self.solver != own.solver and choices != (own.cap, own.colour, own.turn, own.lead):
+        choices = self.coarse, self.cap, self.colour, turn, self.lead
+        if self.solver != own.solver and choices != (own.coarse, own.cap, own.colour, own.turn, own.lead):
             raise ValueError(
-                f"cap, colour, turn and lead are choices of the solver {own.solver!r}, not of {self.solver!r}"
+                f"coarse, cap, colour, turn and lead are choices of the solver {own.solver!r}, not of {self.solver!r}"
             )
 
     @property

@@ -62,6 +62,7 @@ def test_bad_value_is_refused_by_name(kind: type, field: str, value: object) -> 
         (Recipe, "jitter", 0.0),
         (Recipe, "spectrum", 0.0),
         (Recipe, "smoothing", 0.0),
+        (Recipe, "coarse", 0.0),
         (Recipe, "cap", 1.0),
         (Recipe, "colour", True),
         (Output, "quality", 1),
@@ -135,10 +136,10 @@ def test_an_extractor_counts_once() -> None:
         Recipe(extractors=("net", "net:2"))
 
 
-@pytest.mark.parametrize("given", [{"cap": 0.5}, {"colour": True}, {"lead": 0.0}])
-def test_cap_colour_and_lead_are_the_default_solvers(given: dict) -> None:
+@pytest.mark.parametrize("given", [{"coarse": 0.0}, {"cap": 0.5}, {"colour": True}, {"lead": 0.0}])
+def test_what_the_default_solver_alone_can_choose(given: dict) -> None:
     with pytest.raises(
-        ValueError, match="cap, colour, turn and lead are choices of the solver 'projected', not of 'paper'"
+        ValueError, match="coarse, cap, colour, turn and lead are choices of the solver 'projected', not of 'paper'"
     ):
         Recipe(solver="paper", **given)
 
@@ -170,6 +171,8 @@ def test_template_lies_upright_within_the_canvas() -> None:
         ({"turn": "1"}, "turn must be a whole number"),
         ({"enough": "far"}, "enough must be a number"),
         ({"steps": 10**20}, "steps must be 1 to 1000000"),
+        ({"coarse": -1}, r"coarse must be in \[0, 1000\]; got -1"),
+        ({"coarse": float("inf")}, r"coarse must be in \[0, 1000\]; got inf"),
         ({"lead": -0.1}, r"lead must be in \[0, 10\]; got -0.1"),
         ({"lead": float("nan")}, r"lead must be in \[0, 10\]; got nan"),
     ],

@@ -169,6 +169,19 @@ def test_cap_and_colour() -> None:
     assert free.shift[TEXTURED].mean() > plain.shift[TEXTURED].mean() > capped.shift[TEXTURED].mean()
 
 
+def test_a_coarse_part_is_a_larger_share_of_the_cloak_and_of_its_budget() -> None:
+    """The share of its energy that a blur leaves is several times as large, and the same DSSIM holds more energy."""
+    batch = pick(faces(), [TEXTURED, GREY])
+    shares, energies = [], []
+    for coarse in (0.0, 3.0):
+        delta = run(replace(PROJECTED, coarse=coarse), batch).delta.mean(axis=-1, keepdims=True)
+        blurred = np.stack([projection.smooth(jnp.asarray(one), sigma=projection.COARSE) for one in delta])
+        energies.append((delta**2).mean())
+        shares.append((blurred**2).mean() / energies[-1])
+    assert shares[1] > 2 * shares[0]
+    assert energies[1] > energies[0]
+
+
 @every_recipe
 def test_shift_is_the_distance_of_the_embeddings(name: str) -> None:
     """Against NumPy on the cloaked canvas, 2e-4; not on flat canvases, where the clean embedding is rounding."""

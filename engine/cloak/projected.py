@@ -62,7 +62,7 @@ def move(
     recipe: Recipe, face: Problem, state: State, pulled: Float[Array, "c c _k"], *, push: Float[Array, ""]
 ) -> State:
     """One step along the gradient that `pull` found, and its projection. push: how far it goes, as in `Recipe.push`."""
-    gradient = projection.smooth(pulled, sigma=recipe.smoothing) * projection.room(face)
+    gradient = projection.direction(face, pulled, smoothing=recipe.smoothing, coarse=recipe.coarse)
     size = jnp.sqrt((gradient**2).mean()) + 1e-20
     kept = max(0.0, 1 - REACH / recipe.steps)
     # Every step's gradient has the same length: what its extractors weigh beside the others' is how far it goes.

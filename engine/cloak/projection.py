@@ -9,6 +9,9 @@ from jaxtyping import Array, Float, Float32
 from engine import dssim
 from engine.cloak.objective import Problem
 
+COARSE = 4.0
+"""Sigma, in canvas pixels, of the blur that leaves the coarse part of a gradient."""
+
 
 def shape(face: Problem, delta: Float[Array, "c c k"]) -> Float[Array, "c c 3"]:
     """The change as three channels: only inside the mask, achromatic for a grey photo, never past black or white."""
@@ -37,6 +40,19 @@ def room(face: Problem) -> Float[Array, "c c 1"]:
     edge = (face.mask.shape[0] - variance.shape[0]) // 2
     variance = jnp.pad(variance, ((edge, edge), (edge, edge), (0, 0)), mode="edge")
     return jnp.sqrt(2 * variance + dssim.C2)
+
+
+def direction(
+    face: Problem, gradient: Float[Array, "c c k"], *, smoothing: float, coarse: float
+) -> Float[Array, "c c k"]:
+    """Which way to step. smoothing and coarse: as in `Recipe`.
+
+    A coarse change is a shade that DSSIM hardly counts, as the mean of its windows is large beside it. Networks see
+    shades too, and those that took no part see them more alike than fine changes.
+    """
+    spaced = room(face)
+    fine = smooth(gradient, sigma=smoothing) * spaced
+    return fine + coarse * smooth(gradient * spaced, sigma=COARSE) if coarse else fine
 
 
 def smooth(image: Float[Array, "c c k"], *, sigma: float) -> Float[Array, "c c k"]:
