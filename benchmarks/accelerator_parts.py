@@ -113,13 +113,14 @@ class Sizes:
 
 
 def _levers() -> tuple[str, ...]:
-    """Recipes by the dozen: jitter, spectrum, smoothing, turns, steps, and every network alone and left out."""
+    """Recipes by the dozen: jitter, spectrum, smoothing, coarse part, turns, steps, and every network alone and left out."""
     small = [text for text in ENSEMBLE if "web-incept" not in text]
     whole = ",".join(small)
     return (
         *(f"{whole}/turn=1/jitter={jitter}" for jitter in (0, 0.03, 0.05, 0.1)),
         *(f"{whole}/turn=1/spectrum={spectrum}" for spectrum in (0, 0.2, 0.6)),
         *(f"{whole}/turn=1/smoothing={smoothing}" for smoothing in (0.5, 1.5)),
+        *(f"{whole}/turn=1/coarse={coarse}" for coarse in (0, 1.5, 6)),
         *(f"{whole}/turn={turn}" for turn in (2, 5)),
         *(f"{whole}/turn=1/steps={steps}" for steps in (80, 160)),
         *(f"{text}/turn=1" for text in small),

@@ -13,7 +13,7 @@ steps   milliseconds a face of a forward pass with the gradient of the input, ou
         equal batch sizes: the median and the least of the repeats; rounds alternate between the programs.
 fawkes  the package's loop in mode mid (75 steps, threshold .012) at its default batch size of 1 and at the best of
         others; our port of it (solver fawkes1); and ours at 10, 15 and 40 steps, as free as those are: in colour,
-        without smoothing, no cap on a pixel's change; beside it ours at 15, grey and
+        without smoothing or a coarse part, no cap on a pixel's change; beside it ours at 15, grey and
         capped as by default, and the port held to grey. Last ours at 15 with as much DSSIM, mean, as the package spends
         at the batch size with most faces: its threshold is no bound. All may change the network's crop alone, and DSSIM
         is of that whole crop. Seconds of the loops alone, and of our whole program from files to files (decode, detect,
@@ -65,7 +65,7 @@ HERE = Path(__file__).resolve().parent
 NAME = "web-incept"
 BATCHES = (8, 16)
 RECIPE = Recipe(extractors=(NAME,), objective="away", jitter=0.0, spectrum=0.0)
-FREE = replace(RECIPE, smoothing=0.0, cap=1.0, colour=True)
+FREE = replace(RECIPE, smoothing=0.0, coarse=0.0, cap=1.0, colour=True)
 """As free as the solvers of others are."""
 TRIED = (5, 10, 20, 50)
 GOAL_STEPS = 10
@@ -216,7 +216,7 @@ def fawkes(
     grey = [(one, True) for one, _ in framed]
     port = replace(RECIPE, rho=MODE_MID, steps=75, solver="fawkes1")
     free = [("ours", replace(FREE, rho=MODE_MID, steps=count), framed) for count in (10, 15, 40)]
-    plain = ("ours, grey and capped", replace(RECIPE, rho=MODE_MID, steps=15, smoothing=0.0), framed)
+    plain = ("ours, grey and capped", replace(RECIPE, rho=MODE_MID, steps=15, smoothing=0.0, coarse=0.0), framed)
     few = theirs[0]["faces"]
 
     def measured(label: str, recipe: Recipe, faces: Sequence[tuple[geometry.Cut, bool]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the default recipe's ingredients buy: shift by steps, jitter, spectrum, smoothing, networks and precision.
+"""What the default recipe's ingredients buy: shift by steps, jitter, spectrum, smoothing, coarse part, networks and precision.
 
 The central face of the first photo of 8 people, at equal DSSIM: on the canvas, and in the files, written as PNG and as
 the JPEG it came as (LFW's quality 75). `steps`: the default recipe at each mode's rho. `ingredients`: at rho .007,
@@ -48,6 +48,7 @@ def recipes() -> Iterator[tuple[str, Recipe]]:
         yield "ingredients", replace(alone, spectrum=0.0)
         yield "ingredients", replace(alone, smoothing=0.0)
         yield "ingredients", replace(alone, smoothing=2.5)
+        yield "ingredients", replace(alone, coarse=0.0)
     yield "ensemble", default
     for name in default.extractors:
         yield "ensemble", replace(default, extractors=tuple(other for other in default.extractors if other != name))
@@ -110,6 +111,7 @@ def main() -> None:
             "jitter": recipe.jitter,
             "spectrum": recipe.spectrum,
             "smoothing": recipe.smoothing,
+            "coarse": recipe.coarse,
             "cosine": {name: round(float((e * clean[name]).sum(1).min()), 6) for name, e in rounded.items()},
             "shift": {
                 "canvas": shift(cloaked),

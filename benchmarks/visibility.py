@@ -12,10 +12,11 @@ size, in the region around the face that DSSIM is of:
 - Butteraugli (Alakuijala et al. 2017; `butteraugli_main` of libjxl, if --butteraugli names it): 0 is no change, and
   about 1 is just seen. The largest value of the region, and the 3-norm.
 
-Beside the default at mode mid stands our port of the solver of Fawkes 1.0.4 at its mode mid (web-incept, DSSIM .012, in
-colour). JPEG 75 is the same photo saved at quality 75 and moved by half a block, a yardstick that everybody knows.
---files adds cloaks of any other kind: of the photos in DIR/photos, in folders and under names like theirs
-(`cloak run DIR/photos --out FOLDER`).
+Beside them stands `shift`, how far the embedding of mobileface moved. It took part in none of these cloaks, so kinds of
+cloaks can be compared at an equal shift. The default is shown at several budgets for that. fawkes1 is our port of the
+solver of Fawkes 1.0.4 at its mode mid (web-incept, DSSIM .012, in colour). JPEG 75 is the same photo saved at quality
+75 and moved by half a block, a yardstick that everybody knows. --files adds cloaks of any other kind: of the photos in
+DIR/photos, in folders and under names like theirs (`cloak run DIR/photos --out FOLDER`).
 
     pip install --group visibility
     python benchmarks/visibility.py FACES --out DIR [--files NAME=FOLDER] [--butteraugli PROGRAM] [--save FILE.json]
@@ -47,6 +48,8 @@ from engine.evaluate.dataset import People, Person
 from engine.evaluate.presets.common import central_face
 from engine.evaluate.recognisers import DetectedOnce
 from engine.evaluate.study import CloakSet, Study, linked
+from engine.extractors import embed_all, load
+from engine.faces import cut
 from engine.photo import read
 from engine.types import PhotoError
 
@@ -61,9 +64,13 @@ QUALITY = 75
 GRID = 4
 CLOAKS: Mapping[str, Recipe] = {
     "default, mid": Recipe.of("mid"),
+    **{f"default, rho {rho:g}": Recipe(rho=rho) for rho in (0.005, 0.003)},
+    "default, mid, no coarse part": Recipe.of("mid", coarse=0.0),
     "fawkes1 (our port), its mid": Recipe.of("mid", solver="fawkes1", extractors=("web-incept",), rho=0.012),
 }
+JUDGE = "mobileface"
 COLUMNS = {
+    "shift": "shift",
     "dssim": "DSSIM",
     "rms": "RMS, of 255",
     "largest": "largest, of 255",
@@ -73,6 +80,7 @@ COLUMNS = {
     "butteraugli": "Butteraugli",
     "butteraugli_3": "its 3-norm",
 }
+DIGITS = {"shift": 2, "dssim": 4, "flip": 3, "flip_99": 3, "butteraugli": 2, "butteraugli_3": 2}
 Pixels = np.ndarray
 
 
@@ -116,7 +124,7 @@ def png(pixels: Pixels) -> io.BytesIO:
 
 
 def seen(before: Pixels, after: Pixels, butteraugli: str | None) -> dict[str, float | None]:
-    """The keys of COLUMNS for one region, uint8; None for what could not be measured."""
+    """The keys of COLUMNS but for `shift`, for one region, uint8; None for what could not be measured."""
     change = after.astype(np.float64) - before
     error, mean, _ = flip_evaluator.evaluate(
         (before / 255).astype(np.float32), (after / 255).astype(np.float32), "LDR", applyMagma=False
@@ -149,7 +157,7 @@ def rows_of(
     program: str | None,
 ) -> list[dict[str, object]]:
     """A row for every photo and kind of change. kinds: from a photo and its pixels to the changed pixels, or None."""
-    detector, rows = DetectedOnce(), []
+    detector, judge, rows = DetectedOnce(), load(JUDGE), []
     for size, own in photos.items():
         for photo in own:
             prepared = prepare(photo, detector)
@@ -168,7 +176,9 @@ def rows_of(
                     "face": round(max(prepared.faces[index].box[2:])),
                     "kind": kind,
                 }
-                rows.append({**about, **seen(before[region], after[region], program)})
+                pair = np.stack([cut(pixels, prepared.faces[index]).canvas for pixels in (before, after)])
+                shift = float(np.linalg.norm(np.subtract(*embed_all(judge, pair))))
+                rows.append({**about, "shift": shift, **seen(before[region], after[region], program)})
                 print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return rows
@@ -185,7 +195,7 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
             cells = []
             for key in COLUMNS:
                 values = [row[key] for row in own if row[key] is not None]
-                digits = {"dssim": 4, "flip": 3, "flip_99": 3, "butteraugli": 2, "butteraugli_3": 2}.get(key, 1)
+                digits = DIGITS.get(key, 1)
                 cells.append(f"{np.mean(values):.{digits}f}" if len(values) == len(own) else "-")
             faces = [int(row["face"]) for row in own]  # type: ignore[call-overload]
             lines.append(f"| {size}, {min(faces)} to {max(faces)} px | {kind} | " + " | ".join(cells) + " |")
