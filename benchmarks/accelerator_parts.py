@@ -113,7 +113,7 @@ class Sizes:
 
 
 def _levers() -> tuple[str, ...]:
-    """Recipes by the dozen: jitter, spectrum, smoothing, coarse part, turns, steps, and every network alone and left out."""
+    """Recipes by the dozen: what is random, smoothing, coarse part, turns, steps; every network alone and left out."""
     small = [text for text in ENSEMBLE if "web-incept" not in text]
     whole = ",".join(small)
     return (
