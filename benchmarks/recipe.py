@@ -1,4 +1,4 @@
-"""What the default recipe's ingredients buy: shift by steps, jitter, spectrum, smoothing, coarse part, networks, precision.
+"""What the default recipe's ingredients buy: shift by steps, jitter, spectrum, smoothing, coarse, networks, precision.
 
 The central face of the first photo of 8 people, at equal DSSIM: on the canvas, and in the files, written as PNG and as
 the JPEG it came as (LFW's quality 75). `steps`: the default recipe at each mode's rho. `ingredients`: at rho .007,
