@@ -48,7 +48,7 @@ def direction(
     """Which way to step. smoothing and coarse: as in `Recipe`.
 
     A coarse change is a shade that DSSIM hardly counts, as the mean of its windows is large beside it. Networks see
-    shades too, and those that took no part see them more alike than fine changes.
+    shades too, and with them those that took no part are moved further (benchmarks/README.md).
     """
     spaced = room(face)
     fine = smooth(gradient, sigma=smoothing) * spaced
