@@ -154,13 +154,14 @@ class Recipe:
     one far embedding for each person. jitter: range of the random change of scale and offset of every extractor's crop
     at every step, as a share of the crop's side. spectrum: range of the random change of every frequency of the canvas
     at every step, as a share of it. smoothing: sigma, in canvas pixels, of the Gaussian that the gradient passes
-    through. coarse: weight of the gradient's coarse part beside all of it. seed: of all random choices. enough: the
-    extractors' weighted mean shift at which a face is left as it is, checked every 10 steps. None runs all steps. cap:
-    largest change of a pixel at rho .007, 1 for none. colour: whether the channels may change apart. turn: how many of
-    the extractors a step uses, in turn, so that many cost what few do. None uses all of them in every step. An
-    extractor's weight is its influence, however often its turn comes. lead: how much the way that the embeddings went
-    in the first 20 steps counts beside the distance, 0 for not at all. coarse, cap, colour, turn and lead are of the
-    default solver alone. Others have no coarse part, no cap, always colour, every extractor in every step, and no lead.
+    through. coarse: weight of the gradient's coarse part (sigma 4) beside all of it. seed: of all random choices.
+    enough: the extractors' weighted mean shift at which a face is left as it is, checked every 10 steps. None runs all
+    steps. cap: largest change of a pixel at rho .007, 1 for none. colour: whether the channels may change apart. turn:
+    how many of the extractors a step uses, in turn, so that many cost what few do. None uses all of them in every step.
+    An extractor's weight is its influence, however often its turn comes. lead: how much the way that the embeddings
+    went in the first 20 steps counts beside the distance, 0 for not at all. coarse, cap, colour, turn and lead are of
+    the default solver alone. Others have no coarse part, no cap, always colour, every extractor in every step, and no
+    lead.
     """
 
     rho: float = RHO["mid"]
