@@ -10,7 +10,8 @@ machine; `load` is the load average before each. The physical ceiling is the FLO
 the gradients of weights: two) at the peak rate of a product, which `peak` has.
 
 steps   milliseconds a face of a forward pass with the gradient of the input, ours and PyTorch's, eager and compiled, at
-        equal batch sizes: the median and the least of the repeats; rounds alternate between the programs.
+        equal batch sizes, in float32 and in bfloat16: the median and the least of the repeats; rounds alternate between
+        the programs. The peak is of float32.
 fawkes  the package's loop in mode mid (75 steps, threshold .012) at its default batch size of 1 and at the best of
         others; our port of it (solver fawkes1); and ours at 10, 15 and 40 steps, as free as those are: in colour,
         without smoothing or a coarse part, no cap on a pixel's change; beside it ours at 15, grey and
@@ -26,6 +27,7 @@ paper   PyTorch, the paper's Adam schedule at rho .007, against ours, as free as
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -37,7 +39,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +59,7 @@ from engine.bench.timing import Times, times
 from engine.bulk.batching import Batcher, FaceJob
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.run import Options, fingerprint, run
-from engine.config import Detection, Output, Recipe
+from engine.config import Detection, Output, Precision, Recipe
 from engine.dssim import change, clean, dssim_map
 from engine.extractors import card, load, tuned
 
@@ -87,12 +89,14 @@ def rival(options: argparse.Namespace, which: str, *arguments: object) -> dict[s
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def own_steps(name: str, batch: int, repeats: int) -> Times:
+def own_steps(name: str, batch: int, repeats: int, precision: Precision) -> Times:
     """Seconds of a forward pass with the gradient of the input, in the form in which cloaks are made."""
-    extractor = tuned(load(name))
+    extractor = tuned(load(name, precision=precision))
 
     @jax.jit
     def both(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        params, images = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(precision)), (params, images))
+
         def network(images: jax.Array) -> jax.Array:
             return jax.vmap(lambda image: nnx.merge(extractor.graphdef, params)(image))(images)
 
@@ -113,14 +117,16 @@ def steps(options: argparse.Namespace, cut: Sequence[tuple[geometry.Cut, bool]],
         file = folder / f"{name}.npz"
         write_problem(file, cut[:2], extractor=name, rho=RECIPE.rho)
         rounds: dict[tuple[str, int], list[tuple[float, float]]] = {}
-        for turn in range(options.rounds):
+        for turn, precision in itertools.product(range(options.rounds), get_args(Precision)):
+            after = "" if precision == "float32" else f", {precision}"
             for batch in BATCHES:
-                found = own_steps(name, batch, options.repeats)
+                found = own_steps(name, batch, options.repeats, precision)
                 pair = 1000 * found.median / batch, 1000 * found.least / batch
-                rounds.setdefault(("ours", batch), []).append(pair)
-            for label, flags in (("torch eager", ()), ("torch compiled", ("--compile",))):
-                if flags and turn:  # it takes minutes to compile
+                rounds.setdefault((f"ours{after}", batch), []).append(pair)
+            for label, compiled in ((f"torch eager{after}", ()), (f"torch compiled{after}", ("--compile",))):
+                if compiled and turn:  # it takes minutes to compile
                     continue
+                flags = compiled if precision == "float32" else (*compiled, f"--{precision}")
                 sizes = ",".join(map(str, BATCHES))
                 given = rival(options, "torch", "steps", file, "--batches", sizes, "--repeats", options.repeats, *flags)
                 for row in given["rows"]:

@@ -111,8 +111,8 @@ BFLOAT16_GPU = 8.0
 def precision(device: jax.Device | None = None) -> Precision:
     """What suits a device, where nobody says: bfloat16 on TPUs and on GPUs that have units for it, else float32.
 
-    device: by default the first one here. CPUs get float32, also those with AVX-512-BF16 or AMX: a whole step was never
-    timed on one.
+    device: by default the first one here. CPUs get float32, also those with AVX-512-BF16 or AMX: XLA's convolutions do
+    not use their units, and a step takes longer (benchmarks/README.md).
     """
     one = devices_here()[0] if device is None else device
     if one.platform == "tpu":

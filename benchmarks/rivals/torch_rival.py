@@ -7,13 +7,15 @@ and faces go through in one batch, their losses summed. The solver is that of en
 the problem's first iterate. `--compile` hands network and objective to torch.compile.
 
     python benchmarks/rivals/torch_rival.py steps PROBLEM [--batches 1,4,16] [--repeats N] [--compile] [--threads N]
+        [--bfloat16]
     python benchmarks/rivals/torch_rival.py solve PROBLEM --out RESULT [--steps N] [--batch N] [--goal G] [--until-goal]
     python benchmarks/rivals/torch_rival.py check PROBLEM
 
 `steps` measures milliseconds of a forward pass with the gradient of the input, for each network alone (its scaled
 crops in, the sum of the raw embeddings out) and of a whole step of the solver, by batch size; faces repeat where the
-problem has too few. The physical ceiling is two to three forward passes at the CPU's peak rate. First calls, which
-compile, are told apart. `solve` runs one step that it does not count, then the solver, the clean embedding included. It
+problem has too few. With --bfloat16 weights and activations of the networks are in it, and no whole step is measured.
+The physical ceiling is two to three forward passes at the CPU's peak rate. First calls, which compile, are told apart.
+`solve` runs one step that it does not count, then the solver, the clean embedding included. It
 writes delta (n, c, c, 3), shift (n, k), dssim and gain (n,) of the best feasible iterate (gain -inf where there is
 none), reached (n,), the number of steps at which a face was first seen at its goal within the budget, 0 for never, and
 reached_seconds (n,), since its batch began. A step judges the iterate it starts from, so the first iterate is seen in
@@ -530,16 +532,19 @@ def steps_command(problem: Problem, options: argparse.Namespace) -> dict[str, ob
     for batch in options.batches:
         some = problem.faces(np.arange(batch) % len(problem.canvas))
         for network, extractor in zip(problem.networks, objective.extractors, strict=True):
-            module = torch.compile(extractor.network, dynamic=False) if options.compile else extractor.network
-            x = _planes(problem_file.inputs(network, some.canvas))
+            dtype = torch.bfloat16 if options.bfloat16 else torch.float32
+            module = extractor.network.to(dtype)
+            module = torch.compile(module, dynamic=False) if options.compile else module
+            x = _planes(problem_file.inputs(network, some.canvas)).to(dtype)
             x.requires_grad_()
 
             def both(module=module, x=x) -> Tensor:
                 return torch.autograd.grad(module(x).sum(), x)[0]
 
             rows.append({"what": network.name, "batch": batch, "ms": measured(both, repeats=options.repeats)})
-        solver = Solver(some, objective, look)
-        rows.append({"what": "step", "batch": batch, "ms": measured(solver.step, repeats=options.repeats)})
+        if not options.bfloat16:
+            solver = Solver(some, objective, look)
+            rows.append({"what": "step", "batch": batch, "ms": measured(solver.step, repeats=options.repeats)})
     return {"repeats": options.repeats, "rows": rows}
 
 
@@ -599,6 +604,7 @@ def main() -> int:
     steps = commands.add_parser("steps", parents=[shared], help="time networks and steps")
     steps.add_argument("--batches", type=lambda text: [int(part) for part in text.split(",")], default=[1, 4, 16])
     steps.add_argument("--repeats", type=int, default=7)
+    steps.add_argument("--bfloat16", action="store_true", help="the networks alone, in bfloat16")
     solving = commands.add_parser("solve", parents=[shared], help="cloak the faces")
     solving.add_argument("--out", type=Path, required=True)
     solving.add_argument("--steps", type=int, default=40)
