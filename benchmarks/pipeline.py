@@ -1,6 +1,7 @@
 """The pipeline under a device of a given speed: photos a second, CPU seconds a photo, and who waits for whom.
 
     python benchmarks/pipeline.py PHOTOS [--sizes .06,2,12,24] [--speeds 30,300,1000] [--threads 1,2,4,8] [--save FILE]
+    python benchmarks/pipeline.py PHOTOS --sizes 12 --count 200 --make FOLDER   # the photos alone
 
 PHOTOS is a folder of people's photos. From them JPEGs of the given megapixels with a face each are made. All of
 `cloak run` is real: both passes, decoding, detection, fitting, encoding, manifest and report. Only the solver is a
@@ -234,7 +235,7 @@ def row(trial: Trial, found: Sequence[dict[str, Any]], count: int) -> dict[str, 
 def make(folder: Path, people: list[np.ndarray], megapixels: float, count: int) -> Path:
     """A folder with so many photos, no two of them the same."""
     place = folder / f"{megapixels:05.2f}"
-    place.mkdir()
+    place.mkdir(parents=True)
     for number in range(count):
         pixels = compose([people[number % len(people)]], megapixels, seed=number, share=SHARE)
         cv2.imwrite(str(place / f"{number:04d}.jpg"), pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
@@ -255,6 +256,11 @@ def trials(
     return found
 
 
+def made(megapixels: float, count: int | None) -> int:
+    """How many photos of a size to make. count: what was asked for."""
+    return count or COUNTS[min((one for one in COUNTS if one >= megapixels), default=max(COUNTS))]
+
+
 def numbers(text: str) -> list[float]:
     return [0.0 if one == "real" else float(one) for one in text.split(",")]
 
@@ -268,6 +274,7 @@ def main() -> int:
     parser.add_argument("--processes", default="1")
     parser.add_argument("--count", type=int, help="photos of each size")
     parser.add_argument("--save", type=Path)
+    parser.add_argument("--make", type=Path, help="make the photos there, in a folder for each size, and do no more")
     options = parser.parse_args()
     threads, processes = ([int(one) for one in text.split(",")] for text in (options.threads, options.processes))
     people = portraits(options.photos, PEOPLE, YuNet(checkpoint.detector()))
@@ -275,13 +282,16 @@ def main() -> int:
         raise SystemExit(
             f"no photo with one face is under {options.photos}: give a folder with a folder for each person"
         )
+    if options.make is not None:
+        for size in numbers(options.sizes):
+            print(make(options.make, people, size, made(size, options.count)))
+        return 0
     machine = {"cores": len(os.sched_getaffinity(0)), "date": time.strftime("%Y-%m-%d")}
     rows: list[dict[str, Any]] = []
     print("   MP faces/s threads processes " + " ".join(f"{name:>12}" for name in COLUMNS))
     for size in numbers(options.sizes):
         with tempfile.TemporaryDirectory() as folder:
-            usual = COUNTS[min((one for one in COUNTS if one >= size), default=max(COUNTS))]
-            place = make(Path(folder), people, size, options.count or usual)
+            place = make(Path(folder), people, size, made(size, options.count))
             for trial in trials([size], numbers(options.speeds), threads, processes):
                 found = measure(trial, place)
                 rows.append(found)
