@@ -291,8 +291,11 @@ def test_a_large_face_takes_one_encoding_and_comes_out_the_same(monkeypatch: pyt
     assert tight[2] > 0
     monkeypatch.setattr("engine.bulk.fit.MOSTLY", 2.0)
     slowly, encoded, tried = fitted(rho=0.05)
-    assert (encoded, tried > 0) == (1, True)
+    assert (encoded, tried) == (1, 1)  # the part, to know the scale; what the codec costs by itself cannot matter
     assert slowly.data == result.data
+    fits, encoded, tried = fitted(rho=1.5 * result.dssim[0])
+    assert (encoded, tried) == (1, 2)  # both, each once
+    assert fits.data == result.data
 
 
 @pytest.mark.parametrize("format", ["keep", "webp"])

@@ -6,7 +6,7 @@ DSSIM than on the canvas, and to spend what is left would make it visible.
 
 The cost of a scale is measured on the face's part of the photo alone, encoded as the whole will be. The whole photo is
 then encoded, mostly once, and the figure that counts is measured on it. If large faces are much of the photo, the whole
-comes first.
+comes first. What the codec costs by itself is measured only if it could matter.
 """
 
 from __future__ import annotations
@@ -84,10 +84,12 @@ def fit(
         notes = encode.notes if isinstance(encode, Encoder) else ()
         return Fitted(data, pixels, cost, tuple(scale.tolist()), notes)
 
-    if _mostly_large(regions, photo.size):
-        # No larger scale is allowed. A codec is not too coarse if its loss and the cloak together cost so little.
-        fitted = written(np.ones(len(deltas)))
-        if max(fitted.dssim) <= TOO_COARSE * rho:
+    # No larger scale is allowed. A codec is not too coarse if its loss and the cloak together cost so little.
+    whole, enough = np.ones(len(deltas)), TOO_COARSE * rho
+    large = _large(regions)
+    if large and _share(regions, photo.size) >= MOSTLY:
+        fitted = written(whole)
+        if max(fitted.dssim) <= enough:
             return fitted
         del fitted
     parts = [_part(prepared, deltas, region) for region in regions]
@@ -96,11 +98,15 @@ def fit(
         return np.array([part.cost(scale, seen, grey=photo.grey) for part in parts])
 
     seen: Seen = lambda pixels: pixels  # noqa: E731  # without the codec, if all that is known of it is a function
-    lost = np.zeros(len(deltas))
+    lost, known = np.zeros(len(deltas)), None
     if isinstance(encode, Encoder) and not encode.exact:
-        encode, lost = _fine(encode, lambda encoder: predicted(np.zeros(len(deltas)), encoder.part), rho)
+        known = predicted(whole, encode.part) if large else None
+        if known is None or known.max() > enough:
+            given = encode
+            encode, lost = _fine(encode, lambda encoder: predicted(np.zeros(len(deltas)), encoder.part), rho)
+            known = known if encode is given else None
         seen = encode.part
-    scale = _spent(lambda scale: predicted(scale, seen), lost, regions, rho=rho)
+    scale = _spent(lambda scale: predicted(scale, seen), lost, regions, rho=rho, known=known)
     for trial in range(TRIALS):
         fitted = written(scale)
         cost = np.array(fitted.dssim)
@@ -115,10 +121,14 @@ def fit(
     )
 
 
-def _mostly_large(regions: Sequence[Box], size: tuple[int, int]) -> bool:
-    """Whether no cloak may be scaled up, and the regions are a good part of the photo."""
-    sides = [(bottom - top, right - left) for top, left, bottom, right in regions]
-    return all(max(pair) >= LARGE for pair in sides) and sum(a * b for a, b in sides) >= MOSTLY * size[0] * size[1]
+def _large(regions: Sequence[Box]) -> bool:
+    """Whether no cloak may be scaled up."""
+    return all(max(bottom - top, right - left) >= LARGE for top, left, bottom, right in regions)
+
+
+def _share(regions: Sequence[Box], size: tuple[int, int]) -> float:
+    """Of the photo's pixels, regions that overlap counted twice."""
+    return sum((bottom - top) * (right - left) for top, left, bottom, right in regions) / (size[0] * size[1])
 
 
 class _Part(NamedTuple):
@@ -197,15 +207,23 @@ def _fine(encoder: Encoder, loss: Callable[[Encoder], np.ndarray], rho: float) -
 
 
 def _spent(
-    predicted: Callable[[np.ndarray], np.ndarray], lost: np.ndarray, regions: Sequence[Box], *, rho: float
+    predicted: Callable[[np.ndarray], np.ndarray],
+    lost: np.ndarray,
+    regions: Sequence[Box],
+    *,
+    rho: float,
+    known: np.ndarray | None,
 ) -> np.ndarray:
-    """The largest scale of each cloak that is allowed and predicted to cost at most rho. lost: what the codec costs."""
+    """The largest scale of each cloak that is allowed and predicted to cost at most rho.
+
+    lost: what the codec costs. known: what is predicted for scale 1, if that was asked already.
+    """
     scale = np.ones(len(lost))
     sides = [max(bottom - top, right - left) for top, left, bottom, right in regions]
     most = np.where(np.array(sides) < LARGE, MOST, 1.0)
     low, high = np.zeros(len(lost)), np.full(len(lost), np.inf)
     for _ in range(ROUNDS):
-        cost = predicted(scale)
+        cost, known = predicted(scale) if known is None else known, None
         fits = cost <= rho
         low, high = np.where(fits, np.maximum(low, scale), low), np.where(fits, high, np.minimum(high, scale))
         if (fits & ((cost >= SPENT * rho) | (scale >= most))).all():
