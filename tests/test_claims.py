@@ -13,17 +13,22 @@ from conftest import REPOSITORY
 from engine.bulk import claims
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
-OTHERS = "evaluation-no-lead"
-"""Where all presets but protection are: of the default before it had a lead and a coarse part."""
+NOW, BEFORE = "evaluation", "evaluation-no-lead"
+"""Of the default as it is; of the one before it had a lead and a coarse part, with the presets not measured since."""
 
 
-def rows(folder: str, preset: str, **values: object) -> list[dict]:
-    found = json.loads((RESULTS / folder / "results.json").read_text())["presets"][preset]["rows"]
+def presets(folder: str) -> dict[str, dict]:
+    return json.loads((RESULTS / folder / "results.json").read_text())["presets"]
+
+
+def rows(preset: str, folder: str | None = None, **values: object) -> list[dict]:
+    """Of the default as it is, if they have been measured, else of the one before."""
+    found = presets(folder or (NOW if preset in presets(NOW) else BEFORE))[preset]["rows"]
     return [row for row in found if all(row[key] == value for key, value in values.items())]
 
 
-def protection(folder: str, preset: str, **values: object) -> float:
-    return mean(row["protection"] for row in rows(folder, preset, **values))
+def protection(preset: str, **values: object) -> float:
+    return mean(row["protection"] for row in rows(preset, **values))
 
 
 def left_out(head: str) -> dict[str, float]:
@@ -32,22 +37,20 @@ def left_out(head: str) -> dict[str, float]:
 
 
 def judged(recogniser: str) -> float:
-    return protection("evaluation", "protection", recogniser=recogniser, head="linear head")
+    return protection("protection", recogniser=recogniser, head="linear head")
 
 
 def named(part: str) -> float:
     """Share of the cloaked photos that still lie nearest to their own person."""
-    return 1 - mean(row["astray"] for row in rows(OTHERS, "space", part=part))
+    return 1 - mean(row["astray"] for row in rows("space", part=part))
 
 
 def found() -> float:
-    return max(rows(OTHERS, "detection"), key=lambda row: row["auc"])["found_at_5"]
+    return max(rows("detection"), key=lambda row: row["auc"])["found_at_5"]
 
 
 FIGURES: dict[str, Callable[[], list[float]]] = {
-    "Photos that others publish": lambda: [
-        protection(OTHERS, "leaked", leaked=share, part="in") for share in (0, 0.1, 0.25)
-    ],
+    "Photos that others publish": lambda: [protection("leaked", leaked=share, part="in") for share in (0, 0.1, 0.25)],
     "Recognisers that took no part": lambda: [
         mean(left_out("linear head").values()),
         mean(left_out("1-NN").values()),
@@ -56,12 +59,12 @@ FIGURES: dict[str, Callable[[], list[float]]] = {
     "Recognisers that took part": lambda: [judged("dlib"), judged("sface")],
     "The cloaked photo itself": lambda: [named("in"), named("held-out")],
     "Trackers that adapt": lambda: [
-        protection(OTHERS, "adaptive", version=version, head=head)
+        protection("adaptive", version=version, head=head)
         for head in ("linear head", "1-NN")
         for version in ("plain", "adapted")
     ],
     "Purification": lambda: [
-        protection(OTHERS, "purification", purification=how, part="in")
+        protection("purification", purification=how, part="in")
         for how in ("nothing", "blur, sigma 1", "blur, sigma 2", "JPEG 75")
     ],
     "Being noticed": lambda: [found(), 0.05],
@@ -81,7 +84,7 @@ def test_figures_are_those_of_the_results(limit: claims.Limit) -> None:
 
 
 def test_blur_costs_the_tracker_no_accuracy() -> None:
-    taken = rows(OTHERS, "purification", part="in")
+    taken = rows("purification", part="in")
     whole = {row["tracker"]: row["others"] for row in taken if row["purification"] == "nothing"}
     blurred = [row for row in taken if row["purification"].startswith("blur")]
     assert len(blurred) == 8
@@ -161,7 +164,7 @@ def test_figures_of_the_first_page_are_those_of_the_results() -> None:
     text = first_page()
     means = [round(100 * mean(left_out(head).values())) for head in ("linear head", "1-NN")]
     assert "{} % with a linear head and {} % with 1-NN".format(*means) in text
-    high = [round(100 * row["protection"]) for row in rows("evaluation-high", "protection", part="in")]
+    high = [round(100 * row["protection"]) for row in rows("protection", "evaluation-high", part="in")]
     assert f"{min(high)} to {max(high)} %" in text
     sizes = json.loads((RESULTS / "jpeg.json").read_text())["rows"]
     written = [row["size"] for row in sizes if row["steps"] == "as written"]

@@ -33,7 +33,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         "Photos that others publish",
         "Every clean photo of you helps the tracker. With one scraped photo in ten clean, protection on networks that "
-        "took part fell from 75 to 39 %. With one in four it was 8 %.",
+        "took part fell from 82 to 43 %. With one in four it was 8 %.",
         "cloak evaluate FACES --out DIR --presets leaked",
     ),
     Limit(
@@ -51,8 +51,8 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         "The cloaked photo itself",
         "A cloak spoils what a tracker learns from a photo; it does not hide who is in it. On networks that took part, "
-        "15 % of cloaked photos still lay nearest to clean photos of their person. On mobileface, which took no part, "
-        "it was 61 %.",
+        "14 % of cloaked photos still lay nearest to clean photos of their person. On mobileface, which took no part, "
+        "it was 56 %.",
         "cloak evaluate FACES --out DIR --presets space",
     ),
     Limit(
