@@ -46,7 +46,9 @@ def named(part: str) -> float:
 
 
 def found() -> float:
-    return max(rows("detection"), key=lambda row: row["auc"])["found_at_5"]
+    detectors = rows("detection")
+    assert len(detectors) == 9
+    return max(row["found_at_5"] for row in detectors)
 
 
 FIGURES: dict[str, Callable[[], list[float]]] = {
