@@ -85,12 +85,14 @@ def fit(
         return Fitted(data, pixels, cost, tuple(scale.tolist()), notes)
 
     # No larger scale is allowed. A codec is not too coarse if its loss and the cloak together cost so little.
-    whole, enough = np.ones(len(deltas)), TOO_COARSE * rho
-    large = _large(regions)
+    full, enough = np.ones(len(deltas)), TOO_COARSE * rho
+    large, known = _large(regions), None
     if large and _share(regions, photo.size) >= MOSTLY:
-        fitted = written(whole)
+        fitted = written(full)
         if max(fitted.dssim) <= enough:
             return fitted
+        if isinstance(encode, Encoder):
+            known = np.array(fitted.dssim)
         del fitted
     parts = [_part(prepared, deltas, region) for region in regions]
 
@@ -98,12 +100,13 @@ def fit(
         return np.array([part.cost(scale, seen, grey=photo.grey) for part in parts])
 
     seen: Seen = lambda pixels: pixels  # noqa: E731  # without the codec, if all that is known of it is a function
-    lost, known = np.zeros(len(deltas)), None
+    lost = np.zeros(len(deltas))
     if isinstance(encode, Encoder) and not encode.exact:
-        known = predicted(whole, encode.part) if large else None
+        if large and known is None:
+            known = predicted(full, encode.part)
         if known is None or known.max() > enough:
             given = encode
-            encode, lost = _fine(encode, lambda encoder: predicted(np.zeros(len(deltas)), encoder.part), rho)
+            encode, lost = _fine(encode, lambda encoder: predicted(0 * full, encoder.part), rho)
             known = known if encode is given else None
         seen = encode.part
     scale = _spent(lambda scale: predicted(scale, seen), lost, regions, rho=rho, known=known)
