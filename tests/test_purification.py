@@ -38,11 +38,11 @@ def test_each_removes_most_of_a_fine_change_and_keeps_the_photo(name: str) -> No
     changed = (PHOTO.astype(int) + fine).clip(0, 255).astype(np.uint8)
     clean, washed = (PURIFICATIONS[name](pixels).astype(float) for pixels in (PHOTO, changed))
     left = np.abs(washed - clean).mean() / np.abs(changed.astype(float) - PHOTO).mean()
-    if name in ("JPEG 90", "JPEG 75"):
-        assert left < 1.1  # a checkerboard this strong passes a fine quantiser; it is not amplified
+    if name in ("JPEG 90", "JPEG 75", "grey"):
+        assert left < 1.1  # a checkerboard this strong passes a fine quantiser, and is grey; it is not amplified
     elif name != "JPEG 50":
         assert left < 0.6
-    if name != "screenshot":
+    if name not in ("screenshot", "grey"):
         assert np.abs(clean - PHOTO).mean() < 12
 
 
@@ -59,6 +59,12 @@ def test_blur_and_median_are_scipys() -> None:
         np.testing.assert_allclose(ours[inner], theirs[inner], atol=1.01)
     theirs = scipy.ndimage.median_filter(PHOTO, (3, 3, 1))
     np.testing.assert_array_equal(PURIFICATIONS["median of 3 x 3"](PHOTO)[inner], theirs[inner])
+
+
+def test_grey_is_the_luminance_alone() -> None:
+    """Within 1 of .299 R + .587 G + .114 B, ITU-R BT.601, in every channel."""
+    luminance = PHOTO @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(PURIFICATIONS["grey"](PHOTO) - luminance[..., None]).max() < 1
 
 
 def test_copies_are_made_once_and_hold_the_purified_pixels(tmp_path: Path) -> None:

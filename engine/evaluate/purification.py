@@ -55,6 +55,11 @@ def median(pixels: Pixels, *, side: int) -> Pixels:
     return cv2.medianBlur(np.ascontiguousarray(pixels), side)
 
 
+def grey(pixels: Pixels) -> Pixels:
+    """Luminance alone (ITU-R BT.601), in all three channels."""
+    return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
+
+
 def screenshot(pixels: Pixels) -> UInt8[np.ndarray, "H W 3"]:
     """The photo as a screen shows it, at another size, saved as WebP at quality 85 by the app it is sent with."""
     return recompressed(resized(pixels, SCREEN), format="WEBP", quality=85)
@@ -69,6 +74,7 @@ PURIFICATIONS: Mapping[str, Purification] = MappingProxyType(
         "blur, sigma 1": partial(blurred, sigma=1.0),
         "blur, sigma 2": partial(blurred, sigma=2.0),
         "median of 3 x 3": partial(median, side=3),
+        "grey": grey,
         "screenshot": screenshot,
     }
 )

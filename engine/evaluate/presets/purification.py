@@ -55,8 +55,8 @@ def run(study: Study) -> Findings:
         f"Only the first {len(users)} users and {len(others)} others, with at most {OTHERS_PHOTOS} photos to learn "
         "from each, and at most two recognisers that took part in the cloaks and one held-out: all is embedded anew.",
         "The tracker treats all it has alike, what it scraped and what it is shown. DSSIM is of the files before.",
-        "The paper tries blur, compression and noise as countermeasures; resizing, median and screenshots are added, "
-        "noise is left out.",
+        "The paper tries blur, compression and noise as countermeasures; resizing, median, grey and screenshots are "
+        "added, noise is left out.",
     ]
     heads = where(rows, head=MAIN_HEADS[0])
     figure = dots(heads, by="purification", colour="recogniser", note=MAIN_HEADS[0])
