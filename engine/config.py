@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Literal, get_args
@@ -185,6 +186,9 @@ class Recipe:
         _choice("solver", self.solver, SolverName)
         if isinstance(self.extractors, str):
             raise ValueError(f"extractors must be names, as ({self.extractors!r},); got the text {self.extractors!r}")
+        if not isinstance(self.extractors, Iterable) or not all(isinstance(one, str) for one in self.extractors):
+            raise ValueError(f"extractors must be names, as ('web-incept',); got {self.extractors!r}")
+        object.__setattr__(self, "extractors", tuple(self.extractors))  # a list cannot be hashed
         _numbers(self, Real, ("rho", "jitter", "spectrum", "smoothing", "coarse", "cap", "lead"))
         _numbers(self, Integral, ("steps", "seed"))
         _numbers(self, Real, ("enough",) if self.enough is not None else ())

@@ -61,7 +61,12 @@ def opened(path: Path) -> BufferedReader:
 
     Raises NotAFileError for a pipe, a device, a socket or a folder, and OSError if the file cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EOPNOTSUPP):  # a socket, or a device that is not there
+            raise NotAFileError(0, f"it is {_kind(os.stat(path).st_mode)}, not a file", str(path)) from error
+        raise
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)

@@ -49,6 +49,15 @@ def test_kept_by_content_and_settings(tmp_path: Path) -> None:
     assert not list((tmp_path / "kept").glob("*.part"))
 
 
+def test_crops_of_another_version_are_cut_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = save(tmp_path / "a.png", 1, 0)
+    Canvases(Middle(), Detection(), tmp_path / "kept").cut([photo])
+    monkeypatch.setattr("engine.evaluate.canvases.CROPS", -1)
+    later = Middle()
+    Canvases(later, Detection(), tmp_path / "kept").cut([photo])
+    assert later.looked == 1
+
+
 def test_the_face_is_the_region_of_the_budget_in_the_photos_own_pixels(tmp_path: Path) -> None:
     photo = save(tmp_path / "a.png", 1, 0)
     (face,) = canvases().faces([photo])

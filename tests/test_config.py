@@ -164,6 +164,8 @@ def test_template_lies_upright_within_the_canvas() -> None:
     ("given", "said"),
     [
         ({"extractors": "mobileface"}, "got the text 'mobileface'"),
+        ({"extractors": (1,)}, r"extractors must be names, .* got \(1,\)"),
+        ({"extractors": 1}, "extractors must be names, .* got 1"),
         ({"rho": "a"}, "rho must be a number; got 'a'"),
         ({"steps": 1.5}, "steps must be a whole number; got 1.5"),
         ({"steps": True}, "steps must be a whole number; got True"),
@@ -181,3 +183,7 @@ def test_template_lies_upright_within_the_canvas() -> None:
 def test_what_is_no_recipe_is_named(given: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Recipe(**given)
+
+
+def test_a_list_of_names_will_do() -> None:
+    assert hash(Recipe(extractors=["mobileface"])) == hash(Recipe(extractors=("mobileface",)))  # type: ignore[arg-type]

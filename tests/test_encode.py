@@ -228,6 +228,8 @@ def test_a_person_is_the_same_whatever_the_order_and_survives_being_kept(
     for wrong in (b"", kept[:-4], kept + b"0000", b"x" + kept[1:], bytes(turned), *whole):
         with pytest.raises(ValueError, match="no Person"):
             Person.from_bytes(wrong)
+    with pytest.raises(ValueError, match=r"another version .* make it again"):
+        Person.from_bytes(kept.replace(b"person 2", b"person 1"))
 
 
 def test_in_a_group_the_persons_face_is_theirs_and_the_others_are_not(

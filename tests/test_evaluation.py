@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -66,6 +67,18 @@ def test_other_settings_and_restart_do_it_again(study: fake_study.FakeStudy) -> 
     study.recipe = Recipe(extractors=("alpha",), steps=4)
     evaluate(study, [one])
     assert len(log) == 3
+
+
+def test_findings_do_not_outlive_the_code_that_made_them(
+    study: fake_study.FakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    one = preset("one", log)
+    evaluate(study, [one])
+    with monkeypatch.context() as patch:
+        patch.setattr(inspect, "getsource", lambda module: "another module of the preset")
+        evaluate(study, [one])
+    assert len(log) == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 3}', "[" * 100_000])

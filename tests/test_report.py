@@ -13,7 +13,7 @@ import efficacy
 import pytest
 from pages import assert_self_contained
 
-from engine.config import Recipe
+from engine.config import CLOAKS, CROPS, Recipe
 from engine.evaluate import figures, report, tables
 from engine.evaluate.dataset import People, Person
 from engine.evaluate.presets import Findings, Preset
@@ -160,6 +160,7 @@ def test_what_a_study_rests_on(tmp_path: Path) -> None:
     assert rests["people"]["users"] == 1
     assert rests["recipe"]["rho"] == 0.007
     assert rests["versions"]["jax"]
+    assert (rests["cloaks"], rests["crops"]) == (CLOAKS, CROPS)
     json.dumps(rests)
     assert rests["people"]["sha256"] == report.people_sha256(people("/there")), "it depends on where photos lie"
     assert rests["people"]["sha256"] != report.people_sha256(people("/here", "c.jpg"))

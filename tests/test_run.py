@@ -29,6 +29,7 @@ from PIL import Image
 
 from engine import cli
 from engine import photo as photos
+from engine.bulk import article
 from engine.bulk import run as runner
 from engine.bulk.batching import Lane
 from engine.bulk.cloaker import Cloaker
@@ -394,6 +395,53 @@ def test_what_failed_and_is_gone_or_elsewhere_now_is_no_failure_for_ever(
     assert call(first, second, "--out", out, capsys=capsys)[0] in (cli.OK, cli.NOTHING)
     assert cli.main(["status", str(out)]) == cli.OK
     capsys.readouterr()
+
+
+def test_a_refused_photo_keeps_its_row(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in (("one", "no picture"), ("two", "none either")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jpg").write_text(text)
+    out, both = tmp_path / "out", (tmp_path / "one" / "x.jpg", tmp_path / "two" / "x.jpg")
+    for _ in range(2):
+        assert call(*both, "--out", out, capsys=capsys)[0] == cli.FAILED
+        assert [status for status, *_ in rows(out).values()] == ["failed", "failed"]
+    assert cli.main(["status", str(out), "--failed"]) == cli.FAILED
+    assert str(both[1]) in capsys.readouterr().out
+
+
+def test_paths_are_of_the_folder_in_which_a_call_was_made(
+    tmp_path: Path,
+    photos: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two folders have an `album` each; the calls differ in nothing but where they are made."""
+    out, first, second = tmp_path / "out", tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        sources(folder / "album", photos)
+    with Image.open(first / "album" / "a.png") as image:
+        image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(second / "album" / "a.png")
+    (first / "album" / "bad.jpg").write_text("not a picture")
+    for folder in (first, second):
+        monkeypatch.chdir(folder)
+        call("album", "--out", out, capsys=capsys)
+    with Manifest(out) as manifest:
+        found = {row.target: row for row in manifest.rows()}
+    assert found["bad.jpg"].status == "failed", "the second call did not look there"
+    assert str(first / "album" / "a.png") in next(row for name, row in found.items() if " of " in name).reason
+    assert found["a.png"].named == str(first / "album" / "a.png")
+    assert article.notes(found["a.png"], out) == ()
+    assert article.read(found["a.png"], out).change < 100, "beside its own original"
+    assert cli.main(["status", str(out), "--failed"]) == cli.FAILED
+    said = capsys.readouterr().out
+    assert str(first / "album" / "bad.jpg") in said
+    assert "FAILED album/a.png" in said
+    monkeypatch.chdir(first)
+    assert found["a.png"].named == str(Path("album", "a.png"))
 
 
 def test_a_folder_that_can_be_read_again_is_no_failure_for_ever(

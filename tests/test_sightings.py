@@ -207,6 +207,22 @@ def test_a_row_that_is_no_faces_is_not_believed(values: tuple[object, object], t
     assert found is None
 
 
+@pytest.mark.parametrize("place", [0, 20, -1])
+def test_a_value_that_changed_is_not_believed(place: int, tmp_path: Path) -> None:
+    """SQLite has no checksum for values: an embedding would be NaN, or of another length."""
+    seen = Sightings(Blind(), tmp_path)
+    seen.keep_faces(PHOTO, FACES)
+    seen.keep_embeddings(PHOTO, {"one": np.ones((2, 3), np.float32)})
+    with sqlite3.connect(tmp_path / NAME) as database:
+        for by, data in database.execute("SELECT by, data FROM seen").fetchall():
+            changed = bytearray(data)
+            changed[place] ^= 64
+            database.execute("UPDATE seen SET data = ? WHERE by = ?", (bytes(changed), by))
+    database.close()
+    assert seen.faces(PHOTO) is None
+    assert seen.embeddings(PHOTO, ["one"]) is None
+
+
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text("precious")
     (tmp_path / NAME).symlink_to(tmp_path / "elsewhere")

@@ -157,6 +157,19 @@ def test_the_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (code, "cannot be read" in err) == (cli.USAGE, True)
 
 
+@pytest.mark.parametrize("damage", ["empty", "leads nowhere", "junk"])
+def test_a_manifest_that_is_no_use_is_named(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path, row("a.jpg"), shard="0-of-2")
+    path = tmp_path / ".cloak" / "manifest-0-of-2.sqlite"
+    path.unlink()
+    if damage == "leads nowhere":
+        path.symlink_to(tmp_path / "nowhere")
+    else:
+        path.write_bytes(b"" if damage == "empty" else b"junk" * 100)
+    code, _, err = call(tmp_path, capsys=capsys)
+    assert (code, path.name in err) == (cli.USAGE, True)
+
+
 def test_of_two_manifests_the_last_one_is_believed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(tmp_path, row("a.jpg", "failed", "once"), row("b.jpg"), shard="0-of-2")
     fill(tmp_path, row("a.jpg"), row(os.fsdecode(b"\xff.jpg"), "no_face", "x"), row("z.jpg"), shard="1-of-2")

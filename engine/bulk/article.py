@@ -115,7 +115,7 @@ def notes(row: Row, out: Path) -> tuple[str, ...]:
     """What is no longer as it was when the photo was cloaked, one sentence each."""
     said = []
     try:
-        source = Path(row.source).lstat() if row.status == "failed" else Path(row.source).stat()
+        source = Path(row.at).lstat() if row.status == "failed" else Path(row.at).stat()
     except OSError:
         said.append("The original was not found when this report was written: it has been moved or deleted.")
     else:
@@ -156,7 +156,7 @@ def pictures(row: Row, before: Photo | None, after: UInt8[np.ndarray, "h w 3"] |
 def read(row: Row, out: Path) -> Pictures:
     """The pictures of a photo from its files, as far as they are as the row says."""
     try:
-        before = photos.read(Path(row.source))
+        before = photos.read(Path(row.at))
     except PhotoError:
         before = None
     after = None

@@ -437,13 +437,14 @@ class Cloaker:
         return Batcher(self.recipe, (load(people.EXTRACTOR),), size=batcher.size, mesh=batcher.mesh)
 
     def _reference(self, source: Source) -> Float32[np.ndarray, "d"]:
+        which = f"the reference photo {source}" if isinstance(source, Path) else "the reference photo"
         try:
             prepared = prepare(source, self.detector)
         except PhotoError as error:
-            raise ValueError(f"the reference photo: {error}") from None
+            raise ValueError(f"{which}: {error}") from None
         if len(prepared.cuts) != 1:
             raise ValueError(
-                f"the reference photo must show one face, the person's; {len(prepared.cuts)} were found: crop it"
+                f"{which} must show one face, the person's; {len(prepared.cuts)} were found: crop it, or name another"
             )
         return self.identify([prepared.cuts[0].canvas])[0]
 

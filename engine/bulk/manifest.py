@@ -14,7 +14,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -44,12 +44,13 @@ LATER = ("output", "stamp", "place", "state")
 class Row:
     """What became of one input.
 
-    target: path of the output, relative to the output folder. source: path of the input. size, modified: of the source,
-    to see whether it changed. key: hash of photo, settings and weights; "" if the photo could not be read. reason: why
-    it is not cloaked, or what to know about it. faces: one dictionary each. written: the output's bytes. output:
-    SHA-256 of the output. stamp: `stamped` of it when it was last known to be whole. place: absolute path of the input.
-    These three are "" in rows of version 0.1; `at` makes up for the last. state: `stated` of the source when it was
-    hashed. It is "" if the source was `young` then, and in rows of version 0.1. Such a source is hashed again.
+    target: path of the output, relative to the output folder. source: path of the input, as the call spelled it: `at`
+    is where it lies, `named` is for messages. size, modified: of the source, to see whether it changed. key: hash of
+    photo, settings and weights; "" if the photo could not be read. reason: why it is not cloaked, or what to know
+    about it. faces: one dictionary each. written: the output's bytes. output: SHA-256 of the output. stamp: `stamped`
+    of it when it was last known to be whole. place: absolute path of the input. These three are "" in rows of version
+    0.1; `at` makes up for the last. state: `stated` of the source when it was hashed. It is "" if the source was
+    `young` then, and in rows of version 0.1. Such a source is hashed again.
     """
 
     target: str
@@ -71,6 +72,11 @@ class Row:
     def at(self) -> str:
         """The absolute path of the input. Version 0.1 kept what it was called: of that, the same call's is meant."""
         return self.place or os.path.abspath(self.source)
+
+    @property
+    def named(self) -> str:
+        """What to call the input: `source`, or `at` if `source` means another place from here."""
+        return self.source if os.path.abspath(self.source) == self.at else self.at
 
     @property
     def unprotected(self) -> bool:
@@ -263,11 +269,14 @@ class Survey:
         """Opens what is there, which may be nothing. Raises sqlite3.Error for a manifest that cannot be read."""
         paths = sorted((out / OWN_FOLDER).glob("manifest*.sqlite"), key=last_written)
         self._chosen: dict[str | bytes, int] = {}
+        self._databases: list[sqlite3.Connection] = []
         with ExitStack() as stack:
-            self._databases = [stack.enter_context(closing(connected(path))) for path in paths]
-            for index, database in enumerate(self._databases):
-                database.execute("BEGIN")  # one snapshot for all that follows
-                self._chosen.update((target, index) for (target,) in database.execute("SELECT target FROM photos"))
+            for index, path in enumerate(paths):
+                with naming(path):
+                    self._databases.append(stack.enter_context(closing(connected(path))))
+                    self._databases[-1].execute("BEGIN")  # one snapshot for all that follows
+                    targets = self._databases[-1].execute("SELECT target FROM photos")
+                    self._chosen.update((target, index) for (target,) in targets)
             self._open = stack.pop_all()
 
     def __enter__(self) -> Survey:
@@ -297,7 +306,18 @@ class Survey:
 def last_written(path: Path) -> int:
     """When a manifest was written to, in nanoseconds."""
     log = path.with_name(path.name + "-wal")
-    return max(one.stat().st_mtime_ns for one in (path, log) if one.exists())
+    return max((one.stat().st_mtime_ns for one in (path, log) if one.exists()), default=0)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Whatever SQLite raises about a manifest names it."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if str(path) not in str(error):
+            error.args = (f"{path}: {error}",)
+        raise
 
 
 def connected(path: Path, *, locks: bool | None = None, threads: bool = False) -> sqlite3.Connection:

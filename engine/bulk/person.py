@@ -14,7 +14,8 @@ from engine.bulk.crowd import Seen
 
 LENGTH = 0.01
 """How much the length of an embedding may differ from one."""
-_HEAD = b"fawkes person 2\n"
+_KIND = b"fawkes person "
+_HEAD = _KIND + b"2\n"
 _CHECK = hashlib.sha256().digest_size
 """Bytes at the end: the SHA-256 of all before them."""
 
@@ -49,6 +50,8 @@ class Person:
     def from_bytes(cls, data: bytes) -> Person:
         """A Person of what `to_bytes` gave. Raises ValueError for anything else."""
         start = len(_HEAD) + 32
+        if isinstance(data, bytes) and data.startswith(_KIND) and not data.startswith(_HEAD):
+            raise ValueError("this Person is of another version of this program: make it again from photos")
         try:
             if not isinstance(data, bytes) or not data.startswith(_HEAD):
                 raise ValueError

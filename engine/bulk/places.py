@@ -146,9 +146,9 @@ class Places:
         for root, records in self._above(real):
             known = records.known(os.path.relpath(os.path.join(real, name), root))
             if known is not None and known.holder is not None and known.intact:
-                return known.holder.source
+                return known.holder.named
         made = self._records.output(sha256)
-        return "" if made is None else made.source
+        return "" if made is None else made.named
 
     def _above(self, folder: str) -> tuple[tuple[str, Records], ...]:
         """The output folders in which a folder is."""
@@ -183,7 +183,7 @@ def aside(item: Item) -> str:
 def _held(item: Item, holder: Row) -> str:
     one = "" if holder.target == item.target else f" ({holder.target}: its disk takes both names for one)"
     return (
-        f"Another photo of that name has been cloaked into this folder{one}: {holder.source}. Choose another --out for "
+        f"Another photo of that name has been cloaked into this folder{one}: {holder.named}. Choose another --out for "
         f"this one, or name both folders in one call, or delete the file there if it is not needed."
     )
 

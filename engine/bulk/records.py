@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.bulk.manifest import INTERRUPTED, Row, columns_of, connected, read_row, stored
+from engine.bulk.manifest import INTERRUPTED, Row, columns_of, connected, naming, read_row, stored
 from engine.bulk.untouched import manifests, reading
 
 
@@ -53,7 +53,7 @@ class Records:
         self._entries: dict[str, list[_Entry]] = defaultdict(list)
         self._outputs: dict[str, Row] = {}
         for path in manifests(out):
-            with _reading(path, untouched=untouched) as database:
+            with naming(path), _reading(path, untouched=untouched) as database:
                 for table in ("photos", "kept"):
                     for row in _rows(database, table):
                         self._entries[fold(row.target)].append(_Entry(row, path, table))
@@ -90,7 +90,7 @@ class Records:
         for row in rows:
             by_path[places[id(row)].path].append(places[id(row)])
         for path, entries in by_path.items():
-            with _reading(path, untouched=False) as database:
+            with naming(path), _reading(path, untouched=False) as database:
                 for one in entries:
                     found = next(_rows(database, one.table, target=one.row.target), one.row)
                     yield replace(one.row, faces=found.faces)
@@ -117,10 +117,12 @@ def _reading(path: Path, *, untouched: bool) -> Iterator[sqlite3.Connection]:
 
 
 def _rows(database: sqlite3.Connection, table: str, *, target: str | None = None) -> Iterator[Row]:
-    """The rows of a table, which a manifest of before may lack, as it may lack columns. target: of one, with faces."""
+    """The rows of a table. A manifest of before may lack columns, and "kept". target: of one, with faces."""
     columns = columns_of(database, table)
-    if not columns:
+    if not columns and table == "kept":
         return
+    if not columns:
+        raise sqlite3.DatabaseError("it is damaged: it has no table of photos")
     wanted = [one.name for one in fields(Row) if one.name in columns and (target is not None or one.name != "faces")]
     query = f"SELECT {', '.join(wanted)} FROM {table}"
     rows = (

@@ -28,12 +28,14 @@ from engine.detect import Detector
 from engine.types import Face
 
 NAME = "sightings.sqlite"
-SCHEMA = 1
+SCHEMA = 2
 """The form of the table, as SQLite's user_version."""
 WAIT = 2000
 """Milliseconds that a shard waits for another one's row."""
 FACE = 15
 """Numbers of a face: box, landmarks, score."""
+CHECK = 8
+"""Bytes after a row's numbers that show whether they are what was written: SQLite does not see a changed value."""
 Matrix = Float32[np.ndarray, "n _d"]
 
 
@@ -51,7 +53,7 @@ class Sightings:
     def faces(self, sha256: str) -> list[Face] | None:
         """The faces of a photo in the order in which they were found, None if it was not looked at."""
         found = self._get(sha256, self._detector)
-        if found is None or (len(found) and found.shape[1] != FACE):
+        if found is None:
             return None
         return [Face(row[:4].copy(), row[4:14].reshape(5, 2).copy(), float(row[14])) for row in found]
 
@@ -84,8 +86,8 @@ class Sightings:
                 found = self._database.execute(query, (sha256, by)).fetchone()
             if found is None:
                 return None
-            count, data = int(found[0]), bytes(found[1])
-            if count < 0:
+            count, data, check = int(found[0]), bytes(found[1])[:-CHECK], bytes(found[1])[-CHECK:]
+            if _check(sha256, by, count, data) != check:
                 return None
             rows = np.frombuffer(data, "<f4").astype(np.float32)
             return rows.reshape(count, -1 if count else FACE)
@@ -96,7 +98,10 @@ class Sightings:
         return None
 
     def _put(self, sha256: str, rows: dict[str, Matrix]) -> None:
-        values = [(sha256, by, len(one), np.ascontiguousarray(one, "<f4").tobytes()) for by, one in rows.items()]
+        values = []
+        for by, one in rows.items():
+            data = np.ascontiguousarray(one, "<f4").tobytes()
+            values.append((sha256, by, len(one), data + _check(sha256, by, len(one), data)))
         try:
             with self._lock, self._database:
                 self._database.execute("BEGIN IMMEDIATE")
@@ -121,6 +126,10 @@ def tidy(folder: Path) -> None:
 def network_key(weights: str, precision: str, spec: object) -> str:
     """What decides a face's embedding by an extractor besides the face: its weights' hash, precision and input."""
     return _hashed(weights, precision, repr(spec))
+
+
+def _check(sha256: str, by: str, count: int, data: bytes) -> bytes:
+    return hashlib.blake2b(repr((sha256, by, count)).encode() + data, digest_size=CHECK).digest()
 
 
 def _hashed(*parts: object) -> str:

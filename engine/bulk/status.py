@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.bulk.kinds import LOOKS
-from engine.bulk.manifest import Row, columns_of, read_row
+from engine.bulk.manifest import Row, columns_of, naming, read_row
 from engine.bulk.untouched import manifests, reading
 from engine.terminal import readable
 
@@ -31,22 +31,24 @@ def rows(out: Path) -> Iterator[Row]:
     gone has failed, for `GONE`. Raises sqlite3.Error and OSError for a manifest that cannot be read.
     """
     with ExitStack() as stack:
-        databases = [stack.enter_context(reading(path)) for path in manifests(out)]
-        merged = heapq.merge(*map(_ordered, databases), key=lambda entry: entry[0])  # of equals the first's is first
+        databases = [(path, stack.enter_context(reading(path))) for path in manifests(out)]
+        merged = heapq.merge(
+            *starmap(_ordered, databases), key=lambda entry: entry[0]
+        )  # of equals the first's is first
         for _, entries in groupby(merged, key=lambda entry: entry[0]):
             row = next(entries)[1]
             yield replace(row, status="failed", reason=GONE) if _gone(out, row) else row
 
 
-def _ordered(database: sqlite3.Connection) -> Iterator[tuple[tuple[bool, bytes], Row]]:
+def _ordered(path: Path, database: sqlite3.Connection) -> Iterator[tuple[tuple[bool, bytes], Row]]:
     """A manifest's rows, each with its place in SQLite's order: names that are UTF-8 come before those that are not."""
-    if not (columns := columns_of(database, "photos")):
-        return
-    for values in database.execute("SELECT * FROM photos ORDER BY target"):
-        found = dict(zip(columns, values, strict=True))
-        name = found["target"]
-        row = read_row(found)
-        yield (isinstance(name, bytes), os.fsencode(row.target)), row
+    with naming(path):
+        columns = columns_of(database, "photos")
+        for values in database.execute("SELECT * FROM photos ORDER BY target"):
+            found = dict(zip(columns, values, strict=True))
+            name = found["target"]
+            row = read_row(found)
+            yield (isinstance(name, bytes), os.fsencode(row.target)), row
 
 
 def _gone(out: Path, row: Row) -> bool:
@@ -79,7 +81,7 @@ def line(row: Row) -> str:
     if row.faces:
         largest = "" if (dssim := largest_dssim(row)) is None else f", DSSIM {dssim:.5f}"
         said.insert(0, f"{len(row.faces)} face{'' if len(row.faces) == 1 else 's'}{largest}.")
-    return readable(f"{word(row)} {row.source}" + (f": {' '.join(said)}" if said else ""))
+    return readable(f"{word(row)} {row.named}" + (f": {' '.join(said)}" if said else ""))
 
 
 def largest_dssim(row: Row) -> float | None:
@@ -105,7 +107,7 @@ class Record(NamedTuple):
         """The record of a row."""
         output = row.target if row.status == "cloaked" else None
         dssim = largest_dssim(row)
-        return cls(row.source, output, row.status, row.unprotected, len(row.faces), dssim, row.written, row.reason)
+        return cls(row.named, output, row.status, row.unprotected, len(row.faces), dssim, row.written, row.reason)
 
 
 @dataclass

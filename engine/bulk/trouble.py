@@ -101,7 +101,8 @@ def opening(out: Path) -> Iterator[None]:
         if isinstance(error, (FileExistsError, NotADirectoryError)) and not isinstance(error, files.NotAFileError):
             raise SetupError(f"--out {out}: a file lies there, a folder is needed: choose another") from error
         if isinstance(error, sqlite3.Error):
-            raise SetupError(f"--out {out}: a manifest in it cannot be used ({faults.words(error)})") from error
+            why = f"a manifest in it cannot be used ({faults.words(error)})"
+            raise SetupError(f"--out {out}: {why}: put a copy of it in its place, or choose another --out") from error
         said = f"nothing can be written there ({faults.words(error)})"
         raise SetupError(f"--out {out}: {said}: choose another folder, or see to this one") from error
 

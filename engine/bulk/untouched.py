@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from engine.bulk.inputs import OWN_FOLDER
-from engine.bulk.manifest import connected, last_written
+from engine.bulk.manifest import connected, last_written, naming
 
 
 def manifests(out: Path) -> list[Path]:
@@ -22,7 +22,13 @@ def manifests(out: Path) -> list[Path]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A manifest to read from. Raises sqlite3.Error and OSError for one that cannot be read."""
+    """A manifest to read from. Raises sqlite3.Error, which names it, and OSError for one that cannot be read."""
+    with naming(path), _readable(path) as database:
+        yield database
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[sqlite3.Connection]:
     log = path.with_name(path.name + "-wal")
     if (database := _shared(path, log)) is None and log.exists() and log.stat().st_size:
         with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from engine import files
 from engine.bulk.prepare import Prepared, digest, prepare
-from engine.config import CANVAS, Detection
+from engine.config import CANVAS, CROPS, Detection
 from engine.detect import Detector
 from engine.evaluate.study import Study
 from engine.faces import central
@@ -49,7 +49,8 @@ class Canvases:
         hashed = digest(photo)
         if self.folder is None:
             return self._made(photo, hashed)
-        kept = self.folder / f"{sha256(f'{hashed} {self.settings}'.encode()).hexdigest()}.u8"
+        by = f"{CROPS} {getattr(self.detector, 'key', None)} {self.settings}"
+        kept = self.folder / f"{sha256(f'{hashed} {by}'.encode()).hexdigest()}.u8"
         if kept.is_file():
             pixels = kept.read_bytes()
             return np.frombuffer(pixels, np.uint8).reshape(CANVAS, CANVAS, 3) if pixels else None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
@@ -56,7 +58,9 @@ def evaluate(
 
 
 def _key(about: Mapping[str, Any], preset: Preset) -> str:
-    return hashlib.sha256(json.dumps([about, preset.name], sort_keys=True).encode()).hexdigest()
+    """Findings do not outlive the module of their preset, nor anything that `report.about` tells."""
+    module = inspect.getsource(sys.modules[preset.run.__module__])
+    return hashlib.sha256(json.dumps([about, preset.name, module], sort_keys=True).encode()).hexdigest()
 
 
 def _keep(place: Path, key: str, findings: Findings) -> None:

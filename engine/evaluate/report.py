@@ -24,6 +24,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from engine import __version__, files, html
+from engine.config import CLOAKS, CROPS
 from engine.evaluate import figures, galleries, tables
 from engine.evaluate.dataset import People
 from engine.evaluate.presets import Findings, Preset
@@ -49,7 +50,7 @@ class Section(NamedTuple):
 
 
 def about(study: Study) -> dict[str, Any]:
-    """What the findings of a study rest on: settings, versions, weights and the people, as hashes where that is enough.
+    """The grounds of a study's findings: settings, versions, weights and the people, as hashes if that is enough.
 
     The weights are those of the cloaks and of every recogniser that is one of the engine's extractors.
     """
@@ -64,6 +65,8 @@ def about(study: Study) -> dict[str, Any]:
             {"name": one.name, "extractors": list(one.extractors), "version": one.version} for one in study.recognisers
         ],
         "weights": {name: registry.find(name).sha256 for name in sorted(names)},
+        "cloaks": CLOAKS,
+        "crops": CROPS,
         "people": {
             **{kind: len(getattr(people, kind)) for kind in ("users", "others", "public")},
             "sha256": people_sha256(people),
