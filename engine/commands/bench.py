@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from engine.commands.options import SolverOptions, Telling, names
-from engine.commands.outcome import INTERRUPTED, OK, print_json, usage
+from engine.commands.outcome import FAILED, INTERRUPTED, OK, print_json, say, usage
 
 
 def bench(
@@ -36,6 +36,7 @@ def bench(
     telling: Telling = Telling(),
 ) -> int:
     """Do it. Returns the exit code."""
+    from engine import faults, files
     from engine.bench.bench import bench as measure
     from engine.bench.bench import settings
     from engine.bulk.inputs import InputError
@@ -59,7 +60,11 @@ def bench(
         return usage(str(error), as_json=telling.json)
     except KeyboardInterrupt:
         return INTERRUPTED
+    print_json(found)  # first: what took minutes is not lost if the file cannot be written
     if out is not None:
-        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print_json(found)
+        try:
+            files.write(out, (json.dumps(found, indent=1) + "\n").encode(), mode=None)
+        except OSError as error:
+            say(f"cloak: {out} could not be written ({faults.words(error)}): what is printed is all of it")
+            return FAILED
     return OK

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine import files
 from engine.dataset import photos_of
 
 SMALLEST = 3
@@ -46,7 +47,7 @@ class People:
             }
             for kind in ("users", "others", "public")
         }
-        path.write_text(json.dumps(lists, indent=0) + "\n")
+        files.write(path, (json.dumps(lists, indent=0) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path, root: Path) -> People:

@@ -7,12 +7,11 @@ same losses as if it had never been stopped.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from engine import files
 from engine.robust import checkpoints, data, distributed, export, guard, log, train, validation
 from engine.robust import job as jobs
 from engine.robust.checkpoints import Position
@@ -256,7 +256,7 @@ def _agree(job: Job, out: Path, *, name: str, restart: bool) -> None:
             raise ValueError(
                 f"{out} has a training with another {', '.join(differing)}; give another --out, or --restart"
             )
-    path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    files.write(path, (json.dumps(wanted, indent=1) + "\n").encode())
 
 
 @contextmanager
@@ -265,9 +265,10 @@ def _alone(out: Path) -> Iterator[None]:
     if not distributed.first():
         yield
         return
-    with (out / "lock").open("a") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another training is writing to {out}; wait for it or give another --out") from None
+            stack.enter_context(files.locked(out / "lock"))
+        except files.HeldError as error:
+            who = f" ({error.by})" if error.by else ""
+            raise ValueError(f"another training is writing to {out}{who}; wait for it or give another --out") from None
         yield

@@ -7,7 +7,6 @@ appended to, a canvas before its line of the index. So a process that is killed 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from engine import checkpoint, photo, private
+from engine import checkpoint, files, photo, private
 from engine.config import CANVAS
 from engine.detect import YuNet
 from engine.extractors import Extractor, embed_all
@@ -87,8 +86,7 @@ class Store:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        with (self.folder / "lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with files.locked(self.folder / "lock", wait=True):
             yield
 
     def _index(self) -> dict[str, int]:
