@@ -56,13 +56,14 @@ def reference(path: Path, people: list[list[Path]], sizes: Sizes) -> None:
             found["person"].append(person)
     if not found["canvas"]:
         raise SystemExit("no face was found for the reference: give a folder with a folder of photos for each person")
-    np.savez_compressed(path, **{name: np.array(column) for name, column in found.items()})
+    arrays: dict[str, Any] = {name: np.array(column) for name, column in found.items()}
+    np.savez_compressed(path, **arrays)
     recipe = sizes.recipe("highest", objective="away")
     with jax.default_matmul_precision("highest"):
         cloaks = solved(recipe, references(path)[: sizes.parity], batch=min(sizes.parity, 8))
     np.savez_compressed(
         path,
-        **{name: np.array(column) for name, column in found.items()},
+        **arrays,
         delta=np.array([one.delta for one in cloaks], np.float16),
         dssim=np.array([one.dssim for one in cloaks]),
         shift=np.array([one.shift for one in cloaks]),

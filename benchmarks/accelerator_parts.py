@@ -356,9 +356,8 @@ def stream(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, A
     """Photos from file to file with a device of a given speed, or the solver itself. about: faces/s, or real."""
     del places, left
     people = [photo.read(path).pixels for path in sorted((ROOT / "tests" / "photos").iterdir())]
-    trial = pipeline.Trial(
-        sizes.megapixels, *pipeline.numbers(about), sizes.threads, networks=sizes.recipe().extractors
-    )
+    (speed,) = pipeline.numbers(about)
+    trial = pipeline.Trial(sizes.megapixels, speed, sizes.threads, networks=sizes.recipe().extractors)
     with tempfile.TemporaryDirectory() as folder:
         place = pipeline.make(Path(folder), people, sizes.megapixels, sizes.count)
         if sizes.updates is not None:  # a dry run starts no process

@@ -136,7 +136,7 @@ def measure(path: Path, detector: YuNet, repeats: int) -> dict[str, Any]:
     row["fit"], fitted = spent(
         lambda: fit(prepared, deltas, rho=RHO, encode=encoder, decode=photo.decode_pixels), repeats
     )
-    kept = {} if Sightings is None else {"sightings": Sightings(detector)}
+    kept: dict[str, Any] = {} if Sightings is None else {"sightings": Sightings(detector)}
     prepare(path, detector, **kept)
     row["again"], _ = spent(lambda: prepare(path, detector, **kept), repeats)
     first = row["decode"] + row["detect"] + row["cut"]
@@ -211,10 +211,8 @@ def main() -> int:
         return 0
     result: dict[str, Any] = {"unit": "CPU seconds"}
     with tempfile.TemporaryDirectory() as folder:
-        sizes, counts = (
-            [kind(one) for one in text.split(",")] for kind, text in ((float, options.sizes), (int, options.faces))
-        )
-        make(Path(folder), options.photos, sizes, counts)
+        sizes = [float(one) for one in options.sizes.split(",")]
+        make(Path(folder), options.photos, sizes, [int(one) for one in options.faces.split(",")])
         if options.against is not None:
             result["other"] = measured(options.against.resolve(), Path(folder), options.repeats)
         result["this"] = measured(HERE.parents[1], Path(folder), options.repeats)

@@ -17,6 +17,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -138,7 +139,7 @@ def main() -> int:
     many, rest = np.split(draw.permutation(np.flatnonzero(counts >= PHOTOS // 2)), [PEOPLE])
     crowd, others = np.isin(label, many), np.isin(label, rest)
     strangers = draw.permutation(np.flatnonzero(counts[label] == 1))
-    result: dict[str, object] = {
+    result: dict[str, Any] = {
         "faces": len(label),
         "photos_without_face": int((~seen).sum()),
         "people": len(np.unique(label)),

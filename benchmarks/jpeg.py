@@ -48,6 +48,7 @@ def textured(pixels: np.ndarray) -> np.ndarray:
 def measured(source: bytes) -> dict[str, np.ndarray]:
     """By the kind of steps: loss, dssim, kept, efficiency, size."""
     image = Image.open(io.BytesIO(source))
+    assert isinstance(image, JpegImagePlugin.JpegImageFile)
     luminance, chrominance = (np.array(table) for table in list(image.quantization.values())[:2])
     sampling = JpegImagePlugin.get_sampling(image)
     pixels = np.asarray(image.convert("RGB"))

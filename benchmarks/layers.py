@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -56,24 +57,21 @@ def shapes(name: str) -> Counter[Shape]:
     """The convolutions of an extractor and how often each occurs."""
     entry = registry.find(name)
     found: Counter[Shape] = Counter()
-    originals = layers.conv, layers.depthwise
 
     def spy(original: Callable) -> Callable:
         def called(x: jax.Array, kernel: jax.Array, *, stride: int, padding: layers.Padding) -> jax.Array:
-            found[Shape(*x.shape, kernel.shape, stride, padding)] += 1
+            height, width, channels = x.shape
+            found[Shape(height, width, channels, kernel.shape, stride, padding)] += 1
             return original(x, kernel, stride=stride, padding=padding)
 
         return called
 
-    layers.conv, layers.depthwise = map(spy, originals)
-    try:
+    with mock.patch.multiple(layers, conv=spy(layers.conv), depthwise=spy(layers.depthwise)):
         side = entry.spec.size
         graphdef, params = registry.abstract(entry.build)
         jax.eval_shape(
             lambda p, x: nnx.merge(graphdef, p)(x), params, jax.ShapeDtypeStruct((side, side, 3), jnp.float32)
         )
-    finally:
-        layers.conv, layers.depthwise = originals
     return found
 
 
@@ -88,7 +86,7 @@ def native(shape: Shape, x: jax.Array, kernel: jax.Array) -> jax.Array:
 def product(shape: Shape, x: jax.Array, kernel: jax.Array) -> jax.Array:
     def one(x: jax.Array) -> jax.Array:
         padded = jnp.pad(x, (*layers._pads(x, kernel, shape.stride, shape.padding), (0, 0)))
-        patches = jnp.concatenate(layers._taps(padded, kernel.shape[:2], shape.stride), axis=-1)
+        patches = jnp.concatenate(layers._taps(padded, (kernel.shape[0], kernel.shape[1]), shape.stride), axis=-1)
         return patches @ kernel.reshape(-1, kernel.shape[-1])
 
     return jax.vmap(one)(x)

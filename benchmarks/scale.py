@@ -124,7 +124,7 @@ def group(count: int) -> dict[str, Any]:
     before = peak()
     found, spent = timed(lambda: people.group(rows))
     precision, recall = pair_scores(found, label)
-    result = {
+    result: dict[str, Any] = {
         "faces": count,
         "people": int(label.max()) + 1,
         "groups": int(found.max()) + 1,
@@ -137,7 +137,9 @@ def group(count: int) -> dict[str, Any]:
         "spreads": spreads(rows, label),
     }
     if count <= linkage.EXACT:
-        linkage.average_linkage.__kwdefaults__["exact"] = count // 10
+        defaults = linkage.average_linkage.__kwdefaults__
+        assert defaults is not None
+        defaults["exact"] = count // 10
         cells, spent = timed(lambda: people.group(rows))
         against = pair_scores(cells, found)
         result["cells"] = {
@@ -184,12 +186,12 @@ def first(photos: Path, out: Path, count: int) -> dict[str, Any]:
     return {"collect": collecting, **planning, "rows": writing, "manifest_mb": round(size / 1e6, 1), "peak_mb": done}
 
 
-def again(photos: Path, out: Path, count: int, **options: bool) -> dict[str, Any]:
+def again(photos: Path, out: Path, count: int, *, dry_run: bool = False) -> dict[str, Any]:
     """Finds that nothing is to be done; `hashed` are the photos that were read for it."""
     hashed: list[Path] = []
     planner.digest = lambda path, real=planner.digest: hashed.append(path) or real(path)  # type: ignore[func-returns-value]
     items, collecting = timed(lambda: collect([photos], out=out))
-    found, planning = timed(lambda: planned(items, out, "settings", Options(**options)))
+    found, planning = timed(lambda: planned(items, out, "settings", Options(dry_run=dry_run)))
     if found.tasks or found.earlier["cloaked"] != count:
         sys.exit(f"{len(found.tasks)} of {count} photos are to be done again")
     return {"collect": collecting, **planning, "hashed": len(hashed), "peak_mb": peak()}

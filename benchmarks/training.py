@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from engine import extractors, sharding
@@ -31,7 +32,13 @@ def measured(name: str, batch: int, repeats: int) -> dict[str, object]:
     canvases = rng.integers(0, 256, (batch, CANVAS, CANVAS, 3), np.uint8)
     windows = np.tile(np.array(extractor.spec.window, np.float32), (batch, 2, 1))
     anchors = train.embedded(extractor, train.crops_of(extractor, canvases, windows))
-    faces = train.Batch(canvases, windows, np.arange(batch), anchors, np.arange(batch, dtype=np.uint32))
+    faces = train.Batch(
+        canvas=jnp.asarray(canvases),
+        window=jnp.asarray(windows),
+        label=jnp.arange(batch),
+        anchor=anchors,
+        noise=jnp.arange(batch, dtype=jnp.uint32),
+    )
     training = FAST.training(1000)
     state = train.init(training, extractor)
     seconds, figures = [], {}

@@ -34,6 +34,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import flip_evaluator
 import numpy as np
@@ -184,7 +185,7 @@ def rows_of(
     return rows
 
 
-def table(rows: Sequence[Mapping[str, object]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Means over the photos of a size, in Markdown."""
     lines = ["| face | cloaked by | " + " | ".join(COLUMNS.values()) + " |", "|---" * (2 + len(COLUMNS)) + "|"]
     for size in SIZES:
@@ -197,7 +198,7 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
                 values = [row[key] for row in own if row[key] is not None]
                 digits = DIGITS.get(key, 1)
                 cells.append(f"{np.mean(values):.{digits}f}" if len(values) == len(own) else "-")
-            faces = [int(row["face"]) for row in own]  # type: ignore[call-overload]
+            faces = [int(row["face"]) for row in own]
             lines.append(f"| {size}, {min(faces)} to {max(faces)} px | {kind} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -208,6 +209,16 @@ def file_in(folder: Path) -> Callable[[Path, Pixels], Pixels | None]:
     def change(photo: Path, before: Pixels) -> Pixels | None:
         found = [one for one in (folder / photo.parent.name).glob(f"{photo.stem}.*") if one.is_file()]
         return read(found[0]).pixels if found else None
+
+    return change
+
+
+def cloak_in(files: Mapping[Path, Path | None]) -> Callable[[Path, Pixels], Pixels | None]:
+    """The changed pixels of a photo from its cloaked file."""
+
+    def change(photo: Path, before: Pixels) -> Pixels | None:
+        file = files[photo]
+        return None if file is None else read(file).pixels
 
     return change
 
@@ -226,8 +237,7 @@ def main() -> None:
     study = Study(People(people, (), ()), arguments.out, Recipe(), say=lambda line: print(line, file=sys.stderr))
     kinds: dict[str, Callable[[Path, Pixels], Pixels | None]] = {}
     for name, recipe in CLOAKS.items():
-        files = study.cloaks(CloakSet(recipe, people)).files
-        kinds[name] = lambda photo, before, files=files: None if files[photo] is None else read(files[photo]).pixels
+        kinds[name] = cloak_in(study.cloaks(CloakSet(recipe, people)).files)
     for text in arguments.files:
         name, _, folder = text.partition("=")
         kinds[name] = file_in(Path(folder))

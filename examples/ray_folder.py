@@ -54,7 +54,9 @@ def main() -> None:
         given.faces or out / "faces.parquet", columns=["sha256", "face", "own", "identity", "networks", "person"]
     )
     cloaked = photos.map_batches(Cloak, fn_constructor_kwargs={"recipe": recipe, "faces": faces}, **each)
-    written = cloaked.map(Write, fn_constructor_args=(given.source, str(out / "photos")), concurrency=1)
+    places = given.source, str(out / "photos")
+    # What Ray says of `fn` leaves out classes, which it takes.
+    written = cloaked.map(Write, fn_constructor_args=places, concurrency=1)  # type: ignore[bad-argument-type]
     written.write_parquet(str(out / "results"), mode=SaveMode.OVERWRITE)
 
 

@@ -151,7 +151,9 @@ def unpacked(archive: Path, member: str) -> bytes:
         with zipfile.ZipFile(archive) as package:
             return package.read(member)
     with tarfile.open(archive) as package:
-        return package.extractfile(member).read()
+        file = package.extractfile(member)
+        assert file is not None, f"{member} is not a file"
+        return file.read()
 
 
 def write(path: Path, data: bytes) -> None:

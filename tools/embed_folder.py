@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine import checkpoint, extractors, photo
 from engine.detect import YuNet
 from engine.extractors import Extractor
-from engine.faces import cut
+from engine.faces import central, cut
 from engine.types import PhotoError
 
 BATCH = 16
@@ -60,9 +61,9 @@ def embed_photos(paths: Sequence[Path], *, names: Sequence[str], cache: Path | N
 
 
 def _embed(network: Extractor, canvases: Sequence[np.ndarray | None]) -> np.ndarray:
-    there = [slot for slot, one in enumerate(canvases) if one is not None]
+    there = {slot: one for slot, one in enumerate(canvases) if one is not None}
     rows = np.full((len(canvases), network.dim), np.nan, np.float32)
-    rows[there] = extractors.embed_all(network, [canvases[slot] for slot in there], batch=BATCH)
+    rows[list(there)] = extractors.embed_all(network, list(there.values()), batch=BATCH)
     return rows
 
 
@@ -82,7 +83,7 @@ def _read(cache: Path | None) -> dict[tuple[str, str], np.ndarray]:
 def _write(cache: Path | None, known: dict[tuple[str, str], np.ndarray]) -> None:
     if cache is None:
         return
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for slot in sorted({slot for slot, _ in known}):
         mine = {key: row for (other, key), row in known.items() if other == slot}
         arrays[slot], arrays[f"{slot}|keys"] = np.stack(list(mine.values())), np.array(list(mine))

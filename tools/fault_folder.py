@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -68,7 +69,8 @@ def troubles(folder: Path) -> Path:
 def other(path: Path) -> Path:
     """Another photo than that of the same name in `good`, to be put in its place."""
     image = _face("astronaut").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    image.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
+    options: dict[str, Any] = {"quality": 95} if path.suffix == ".jpg" else {}
+    image.save(path, **options)
     os.utime(path, (WHEN + 60, WHEN + 60))
     return path
 

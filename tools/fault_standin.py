@@ -9,18 +9,18 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
 
 from engine import checkpoint
-from engine.bulk import cloaker
+from engine.bulk import batching, cloaker
 from engine.bulk.batching import FaceCloak, FaceJob, Usage
 from engine.bulk.desk import Desk
-from engine.bulk.goals import Targets
+from engine.bulk.goals import Bank, Target, Targets
 from engine.bulk.sightings import Sightings
 from engine.config import Detection, Recipe
 from engine.detect import YuNet
@@ -107,15 +107,17 @@ class StandIn(cloaker.Cloaker):
         del devices, rest
         self.recipe, self.detection, self.workers = recipe, detection, workers or 2
         self.detector = Remembered(detection)
-        self.batcher: Any = Batcher(recipe, batch or 4)
+        self.batcher = cast(batching.Batcher, Batcher(recipe, batch or 4))
         self.desk = Desk(self.batcher, workers=self.workers)
         self.weights = {}
-        self._goal, self.asks, self._bank = None, True, ()
+        self._goal: Target | None = None
+        self.asks = True
+        self._bank: Bank = ()
         self.only = None if only is None else self._reference(only)
 
-    @property
-    def _networks(self) -> tuple[str, ...]:
-        return (*self.recipe.names, "identity")
+    @cached_property
+    def _networks(self) -> list[str]:
+        return [*self.recipe.names, "identity"]
 
     def targets(
         self,
@@ -162,7 +164,9 @@ class Remembered:
     @classmethod
     def load(cls, path: Path) -> None:
         for key, faces in json.loads(path.read_text()).items():
-            cls.known[key] = [Face(np.float32(box), np.float32(marks), score) for box, marks, score in faces]
+            cls.known[key] = [
+                Face(np.array(box, np.float32), np.array(marks, np.float32), score) for box, marks, score in faces
+            ]
 
 
 def install() -> None:

@@ -29,7 +29,7 @@ def cloaks() -> dict[str, list[list[float]]]:
 
     from engine import sharding
     from engine.bulk.batching import Batcher, FaceJob
-    from engine.config import Recipe
+    from engine.config import Objective, Recipe, SolverName
     from engine.faces import Cut
 
     mask = np.zeros((SIDE, SIDE, 1), np.float32)
@@ -37,7 +37,12 @@ def cloaks() -> dict[str, list[list[float]]]:
     cut = Cut(tiny.texture(1, SIDE, SIDE), mask, mask[..., 0] > 0, np.eye(2, 3))
     target = (-np.eye(1, tiny.DIM, dtype=np.float32)[0],)
     found = {}
-    kinds = [("projected", "person"), ("projected", "target"), ("paper", "away"), ("fawkes1", "away")]
+    kinds: list[tuple[SolverName, Objective]] = [
+        ("projected", "person"),
+        ("projected", "target"),
+        ("paper", "away"),
+        ("fawkes1", "away"),
+    ]
     for solver, objective, steps in [*((*kind, STEPS) for kind in kinds), (*kinds[0], LED)]:
         recipe = Recipe(extractors=("tiny",), steps=steps, solver=solver, objective=objective)
         batcher = Batcher(recipe, (tiny.extractor(1, window=(6.0, 42.0)),), size=1, mesh=sharding.faces_mesh(1))

@@ -32,7 +32,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def described(photos: Iterable[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Chips and descriptors of the photos in which dlib finds a face."""
-    (package,) = importlib.util.find_spec("face_recognition_models").submodule_search_locations
+    found = importlib.util.find_spec("face_recognition_models")
+    if found is None or found.submodule_search_locations is None:
+        sys.exit("face_recognition_models is not installed: pip install 'fawkes-engine[evaluate]'")
+    (package,) = found.submodule_search_locations
     models = Path(package) / "models"
     detector = dlib.get_frontal_face_detector()
     landmarks = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))

@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -96,7 +97,8 @@ def main() -> int:
             images = np.concatenate([upright, upright[:, :, ::-1]])
             expected = references(images, options.only, cache=cache)
             kept = _kept(options.out, images) if set(options.only) != set(MAKERS) else {}
-            np.savez_compressed(options.out, canvases=images, **(kept | expected))
+            arrays: dict[str, Any] = kept | expected
+            np.savez_compressed(options.out, canvases=images, **arrays)
     print(json.dumps(parity(images, expected), indent=2))
     return 0
 

@@ -11,6 +11,7 @@ the pixels that the package's own load_image_file reads.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import face_recognition
 import numpy as np
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    encodings = {}
+    encodings: dict[str, Any] = {}
     for path in sorted((ROOT / "tests" / "photos").glob("*.[jp][pn]g")):
         pixels = face_recognition.load_image_file(path)
         encodings[path.stem] = np.array(

@@ -54,6 +54,7 @@ import time
 import types
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # one convolution algorithm, whatever the processor offers
@@ -226,11 +227,8 @@ def record(
     )
     differentiator.Progbar = recorder
     np.random.seed(run.seed)  # noqa: NPY002 (the package draws from the global generator)
-    np.random.uniform = start
-    try:
+    with mock.patch.object(np.random, "uniform", start):
         cloak = protector.compute(photos.astype(np.float32))
-    finally:
-        np.random.uniform = uniform
     (draw,) = draws
     change = cloak - photos
     arrays = {key: np.stack(rows) for key, rows in recorder.rows.items()}
@@ -285,7 +283,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=GOLDEN)
     parser.add_argument("--check", action="store_true", help="compare with the file at --out instead of writing it")
     options = parser.parse_args()
-    arrays = golden()
+    arrays: dict[str, Any] = golden()
     if options.check:
         return int(compare(arrays, options.out) > 0)
     options.out.parent.mkdir(parents=True, exist_ok=True)

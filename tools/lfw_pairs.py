@@ -29,7 +29,9 @@ def canvases(folder: Path, *, people: int = PEOPLE) -> tuple[np.ndarray, np.ndar
     found, labels = [], []
     for label, person in enumerate(drawn[:people]):
         for photo in generator.choice(np.array(sorted(person.glob("*.jpg")), object), PHOTOS, replace=False):
-            pixels = cv2.cvtColor(cv2.imread(str(photo)), cv2.COLOR_BGR2RGB)
+            image = cv2.imread(str(photo))
+            assert image is not None, f"{photo} cannot be read"
+            pixels = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
             all_faces = detector.detect(pixels)
             subject = all_faces[faces.central([face.box for face in all_faces], pixels.shape[:2])]
             canvas = faces.cut(pixels, subject).canvas

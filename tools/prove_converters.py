@@ -39,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 from engine import checkpoint  # noqa: E402
 
 LIMIT = 1e-4
+_LIBRARIES: list[Any] = []
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def import_torchvision() -> Any:
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import_torchvision.library = library  # it lasts as long as somebody holds it
+        _LIBRARIES.append(library)  # it lasts as long as somebody holds it
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         import torchvision

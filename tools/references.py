@@ -63,7 +63,13 @@ def prepared(canvases: np.ndarray, spec: InputSpec) -> np.ndarray:
         )
 
     pixels = np.stack([np.stack([resampled(canvas[..., n]) for n in range(3)], -1) for canvas in canvases])
-    return ((pixels[..., :: -1 if spec.bgr else 1] - np.float32(spec.mean)) / np.float32(spec.scale)).astype(np.float32)
+    mean, scale = np.array(spec.mean, np.float32), np.float32(spec.scale)
+    return ((pixels[..., :: -1 if spec.bgr else 1] - mean) / scale).astype(np.float32)
+
+
+def levels(images: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """The grey levels of a network's inputs, for a runtime that scales them itself."""
+    return images * np.float32(spec.scale) + np.array(spec.mean, np.float32)
 
 
 def optional(module: str, package: str) -> ModuleType:
@@ -137,7 +143,7 @@ def onnxruntime(given: str, *, scales_itself: bool) -> Callable[[Path, InputSpec
         session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
         def embed(images: np.ndarray) -> np.ndarray:
-            pixels = images * np.float32(spec.scale) + np.float32(spec.mean) if scales_itself else images
+            pixels = levels(images, spec) if scales_itself else images
             pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
             rows = [session.run(None, {given: pixels[n : n + 1]})[0].reshape(1, -1) for n in range(len(pixels))]
             return np.concatenate(rows)
@@ -152,7 +158,7 @@ def dlib(file: Path, spec: InputSpec) -> Reference:
     network = optional("dlib", "dlib-bin").face_recognition_model_v1(str(file))
 
     def embed(images: np.ndarray) -> np.ndarray:
-        pixels = np.rint(images * np.float32(spec.scale) + np.float32(spec.mean)).clip(0, 255).astype(np.uint8)
+        pixels = np.rint(levels(images, spec)).clip(0, 255).astype(np.uint8)
         return np.array(network.compute_face_descriptor(list(pixels)), np.float32)
 
     return timed(f"dlib {version('dlib-bin')}", embed)
@@ -164,7 +170,7 @@ def tfjs(output: str, *, scales_itself: bool) -> Callable[[Path, InputSpec], Ref
     def make(file: Path, spec: InputSpec) -> Reference:
         def run(images: np.ndarray, repeats: int) -> tuple[np.ndarray, dict]:
             if scales_itself:
-                images = images * np.float32(spec.scale) + np.float32(spec.mean)
+                images = levels(images, spec)
             arguments = [file, output, spec.size, BATCH, repeats]
             command = ["node", Path(__file__).with_name("tfjs_run.cjs"), *map(str, arguments)]
             done = subprocess.run(command, input=images.astype("<f4").tobytes(), capture_output=True, check=False)

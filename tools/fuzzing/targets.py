@@ -290,7 +290,7 @@ class Manifests:
 
         with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
             with Manifest(Path(folder)) as manifest:
-                faces = [{"box": [1, 2, 3, 4], "dssim": 0.006, "shift": {"web-incept": 1.2}}]
+                faces: list[dict[str, object]] = [{"box": [1, 2, 3, 4], "dssim": 0.006, "shift": {"web-incept": 1.2}}]
                 manifest.put(
                     *(Row(f"{n}.jpg", f"/photos/{n}.jpg", 9, 9, "ab", "cd", "cloaked", "", 9, faces) for n in range(20))
                 )

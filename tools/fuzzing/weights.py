@@ -64,7 +64,7 @@ def read(kind: str, name: str, data: bytes, folder: Path) -> None:
         reading.read = usual
 
 
-def _here(path: Path, *, module: str, kind: str, needs: tuple[str, str] | None = None) -> dict[str, np.ndarray]:
+def _here(path: Path | str, *, module: str, kind: str, needs: tuple[str, str] | None = None) -> dict[str, np.ndarray]:
     with reading.guarded(Path(path), kind), reading.source(Path(path)) as stream:
         file = SourceFile(Path(path), stream)
         tensors = importlib.import_module(module).parse(file)
