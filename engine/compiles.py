@@ -1,4 +1,4 @@
-"""Which programs JAX traced, lowered and compiled, how often and how long, and which came from the compile cache."""
+"""Programs that JAX traced, lowered and compiled, how often and how long, and which came from the compile cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAVED = "/jax/compilation_cache/compile_time_saved_sec"
 
 @dataclass
 class Program:
-    """What one function of that name cost, whatever its shapes. Counts, and seconds of each.
+    """Cost of one function of that name, whatever its shapes. Counts, and seconds of each.
 
     traced: to a jaxpr. lowered: to StableHLO. compiled: by XLA. loaded: read from the persistent cache instead, or from
     where `engine.programs` keeps them, without the other two. Its seconds are those of reading. stored: written to the

@@ -82,7 +82,7 @@ class Scanner(ABC):
 
     @abstractmethod
     def _seen(self, looks: Iterable[Look]) -> Iterator[tuple[Look, Float32[np.ndarray, "n 15"]]]:
-        """What the network finds in each picture, in the order of the looks; the next are taken as they are needed.
+        """Finds of the network in each picture, in the order of the looks; the next are taken as they are needed.
 
         A find is a box (x, y, width, height), five landmarks and a score of at least `min_score`, in pixels of the
         picture. The highest scores come first, and of finds that overlap only the first is kept.

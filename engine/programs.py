@@ -154,7 +154,7 @@ class Kept(Generic[P, R]):
         update_wrapper(self, function)
 
     def __call__(self, *arguments: P.args, **_: P.kwargs) -> R:
-        """What the function returns; its programs are for the types and shapes of the arguments."""
+        """Result of the function; its programs are for the types and shapes of the arguments."""
         program = self._program(arguments)
         if program is None:
             return self.jitted(*arguments)
@@ -195,7 +195,7 @@ class Kept(Generic[P, R]):
         return program
 
     def _key(self, arguments: tuple) -> tuple | None:
-        """What tells the program from others of the function, the device last; None if none is to be kept."""
+        """Key that tells the program from others of the function, the device last; None if none is to be kept."""
         if _folder is None:
             return None
         leaves, tree = jax.tree.flatten(self._dynamic(arguments))
@@ -354,7 +354,7 @@ def _surroundings() -> str:
 
 
 def _processor() -> list[str]:
-    """What its programs may use: they fail, or end the process, on one that lacks it."""
+    """Features that its programs may use: they fail, or end the process, on one that lacks them."""
     found = [platform.machine(), platform.processor()]
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

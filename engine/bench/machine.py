@@ -24,7 +24,7 @@ INTERVAL = 0.1
 
 
 def describe() -> dict[str, Any]:
-    """What a figure depends on besides the program: device, host, versions, flags, and the load at this moment."""
+    """Conditions of a figure besides the program: device, host, versions, flags, and the load at this moment."""
     device = jax.devices()[0]
     return {
         "platform": device.platform,

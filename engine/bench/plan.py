@@ -1,4 +1,4 @@
-"""What is measured: the settings of a bench, checked, and the networks and faces that its sections share."""
+"""Settings of a bench, checked, and the networks and faces that its sections share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from engine.extractors.registry import find
 class Settings:
     """batches: faces at once, over all devices; by default some that suit the platform. devices: how many. faces:
     cloaked for one row of `solve`, by default three for each slot. repeats: of what takes well under a second. photos:
-    files and folders; none: synthetic faces.
+    files and folders, synthetic faces if there are none.
     """
 
     recipe: Recipe

@@ -1,4 +1,4 @@
-"""What a cloak depends on besides photo and settings: the weights of every network, and what the engine computes."""
+"""Dependencies of a cloak besides photo and settings: the weights of every network, and what the engine computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files a run is about, and where each of them goes: every file that was found is accounted for."""
+"""Files of a run, and where each of them goes: every file that was found is accounted for."""
 
 from __future__ import annotations
 

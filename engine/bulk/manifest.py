@@ -42,7 +42,7 @@ LATER = ("output", "stamp", "place", "state")
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one input.
+    """Outcome of one input.
 
     target: path of the output, relative to the output folder. source: path of the input. size, modified: of the source,
     to see whether it changed. key: hash of photo, settings and weights; "" if the photo could not be read. reason: why
@@ -78,7 +78,7 @@ class Row:
         return self.status == "failed" or (self.status in ("cloaked", "no_face") and UNCLOAKED in self.reason)
 
     def intact(self, out: Path) -> bool:
-        """Whether its output is there as it was written; True where none was to be."""
+        """Whether its output is there as it was written; True if none was to be."""
         if self.status != "cloaked":
             return True
         file = os.path.join(out, self.target)
@@ -103,7 +103,7 @@ class Row:
 
 
 def stated(status: os.stat_result) -> str:
-    """What changes with a file's content, and cannot be set as its modification time can: change time and inode."""
+    """State that changes with a file's content and cannot be set, as a modification time can: change time and inode."""
     return f"{status.st_ctime_ns} {status.st_ino}"
 
 
@@ -116,7 +116,7 @@ def young(status: os.stat_result, *, now: int) -> bool:
 
 
 def stamped(file: Path | str) -> str:
-    """What changes whenever a file is written: times, inode and size. "" without a file."""
+    """State that changes whenever a file is written: times, inode and size. "" without a file."""
     try:
         status = os.stat(file)
     except (OSError, ValueError):

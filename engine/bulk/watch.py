@@ -1,4 +1,4 @@
-"""Who watches a run: told of its phases and of each photo."""
+"""Observer of a run, told of its phases and of each photo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Watch:
         """In `done` of all `photos` it is known who is who."""
 
     def probing(self, done: int, faces: int) -> None:
-        """Of so many faces, which tell which way people's faces go, so many are done."""
+        """So many of so many faces are done, which tell which way people's faces go."""
 
     def solving(self, done: int, faces: int) -> None:
         """So many faces are done, and so many are being cloaked."""

@@ -1,4 +1,4 @@
-"""The default solver: preconditioned gradient ascent with momentum; every iterate is projected into the budget.
+"""Default solver: preconditioned gradient ascent with momentum, every iterate projected into the budget.
 
 All three channels change alike, unless the recipe asks for colour. DSSIM hardly counts colour, so a cloak free to use
 it turns eyes green and brows blue. JPEG's coarse chroma erases it. So colour moves embeddings further in a PNG, but
@@ -47,7 +47,7 @@ def init(recipe: Recipe, face: Problem) -> State:
 def pull(
     recipe: Recipe, extractors: Extractors, face: Problem, state: State, *, members: tuple[int, ...]
 ) -> Float[Array, "c c _k"]:
-    """Where the gain grows: its gradient by the cloak. extractors: those of `members`, one of `recipe.turns`."""
+    """Gradient of the gain by the cloak. extractors: those of `members`, one of `recipe.turns`."""
 
     def ascent(delta: Array) -> Array:
         canvas, key = face.original.image + delta, step_key(face.key, state.step)

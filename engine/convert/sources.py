@@ -1,4 +1,4 @@
-"""What one project's files need of their own: readers, `read(path)`, and names for what their weight maps have."""
+"""Particulars of one project's files: readers, `read(path)`, and names for what their weight maps have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protection success rate, its floor and its interval: one tracker, one set of cloaks.
+"""Protection success rate, floor and interval: one tracker, one set of cloaks.
 
 A tracker learns from what it scraped: users' cloaked photos and everybody else's clean ones, each with the right name.
 It is then shown clean photos that it never saw. Protection success rate: the share of a user's clean photos that it
@@ -107,7 +107,7 @@ def part_of(extractors: Sequence[str], made_with: Sequence[str]) -> Part:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a tracker called the test photos: right or wrong by user, NaN if it found no face; others' accuracy."""
+    """Answers of a tracker for the test photos: right or wrong by user, NaN if it found no face; others' accuracy."""
 
     missed: tuple[np.ndarray, ...]
     others: float

@@ -1,4 +1,4 @@
-"""What `cloak evaluate` leaves behind: a page for people, tables and figures for papers, results.json for programs.
+"""Output of `cloak evaluate`: a page for people, tables and figures for papers, results.json for programs.
 
     report.html            self-contained
     results.json           everything, unrounded
@@ -49,7 +49,7 @@ class Section(NamedTuple):
 
 
 def about(study: Study) -> dict[str, Any]:
-    """What the findings of a study rest on: settings, versions, weights and the people, as hashes where that is enough.
+    """Basis of a study's findings: settings, versions, weights and the people, as hashes if that is enough.
 
     The weights are those of the cloaks and of every recogniser that is one of the engine's extractors.
     """
@@ -86,7 +86,7 @@ def people_sha256(people: People) -> str:
 
 
 def _further(study: Study) -> dict[str, Any]:
-    """Who else is in the folder that the people were chosen from: large galleries have them."""
+    """Other people in the folder that the people were chosen from: large galleries have them."""
     known = {one.name for kind in (study.people.users, study.people.others, study.people.public) for one in kind}
     found = galleries.further(study.faces, known) if study.faces is not None else {}
     names = [[name, *(photo.name for photo in own)] for name, own in found.items()]
@@ -122,7 +122,7 @@ def write(findings: Mapping[Preset, Findings], about: Mapping[str, Any], out: Pa
 
 
 def results(findings: Mapping[Preset, Findings], about: Mapping[str, Any]) -> dict[str, Any]:
-    """What results.json holds; a figure that could not be measured is null."""
+    """Contents of results.json; a figure that could not be measured is null."""
     return {
         "schema": SCHEMA,
         "engine": __version__,
@@ -142,7 +142,7 @@ def results(findings: Mapping[Preset, Findings], about: Mapping[str, Any]) -> di
 
 
 def summary(rows: tables.Rows) -> list[str]:
-    """What the cloaks protect against and what not, from the rows of the preset "protection"; empty without rows.
+    """Protection by the cloaks, from the rows of the preset "protection"; empty without rows.
 
     Protected: the tracker misses most clean photos, and its interval lies above the floor's. In part: fewer, yet above
     the floor. Not: the intervals overlap, so it could be chance.

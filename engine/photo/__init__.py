@@ -151,7 +151,7 @@ def load(path: Path) -> bytes:
 
 
 def _sniff(data: bytes) -> Kind:
-    """Which kind a file is, from its first bytes; its name is not trusted."""
+    """Kind of a file, from its first bytes; its name is not trusted."""
     if not data:
         raise PhotoError("The file is empty: get it again from where it came.")
     kind = formats.of(data)

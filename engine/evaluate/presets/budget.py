@@ -15,7 +15,7 @@ USERS = 10
 
 
 def users(study: Study) -> tuple[Person, ...]:
-    """Who takes part."""
+    """People who take part."""
     return study.people.users[:USERS]
 
 

@@ -32,7 +32,7 @@ GREY = "#767676"
 
 @dataclass(frozen=True)
 class Search:
-    """What one tracker ranks: m tests against the users' and n strangers' photos. Similarities; larger is more similar.
+    """Ranking by one tracker: m tests against the users' and n strangers' photos. Similarities; larger is more similar.
 
     user: whom each test shows, 0 to the number of users - 1. users: to each user. strangers: to each stranger.
     """
@@ -51,7 +51,7 @@ class Search:
         return galleries.nearer(-np.concatenate([self.users, self.strangers[:, :size]], axis=1), self.user)
 
     def by_user(self, values: np.ndarray) -> list[np.ndarray]:
-        """What is of each test, as an array for each user."""
+        """Values of the tests, as an array for each user."""
         return [values[self.user == user] for user in range(self.users.shape[1])]
 
 
@@ -234,7 +234,7 @@ def _lacking(there: int) -> list[str]:
 
 
 def _figure(rows: Sequence[dict[str, Value]]) -> Figure:
-    """1-NN alone: a panel for each number of guesses, a line for each recogniser, dotted where it is extrapolated."""
+    """1-NN alone: a panel for each number of guesses, a line for each recogniser, dotted if it is extrapolated."""
     shown = where(rows, head="1-NN")
     names = list(dict.fromkeys(str(row["recogniser"]) for row in shown))
     figure = figures.new(height=4.2)

@@ -49,7 +49,7 @@ NONE, CLEAN, CLOAKED = "none", "somebody's photos as they are", "somebody's phot
 
 @dataclass(frozen=True)
 class Decoy:
-    """A fake account for one user. photos: of a person of the public. files: by photo its cloaked one, where it has a
+    """A fake account for one user. photos: of a person of the public. files: by photo its cloaked one, if it has a
     face. dssim: of the central face's region.
     """
 
@@ -83,7 +83,7 @@ def chosen(study: Study) -> list[tuple[Person, tuple[Path, ...]]]:
 
 
 def folder(study: Study, user: Person) -> Path:
-    """Where the photos of a user's fake account are."""
+    """Folder of the photos of a user's fake account."""
     return study.out / "sybil" / study.wanted().label / user.name
 
 

@@ -153,7 +153,7 @@ def calls(load: Load) -> int:
 
 
 def missing() -> str | None:
-    """What the environment lacks."""
+    """Settings that the environment lacks."""
     return web.unset((ENDPOINT, KEY)) or web.insecure(os.environ[ENDPOINT])
 
 

@@ -1,4 +1,4 @@
-"""What the adapters over plain HTTP share: requests with bounds on time and size, whose failures are ServiceErrors."""
+"""Base of the adapters over plain HTTP: requests with bounds on time and size, whose failures are ServiceErrors."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, whatever its status. data: the body."""
+    """Answer, whatever its status. data: the body."""
 
     status_code: int
     data: bytes
@@ -163,7 +163,7 @@ def _asked(text: str | None) -> float | None:
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """What `work` returns or raises. Raises TimeoutError if it takes longer; it is then left to itself in a thread."""
+    """Result or error of `work`. Raises TimeoutError if it takes longer; it is then left to itself in a thread."""
     results: list[T] = []
     errors: list[BaseException] = []
 
