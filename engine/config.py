@@ -25,7 +25,7 @@ TEMPLATE: tuple[tuple[float, float], ...] = (
     (73.5493, 124.3655),
     (102.7299, 124.2041),
 )
-"""Where the five landmarks (x, y) come to lie on the canvas: ArcFace's template (Deng et al. 2019) + 32."""
+"""Places of the five landmarks (x, y) on the canvas: ArcFace's template (Deng et al. 2019) + 32."""
 
 REGION: float = 1.3
 """Side of the face region, in longer sides of the face box: where the budget holds and the cloak may be."""

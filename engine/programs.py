@@ -46,7 +46,7 @@ R = TypeVar("R")
 LOAD = "/engine/programs/load_duration"
 """The monitoring event of a program that was loaded, with its seconds and `fun_name`."""
 KEY = ".key"
-"""What the name of the file beside the folder ends in that has the key of the MACs, 32 bytes."""
+"""Suffix of the file beside the folder that has the key of the MACs, 32 bytes."""
 MOST = 96
 """Programs kept, those used last: the default recipe needs nineteen, each of at most some megabytes."""
 

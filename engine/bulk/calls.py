@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.bulk.goals import Targets
 
 Whose = Person | Sequence[Person | None] | None
-"""Who is in a photo: one person, or one for each face that `Cloaker.look` finds, or None or () if nobody knows."""
+"""People in a photo: one person, or one for each face that `Cloaker.look` finds, or None or () if nobody knows."""
 Item = str | Source | tuple[str | Source, Whose]
 """A photo, or a photo and who is in it."""
 NOT_NAMED = "Nobody said who is in it, so each face was moved from its own embedding, which protects less."

@@ -1,4 +1,4 @@
-"""Share of all callers of one Cloaker: the slots of the solver, the threads, the bytes that photos may take.
+"""Resources shared by all callers of one Cloaker: the slots of the solver, the threads, the bytes that photos may take.
 
 Every `pipeline.stream` is a caller, in a thread of its own, and all put their faces into one lane. No thread belongs to
 the device. One of the callers that wait for faces leads, and runs the next chunk of steps for all of them. A caller

@@ -1,8 +1,8 @@
 """Goals of a collection's faces, to move from or to: the mean of a person, the way their faces go, a far centroid.
 
 Which way a person's faces go is found on a few of them, in a few steps. All photos of the person then go that way. That
-misleads whoever takes their mean or draws a line, and moves networks that took no part further than if each photo went
-its own way.
+misleads whoever takes their mean or draws a line. It also moves networks that took no part further than if each photo
+went its own way.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from engine.config import Format
 from engine.photo.formats import OPTIONS
 
 OWN_FOLDER = ".cloak"
-"""Where a run keeps its manifest and half-written files, inside its output folder."""
+"""Folder of a run's manifest and half-written files, inside its output folder."""
 
 
 class InputError(ValueError):

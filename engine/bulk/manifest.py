@@ -30,7 +30,7 @@ Status = Literal["cloaked", "no_face", "skipped", "failed"]
 UNCLOAKED = "Not cloaked:"
 """In a reason, before each face that was found and cannot be cloaked."""
 ORDER: tuple[Status, ...] = ("failed", "no_face", "skipped", "cloaked")
-"""What a person must know of comes first."""
+"""Statuses, first those that a person must know of."""
 INTERRUPTED = "Interrupted before it was done."
 """The reason of a photo whose file may have been written, while no row says so."""
 YOUNG = 2_000_000_000

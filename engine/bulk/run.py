@@ -221,7 +221,7 @@ def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row,
 
 
 UNFIT = (sqlite3.InterfaceError, sqlite3.DataError, sqlite3.ProgrammingError)
-"""What SQLite raises for the values of one row."""
+"""Errors of SQLite for the values of one row."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ Matrix = Float32[np.ndarray, "n _d"]
 
 
 class Sightings:
-    """Faces of one detector, and networks' embeddings of them. Usable from several threads and, in a folder, by processes."""
+    """Faces of one detector, and their embeddings. Usable from several threads and, in a folder, by processes."""
 
     def __init__(self, detector: Detector, folder: Path | None = None) -> None:
         """folder: where to keep it beyond this object's life, if the detector has a `key` that tells it from others."""

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 RESUME = "What was done is in {out}; the same command goes on from there."
 DISK_FULL = "The disk of the output folder is full"
 OF_RUN = (sqlite3.OperationalError, sqlite3.InternalError)
-"""What a photo's stage raises through no fault of the photo: the manifest cannot be written."""
+"""Errors in a photo's stage through no fault of the photo: the manifest cannot be written."""
 
 
 class SetupError(InputError):

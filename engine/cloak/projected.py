@@ -6,7 +6,7 @@ less far in a JPEG of quality 75. There the budget is spent on what is lost. No 
 cap, as single ones would show.
 
 A face's embeddings can go many ways, and the distance from where they were prefers none. So which way they go is
-decided by the first steps, in each network anew. From step `LEAD` on the way that they went is wanted too: it is what
+decided by the first steps, in each network anew. From step `LEAD` on the way that they went is wanted too. It is what
 all networks of the ensemble found together, and a linear goal. That moves networks that took no part further.
 
 The projection scales the cloak down to its DSSIM budget (`dssim.largest_scale`), so every iterate is feasible and

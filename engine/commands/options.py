@@ -62,7 +62,7 @@ class SolverOptions(Budget):
     )
 
     def recipe(self, **more: object) -> Recipe:
-        """As `Budget.recipe`."""
+        """See `Budget.recipe`."""
         return super().recipe(extractors=names(self.extractors), solver=self.solver, **more)
 
 
@@ -80,7 +80,7 @@ class CloakOptions(SolverOptions):
     ] = None
 
     def recipe(self, **more: object) -> Recipe:
-        """As `Budget.recipe`."""
+        """See `Budget.recipe`."""
         return super().recipe(objective=self.objective, **more)
 
 
@@ -110,7 +110,9 @@ class StudyOptions:
         ),
     ] = None
     users: Annotated[int, Parameter(help="People who cloak their photos.")] = 20
-    photos: Annotated[int, Parameter(help="Photos of each user: half cloaked and scraped, half clean tests.")] = 10
+    photos: Annotated[
+        int, Parameter(help="Photos of each user: half are cloaked and scraped, half are clean tests.")
+    ] = 10
     others: Annotated[int, Parameter(help="People who do not, the tracker's other labels.")] = 100
     dry_run: Annotated[bool, Parameter(negative="", help="Say what it would cost; compute nothing.")] = False
     restart: Annotated[bool, Parameter(negative="", help="Do finished parts again; cloaks and embeddings stay.")] = (

@@ -16,7 +16,7 @@ from engine.config import Precision
 @Parameter(name="*")
 @dataclass(frozen=True)
 class TrainOptions:
-    """Causes of a training's result, besides network and photos. None leaves a value as the preset has it."""
+    """Choices that decide a training's result, besides network and photos. None leaves a value as the preset has it."""
 
     preset: Annotated[str, Parameter(help="paper, pgd, fast or free.")] = "fast"
     steps: Annotated[int | None, Parameter(help="Updates instead of the preset's epochs.")] = None
@@ -32,9 +32,9 @@ class TrainOptions:
     ] = None
     norm: Annotated[str | None, Parameter(help="linf or dssim.")] = None
     attack_steps: Annotated[int | None, Parameter(help="Steps of the adversary.")] = None
-    step_size: Annotated[float | None, Parameter(help="The adversary's step; default: in proportion to epsilon.")] = (
-        None
-    )
+    step_size: Annotated[
+        float | None, Parameter(help="Step size of the adversary; default: in proportion to epsilon.")
+    ] = None
     aim: Annotated[str | None, Parameter(help="Target of the adversary: embedding or head.")] = None
     every: Annotated[int, Parameter(help="Steps between checkpoints, each after a validation.")] = 200
     validation: Annotated[int, Parameter(help="People held out, two photos each.")] = 32
@@ -65,7 +65,9 @@ def train_robust(
     out: Annotated[Path | None, Parameter(help="Folder for checkpoints, log, plot and the extractor.")] = None,
     name: Annotated[
         str | None,
-        Parameter(help="Name of the new extractor; default: EXTRACTOR-robust, then -2 if the engine ships one."),
+        Parameter(
+            help="Name of the new extractor; default: EXTRACTOR-robust, with -2 behind it if the engine ships one."
+        ),
     ] = None,
     without: Annotated[
         tuple[Path, ...], Parameter(help="people.json of an evaluation: nobody in it is trained on or held out.")

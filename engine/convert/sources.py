@@ -125,7 +125,7 @@ def _folded(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 RESNET29_MEAN = (122.782, 117.001, 104.298)
-"""What dlib's face network subtracts from red, green and blue before it divides by 256."""
+"""Means that dlib's face network subtracts from red, green and blue before it divides by 256."""
 
 
 def _resnet29() -> list[tuple[str, tuple[float, ...]]]:

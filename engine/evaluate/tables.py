@@ -205,7 +205,7 @@ def _telling(rows: Rows) -> list[str]:
 
 
 def replaced(text: str, name: str, new: str) -> str:
-    """`text` with what lies between <!-- NAME: begin --> and <!-- NAME: end --> replaced.
+    """`text` with what lies between `<!-- NAME: begin -->` and `<!-- NAME: end -->` replaced.
 
     Raises ValueError if there is not exactly one such pair.
     """

@@ -47,7 +47,7 @@ MAX_BYTES = 4 * MAX_PIXELS
 
 
 def read(source: Path | bytes) -> Photo:
-    """Decode a photo: upright RGB of shape (h, w, 3), alpha, and what `encode` needs to write the same kind of file.
+    """Decode a photo: upright RGB (h, w, 3), alpha, and what `encode` needs to write a file of the same kind.
 
     Raises PhotoError, and nothing else, for whatever is wrong with the file; its message can be shown to the owner.
 

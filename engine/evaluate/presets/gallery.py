@@ -234,7 +234,7 @@ def _lacking(there: int) -> list[str]:
 
 
 def _figure(rows: Sequence[dict[str, Value]]) -> Figure:
-    """1-NN alone: a panel for each number of guesses, a line for each recogniser, dotted if it is extrapolated."""
+    """1-NN alone: a panel for each number of guesses, a line for each recogniser, dotted where it is extrapolated."""
     shown = where(rows, head="1-NN")
     names = list(dict.fromkeys(str(row["recogniser"]) for row in shown))
     figure = figures.new(height=4.2)

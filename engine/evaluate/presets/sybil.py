@@ -44,7 +44,7 @@ PHOTOS = 4
 LEAKED = (0.0, 0.25, 0.5, 1.0)
 DRAWS = 3
 NONE, CLEAN, CLOAKED = "none", "somebody's photos as they are", "somebody's photos cloaked to look like the user"
-"""What the fake account posts. The middle one tells whether it is the cloaks that help, or one more label."""
+"""Photos that the fake account posts. The middle one tells whether it is the cloaks that help, or one more label."""
 
 
 @dataclass(frozen=True)

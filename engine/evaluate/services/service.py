@@ -17,7 +17,7 @@ from engine.evaluate.services.upload import Limits
 from engine.html import readable
 
 UNKNOWN = -2
-"""What a service names a face that it takes for none of those enrolled."""
+"""Label for a face that a service takes for none of those enrolled."""
 
 
 SHORTEST = 4
