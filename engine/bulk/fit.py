@@ -130,7 +130,7 @@ def _large(regions: Sequence[Box]) -> bool:
 
 
 def _share(regions: Sequence[Box], size: tuple[int, int]) -> float:
-    """Share of the photo's pixels in regions, overlaps counted twice."""
+    """Share of the photo's pixels that the regions take, overlaps counted twice."""
     return sum((bottom - top) * (right - left) for top, left, bottom, right in regions) / (size[0] * size[1])
 
 

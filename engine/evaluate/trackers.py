@@ -27,8 +27,8 @@ STEPS = 500
 FLAT = 1e-6
 """Largest entry of the gradient at which it has converged; or else when a step changes the loss no more in float32."""
 ROWS, CLASSES, LEAST_DIM = 256, 64, 128
-"""Multiples to which the linear head's arrays are filled up (the dimension: a power of two). It takes seconds to compile,
-and the conditions of an evaluation differ by a few photos or people."""
+"""Multiples to which the linear head's arrays are filled up (the dimension: a power of two). It takes seconds to
+compile, and the conditions of an evaluation differ by a few photos or people."""
 
 
 def softmax_regression(
