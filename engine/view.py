@@ -96,7 +96,7 @@ class View(Watch):
         self._update(description=f"who is who: {done} of {photos}")
 
     def probing(self, done: int, faces: int) -> None:
-        """So many of so many faces are done, which tell which way people's faces go."""
+        """So many are done of the `faces` that tell which way people's faces go."""
         self._update(description=f"which way faces go: {done} of {faces}")
 
     def solving(self, done: int, faces: int) -> None:

@@ -17,7 +17,7 @@ class Watch:
         """In `done` of all `photos` it is known who is who."""
 
     def probing(self, done: int, faces: int) -> None:
-        """So many of so many faces are done, which tell which way people's faces go."""
+        """So many are done of the `faces` that tell which way people's faces go."""
 
     def solving(self, done: int, faces: int) -> None:
         """So many faces are done, and so many are being cloaked."""

@@ -164,7 +164,7 @@ def _running(recipe: Recipe, state: State) -> Bool[Array, ""]:
 
 
 class Turn(NamedTuple):
-    """Static argument of `_pull`. members: indices of the extractors that the step uses."""
+    """Static argument for which `_pull` is compiled. members: indices of the extractors that the step uses."""
 
     recipe: Recipe
     members: tuple[int, ...]

@@ -58,7 +58,8 @@ class Machine:
         Literal["local", "ray"],
         Parameter(
             help="Place of the work. local: this process. ray: workers of the cluster at RAY_ADDRESS, or on this "
-            "machine without it. They all see PATHS and --out; --devices and --workers are each worker's. Extra `ray`."
+            "machine if that is unset. They all see PATHS and --out; --devices and --workers are then each worker's. "
+            "Needs the extra `ray`."
         ),
     ] = "local"
     ray_workers: Annotated[

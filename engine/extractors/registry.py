@@ -1,4 +1,4 @@
-"""Extractors that there are: those that come with the engine, those a user has converted, and those of other packages.
+"""All extractors: those that come with the engine, those a user has converted, and those of other packages.
 
 checkpoints/manifest.toml names the first, the cards of `engine.extractors.converted` the second. Each has a table,
 whose `network` key names a module of this package. The module has a function `build(*, rngs, **options) -> nnx.Module`.

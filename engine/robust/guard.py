@@ -36,7 +36,7 @@ class Guard:
 
 
 class History(NamedTuple):
-    """Extremes so far: the lowest shift, the highest robust accuracy, and how often it collapsed."""
+    """Record so far: the lowest shift, the highest robust accuracy, and how often it collapsed."""
 
     shift: float
     accuracy: float

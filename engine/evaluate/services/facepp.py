@@ -129,7 +129,7 @@ def calls(load: Load) -> int:
 
 
 def missing() -> str | None:
-    """Settings that the environment lacks."""
+    """Lack in the environment, None if there is none."""
     return web.unset((KEY, SECRET)) or web.insecure(_endpoint())
 
 
