@@ -73,7 +73,7 @@ class Recorder:
         return dict(sorted(found, key=lambda item: -item[1].seconds))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: programs (executables made), seconds, from_cache, and by_program, each of which has `made`,
+        """Figures for JSON: programs (executables made), seconds, from_cache, and by_program, each of which has `made`,
         `from_cache` and `seconds`.
         """
         made = self.made

@@ -156,7 +156,7 @@ class YuNet(Scanner):
         return hashlib.sha256(self._model.tobytes() + repr(sorted(asdict(self.settings).items())).encode()).hexdigest()
 
     def _detector(self) -> cv2.FaceDetectorYN:
-        """This thread's."""
+        """This thread's detector."""
         found = getattr(self._local, "detector", None)
         if found is None:
             cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of the CPU target on every load

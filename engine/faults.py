@@ -17,7 +17,7 @@ from pathlib import Path
 from engine import files
 
 LOG = "errors.log"
-"""In a run's own folder: where unexpected errors arose."""
+"""Log in a run's own folder: where unexpected errors arose."""
 LOG_LIMIT = 10_000_000
 """Bytes after which a log takes only what is new: one mistake can repeat itself with every photo."""
 LITTLE = 64 << 10
@@ -25,11 +25,11 @@ LITTLE = 64 << 10
 LEAST_MEMORY = 1 << 30
 """Bytes of address space under which numerical libraries end the process while they are loaded."""
 NO_MEMORY = ("can't start new thread", "annot allocate memory", "failed to map segment")
-"""In messages about memory that are no MemoryError."""
+"""Parts of messages about memory that are no MemoryError."""
 LENGTH = 300
 """Characters of another program's message that are shown."""
 _noted: set[tuple[Path, object]] = set()
-"""By log, the places at which exceptions arose that are in it."""
+"""Places at which exceptions arose, with the log that they are in."""
 
 
 def words(error: BaseException) -> str:

@@ -92,7 +92,7 @@ class View(Watch):
         )
 
     def grouping(self, done: int, photos: int) -> None:
-        """In `done` of all `photos` it is known who is who."""
+        """People are known in `done` of all `photos`."""
         self._update(description=f"who is who: {done} of {photos}")
 
     def probing(self, done: int, faces: int) -> None:

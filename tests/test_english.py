@@ -18,7 +18,7 @@ MOST_WORDS = 25
 
 _CODE = re.compile(r"`[^`]*`")  # a formula, a path or a list of names in backticks is one word and has no colon
 _END = re.compile(r"(?<=[.!?])(?<! al\.)[\"')]*\s+")  # the citation "Wu et al. 2023" goes on
-_START = re.compile(r"(?:Of|As|Where|What|Who|Whose|Which)\b")
+_START = re.compile(r"(?:Of|As|By|For|In|Where|What|Who|Whose|Which)\b")
 
 
 def sentences(text: str) -> Iterator[str]:

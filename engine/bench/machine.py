@@ -65,7 +65,7 @@ class Memory:
     device: float | None = None
 
     def as_dict(self) -> dict[str, float | None]:
-        """For a row."""
+        """Entries for a row."""
         return {"host_mb": self.host, "device_mb": self.device}
 
 

@@ -141,7 +141,7 @@ class Batcher:
         return [cloaks[index] for index in range(len(cloaks))]
 
     def embed(self, canvases: Sequence[Float32[np.ndarray, "c c 3"]]) -> list[tuple[Float32[np.ndarray, "_d"], ...]]:
-        """For each canvas its embedding by every extractor, any number of canvases."""
+        """Embedding of each canvas by every extractor, for any number of canvases."""
         self.prepare()
         found: list[tuple[Float32[np.ndarray, "_d"], ...]] = []
         for first in range(0, len(canvases), self.size):

@@ -104,7 +104,7 @@ class Desk:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """For a caller that waits for a photo to be prepared, until its faces are added: who leads may wait for it."""
+        """Wait of a caller for a photo to be prepared, until its faces are added: who leads may wait for it."""
         with self.lock:
             self._expected += 1
         try:

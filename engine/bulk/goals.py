@@ -22,7 +22,7 @@ from engine.config import Recipe
 
 Target = tuple[Float32[np.ndarray, "_d"], ...]
 Targets = dict[tuple[str, int], Target]
-"""By photo hash and index of the face."""
+"""Targets by photo hash and index of the face."""
 Bank = tuple[Float32[np.ndarray, "k _d"], ...]
 
 SAMPLES = 4

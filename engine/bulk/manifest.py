@@ -28,7 +28,7 @@ WAIT = 5.0
 """Seconds to wait for another program that reads or writes the manifest."""
 Status = Literal["cloaked", "no_face", "skipped", "failed"]
 UNCLOAKED = "Not cloaked:"
-"""In a reason, before each face that was found and cannot be cloaked."""
+"""Words in a reason, before each face that was found and cannot be cloaked."""
 ORDER: tuple[Status, ...] = ("failed", "no_face", "skipped", "cloaked")
 """Statuses, first those that a person must know of."""
 INTERRUPTED = "Interrupted before it was done."

@@ -14,7 +14,7 @@ class Watch:
         """So many photos are to be done."""
 
     def grouping(self, done: int, photos: int) -> None:
-        """In `done` of all `photos` it is known who is who."""
+        """People are known in `done` of all `photos`."""
 
     def probing(self, done: int, faces: int) -> None:
         """So many are done of the `faces` that tell which way people's faces go."""

@@ -18,7 +18,7 @@ from engine.extractors.weight_map import expand_rules
 Modules = dict[str, dict[str, np.ndarray]]
 
 _MEANS = {"running_mean": ("weight", "bias", "running_var"), "moving_mean": ("gamma", "beta", "moving_variance")}
-"""By the name of a batch norm's mean, those of its gamma, beta and variance: PyTorch's, then Keras's."""
+"""Names of a batch norm's gamma, beta and variance, by that of its mean: PyTorch's, then Keras's."""
 
 
 def grouped(tensors: Mapping[str, np.ndarray], *, separator: str) -> Modules:

@@ -78,7 +78,7 @@ PURIFICATIONS: Mapping[str, Purification] = MappingProxyType(
         "screenshot": screenshot,
     }
 )
-"""By the name that tables have. All keep the photo's size but "screenshot"."""
+"""Purifications by the name that tables have. All keep the photo's size but "screenshot"."""
 
 
 def purified(

@@ -39,7 +39,7 @@ class Recogniser(Protocol):
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Name in tables."""
         ...
 
     @property

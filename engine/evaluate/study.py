@@ -71,7 +71,7 @@ class Cloaks:
         return self.recipe.names
 
     def quality(self) -> dict[str, float | int]:
-        """For tables: how many photos, and their DSSIM."""
+        """Figures for tables: how many photos, and their DSSIM."""
         values = list(self.dssim.values())
         return {
             "cloaked": len(values),

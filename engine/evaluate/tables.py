@@ -111,7 +111,7 @@ def with_interval(row: Mapping[str, Any], key: str) -> str:
 
 
 def _is_rate(key: str, rows: Rows) -> bool:
-    """By its name, and because it has a fraction somewhere: counts of others are no rates."""
+    """Whether its name is that of a rate and it has a fraction somewhere: counts of others are no rates."""
     return bool(_PERCENT.fullmatch(key)) and any(isinstance(row.get(key), float) for row in rows)
 
 

@@ -142,7 +142,7 @@ class FineTuned:
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Name in tables."""
         return f"fine-tuned {self.network}"
 
     @property

@@ -56,7 +56,7 @@ class Search:
 
 
 def measured(search: Search, size: int) -> dict[int, Rate]:
-    """By number of guesses the share of tests whose user is among them, mean over users, in a gallery at hand."""
+    """Share of tests whose user is among the guesses, by their number, mean over users, in a gallery at hand."""
     ahead = search.ahead(size)
     return {guesses: rate(search.by_user((ahead < guesses).astype(float))) for guesses in GUESSES}
 
@@ -103,7 +103,7 @@ def strangers(study: Study) -> list[tuple[Path, ...]]:
 def searches(
     study: Study, recogniser: Recogniser, cloaks: Cloaks, crowd: Sequence[Sequence[Path]]
 ) -> dict[str, tuple[Search, Search]]:
-    """By name of the search (with cloaks, without). Users of whom no photo, or no test, shows a face are left out."""
+    """Searches (with cloaks, without) by name. Users of whom no photo, or no test, shows a face are left out."""
     published = [[photo for photo in one.scraped if cloaks.files[photo]] for one in study.people.users]
     files = [[file for photo in one.scraped if (file := cloaks.files[photo])] for one in study.people.users]
     cloaked, clean = galleries.people(recogniser, files), galleries.people(recogniser, published)

@@ -164,7 +164,7 @@ def run(study: Study) -> Findings:
 
 
 def _cloaked(study: Study, place: Path, photos: Sequence[Path], goal: Target) -> dict[Path, Path]:
-    """By photo the cloaked file, of those in which a face was found; resumes as `bulk.run` does."""
+    """Cloaked files by photo, of those in which a face was found; resumes as `bulk.run` does."""
     (place / "scraped").mkdir(parents=True, exist_ok=True)
     for photo in photos:
         linked(place / "scraped" / photo.name, photo)

@@ -33,13 +33,13 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def unset(variables: Sequence[str]) -> str | None:
-    """In words, which environment variables are not set."""
+    """Environment variables that are not set, in words."""
     absent = [name for name in variables if not os.environ.get(name)]
     return f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not set" if absent else None
 
 
 def insecure(endpoint: str) -> str | None:
-    """In words, what is wrong with an endpoint that keys and photos would go to; None if it may be used."""
+    """Fault of an endpoint that keys and photos would go to, in words; None if it may be used."""
     try:
         parts = urlsplit(endpoint)
         safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
