@@ -135,7 +135,7 @@ def row_of(people: int, figure: str, pair: Sequence[Mapping[int, Rate]]) -> dict
 
 
 def run(study: Study) -> Findings:
-    """For every tracker a row for each size of gallery, one that foretells the largest, and one for FAR people."""
+    """Rows of every tracker: one for each size of gallery, one that foretells the largest, and one for FAR people."""
     cloaks = study.cloaks(study.wanted())
     crowd = strangers(study)
     rows: list[dict[str, Value]] = []
