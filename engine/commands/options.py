@@ -25,7 +25,7 @@ STUDY = Parameter(help="Folder for report.html, results.json and all it is made 
 class Telling:
     """Output of a command. Every command has these. json: also if it ends with an error."""
 
-    json: Annotated[bool, Parameter(negative="", help="For machines: the last line of output is one JSON object.")] = (
+    json: Annotated[bool, Parameter(negative="", help="JSON for machines: one object as the last line of output.")] = (
         False
     )
     verbose: Annotated[
