@@ -58,7 +58,7 @@ def uninstalled(name: str, table: Mapping[str, Any]) -> str | None:
 
 
 def _packaged(table: Mapping[str, Any]) -> list[Path]:
-    """Where the network would lie in the package of its weights. Empty if that is not installed, or is this package."""
+    """Place of the network in the package of its weights. Empty if that is not installed, or is this package."""
     spec = find_spec(table["package"].replace("-", "_")) if "package" in table else None
     return [] if spec is None else [Path(place) / table["path"] for place in spec.submodule_search_locations or ()]
 
@@ -192,7 +192,7 @@ def _checkpointer() -> Any:
 
 
 def _nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """{"a/b": x} as {"a": {"b": x}}."""
+    """`{"a/b": x}` as `{"a": {"b": x}}`."""
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *parents, last = name.split("/")

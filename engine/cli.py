@@ -19,17 +19,17 @@ from engine.commands.outcome import FAILED, INTERRUPTED, NOTHING, OK, USAGE, fai
 __all__ = ["CODES", "FAILED", "INTERRUPTED", "NOTHING", "OK", "USAGE", "app", "main"]
 
 CODES = (
-    "Exit codes: 0 all done; 1 a photo failed or has a face that is not protected, or the command was cut short (the "
-    "disk is full, the memory, a device), and the same call goes on from there; 2 something has to be put right before "
-    "anything can begin (the arguments, --out, its manifest, a missing device); 3 nothing to do; 130 interrupted."
+    "Exit codes: 0 all done. 1 a photo failed or has a face that is not protected, or the command was cut short (full "
+    "disk, full memory, a device). The same call goes on from there. 2 something has to be put right before anything "
+    "can begin (the arguments, --out, its manifest, a missing device). 3 nothing to do. 130 interrupted."
 )
-"""What the exit codes mean, for the help."""
+"""Meaning of the exit codes, for the help."""
 
 COMMANDS = {
     "run": "Cloak photos. A second call with the same --out goes on where the first one ended.",
     "status": "Say what became of every photo of an output folder: which are protected, which are not, and why.\n\n"
-    "Exit codes here: 0 every face that was found is protected; 1 a photo failed or has a face that is not; 2 no run "
-    "has written there, or a manifest cannot be read; 3 no photos.",
+    "Exit codes here: 0 every face that was found is protected. 1 a photo failed or has a face that is not. 2 no run "
+    "has written there, or a manifest cannot be read. 3 no photos.",
     "verify": "Measure what a cloak changed: DSSIM at native size, largest change of a pixel, embedding shift by "
     "extractor.",
     "models": "List the extractors: size, licence, source, accuracy, robust or not. With a name, all there is to say "

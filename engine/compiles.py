@@ -1,4 +1,4 @@
-"""Which programs JAX traced, lowered and compiled, how often and how long, and which came from the compile cache."""
+"""Programs that JAX traced, lowered and compiled, how often and how long, and which came from the compile cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAVED = "/jax/compilation_cache/compile_time_saved_sec"
 
 @dataclass
 class Program:
-    """What one function of that name cost, whatever its shapes. Counts, and seconds of each.
+    """Cost of one function of that name, whatever its shapes. Counts, and seconds of each.
 
     traced: to a jaxpr. lowered: to StableHLO. compiled: by XLA. loaded: read from the persistent cache instead, or from
     where `engine.programs` keeps them, without the other two. Its seconds are those of reading. stored: written to the
@@ -73,7 +73,7 @@ class Recorder:
         return dict(sorted(found, key=lambda item: -item[1].seconds))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: programs (executables made), seconds, from_cache, and by_program, each of which has `made`,
+        """Figures for JSON: programs (executables made), seconds, from_cache, and by_program, each of which has `made`,
         `from_cache` and `seconds`.
         """
         made = self.made

@@ -26,7 +26,7 @@ TEMPLATE: tuple[tuple[float, float], ...] = (
     (73.5493, 124.3655),
     (102.7299, 124.2041),
 )
-"""Where the five landmarks (x, y) come to lie on the canvas: ArcFace's template (Deng et al. 2019) + 32."""
+"""Places of the five landmarks (x, y) on the canvas: ArcFace's template (Deng et al. 2019) + 32."""
 
 REGION: float = 1.3
 """Side of the face region, in longer sides of the face box: where the budget holds and the cloak may be."""
@@ -93,7 +93,7 @@ def _numbers(given: object, kind: type, names: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class Detection:
-    """Which faces count.
+    """Rule for the faces that count.
 
     min_score: the detector's confidence, (0, 1]. min_size: longer side of the face box in pixels of the photo, at least
     16. A smaller face has no room for an 11-pixel SSIM window.
@@ -147,22 +147,31 @@ class Member:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a cloak is made; hashable, so that it is a static argument of the jitted solver.
+    """Settings of a cloak; hashable, so that it is a static argument of the jitted solver.
 
-    rho: DSSIM budget. steps: solver steps. extractors: the ensemble, each as `Member.parse` reads it; they share the
-    budget. objective: what the cloak moves a face away from, or towards. "person" is away from the mean embedding of
-    all faces of one person that are cloaked together. "away" is away from the face's own embedding. "target" is towards
-    one far embedding for each person. jitter: range of the random change of scale and offset of every extractor's crop
-    at every step, as a share of the crop's side. spectrum: range of the random change of every frequency of the canvas
-    at every step, as a share of it. smoothing: sigma, in canvas pixels, of the Gaussian that the gradient passes
-    through. coarse: weight of the gradient's coarse part (sigma 4) beside all of it. seed: of all random choices.
+    rho: DSSIM budget.
+    steps: solver steps.
+    extractors: the ensemble, each as `Member.parse` reads it; they share the budget.
+    objective: what the cloak moves a face away from, or towards. "person" is away from the mean embedding of all faces
+        of one person that are cloaked together. "away" is away from the face's own embedding. "target" is towards one
+        far embedding for each person.
+    solver: the algorithm, the engine's own by default.
+    jitter: range of the random change of scale and offset of every extractor's crop at every step, as a share of the
+        crop's side.
+    spectrum: range of the random change of every frequency of the canvas at every step, as a share of it.
+    smoothing: sigma, in canvas pixels, of the Gaussian that the gradient passes through.
+    coarse: weight of the gradient's coarse part (sigma 4) beside all of it.
+    seed: seed for all random choices.
     enough: the extractors' weighted mean shift at which a face is left as it is, checked every 10 steps. None runs all
-    steps. cap: largest change of a pixel at rho .007, 1 for none. colour: whether the channels may change apart. turn:
-    how many of the extractors a step uses, in turn, so that many cost what few do. None uses all of them in every step.
-    An extractor's weight is its influence, however often its turn comes. lead: how much the way that the embeddings
-    went in the first 20 steps counts beside the distance, 0 for not at all. coarse, cap, colour, turn and lead are of
-    the default solver alone. Others have no coarse part, no cap, always colour, every extractor in every step, and no
-    lead.
+        steps.
+    cap: largest change of a pixel at rho .007, 1 for none.
+    colour: whether the channels may change apart.
+    turn: how many of the extractors a step uses, in turn, so that many cost what few do. None uses all of them in every
+        step. An extractor's weight is its influence, however often its turn comes.
+    lead: how much the way that the embeddings went in the first 20 steps counts beside the distance, 0 for not at all.
+
+    coarse, cap, colour, turn and lead are of the default solver alone. Others have no coarse part, no cap, always
+    colour, every extractor in every step, and no lead.
     """
 
     rho: float = RHO["mid"]
@@ -255,7 +264,7 @@ class Recipe:
 
     @property
     def turns(self) -> tuple[tuple[int, ...], ...]:
-        """Which extractors each step uses, by index, as often as it takes until the first step's come again.
+        """Extractors of each step, by index, as often as it takes until the first step's come again.
 
         Example:
             >>> Recipe(extractors=("a", "b", "c", "d"), turn=2).turns

@@ -82,7 +82,7 @@ class Scanner(ABC):
 
     @abstractmethod
     def _seen(self, looks: Iterable[Look]) -> Iterator[tuple[Look, Float32[np.ndarray, "n 15"]]]:
-        """What the network finds in each picture, in the order of the looks; the next are taken as they are needed.
+        """Finds of the network in each picture, in the order of the looks; the next are taken as they are needed.
 
         A find is a box (x, y, width, height), five landmarks and a score of at least `min_score`, in pixels of the
         picture. The highest scores come first, and of finds that overlap only the first is kept.
@@ -156,7 +156,7 @@ class YuNet(Scanner):
         return hashlib.sha256(self._model.tobytes() + repr(sorted(asdict(self.settings).items())).encode()).hexdigest()
 
     def _detector(self) -> cv2.FaceDetectorYN:
-        """This thread's."""
+        """This thread's detector."""
         found = getattr(self._local, "detector", None)
         if found is None:
             cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of the CPU target on every load

@@ -1,4 +1,4 @@
-"""What exceptions say of this machine, in words for people: its disk, its memory, its devices; and where they arose.
+"""Exceptions about this machine, in words for people: its disk, its memory, its devices; and where they arose.
 
 Imports next to nothing: it is needed when nothing else can be imported.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from engine import files
 
 LOG = "errors.log"
-"""In a run's own folder: where unexpected errors arose."""
+"""Log in a run's own folder: where unexpected errors arose."""
 LOG_LIMIT = 10_000_000
 """Bytes after which a log takes only what is new: one mistake can repeat itself with every photo."""
 LITTLE = 64 << 10
@@ -25,11 +25,11 @@ LITTLE = 64 << 10
 LEAST_MEMORY = 1 << 30
 """Bytes of address space under which numerical libraries end the process while they are loaded."""
 NO_MEMORY = ("can't start new thread", "annot allocate memory", "failed to map segment")
-"""In messages about memory that are no MemoryError."""
+"""Parts of messages about memory that are no MemoryError."""
 LENGTH = 300
 """Characters of another program's message that are shown."""
 _noted: set[tuple[Path, object]] = set()
-"""By log, the places at which exceptions arose that are in it."""
+"""Places at which exceptions arose, with the log that they are in."""
 
 
 def words(error: BaseException) -> str:
@@ -109,13 +109,13 @@ def place(error: BaseException) -> str:
 
 
 def unexpected(error: BaseException, folder: Path | None = None, *, about: str = "") -> str:
-    """What is said of an exception that nobody foresaw, which is noted. folder, about: as for `noted`."""
+    """Words for an exception that nobody foresaw, which is noted. folder, about: as for `noted`."""
     log = noted(error, folder, about=about)
     return mistake(error, f" with {log}, which says where it arose" if log else "")
 
 
 def mistake(error: BaseException, how: str = "") -> str:
-    """What is said of an exception that nobody foresaw, without noting it.
+    """Words for an exception that nobody foresaw, without noting it.
 
     how: how to report it, after "please report it".
     """
@@ -125,7 +125,7 @@ def mistake(error: BaseException, how: str = "") -> str:
 
 
 def of_disk(error: BaseException) -> str:
-    """What an exception says of a disk without room, without a full stop; "" if it is another."""
+    """Words of an exception for a disk without room, without a full stop; "" if it is another."""
     return f"a disk is full ({words(error)}): make room" if full(error) else ""
 
 
@@ -138,7 +138,7 @@ def too_little_memory() -> str:
 
 
 def of_machine(error: BaseException) -> str:
-    """What an exception says of this machine, without a full stop: its memory, its devices; "" if it is another."""
+    """Words of an exception about this machine, without a full stop: its memory, its devices; "" if it is another."""
     text = str(error)
     if isinstance(error, MemoryError) or any(part in text for part in NO_MEMORY):
         return "this machine, or a limit set for it (ulimit), has not enough memory: use fewer --workers"
@@ -157,7 +157,7 @@ def of_device(error: BaseException) -> bool:
 
 
 def no_devices(error: BaseException) -> str:
-    """What JAX says of devices that were asked for and are not there, if that is what an exception means, else ""."""
+    """Words of JAX about devices that were asked for and are not there, if that is what an exception means, else ""."""
     if "initialize backend" in str(error):
         return words(error)
     jax = sys.modules.get("jax")

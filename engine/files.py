@@ -357,7 +357,7 @@ def _created(path: Path, data: bytes) -> bool:
 
 
 def _owner(path: Path) -> str:
-    """Who holds a lock file, in words; "" if nobody does any more, and then the file is gone."""
+    """Holder of a lock file, in words; "" if nobody does any more, and then the file is gone."""
     try:
         owner = json.loads(path.read_bytes())
         host, pid, since = owner["host"], int(owner["pid"]), owner["since"]

@@ -19,7 +19,7 @@ from engine.terminal import readable
 
 
 def safe(markup: str) -> Markup:
-    """What a template or a figure has already escaped, to be put in a page as it is. Never for a text of others."""
+    """Markup that a template or a figure has already escaped, put in a page as it is. Never for a text of others."""
     return Markup(markup)
 
 

@@ -46,7 +46,7 @@ R = TypeVar("R")
 LOAD = "/engine/programs/load_duration"
 """The monitoring event of a program that was loaded, with its seconds and `fun_name`."""
 KEY = ".key"
-"""What the name of the file beside the folder ends in that has the key of the MACs, 32 bytes."""
+"""Suffix of the file beside the folder that has the key of the MACs, 32 bytes."""
 MOST = 96
 """Programs kept, those used last: the default recipe needs nineteen, each of at most some megabytes."""
 
@@ -154,7 +154,7 @@ class Kept(Generic[P, R]):
         update_wrapper(self, function)
 
     def __call__(self, *arguments: P.args, **_: P.kwargs) -> R:
-        """What the function returns; its programs are for the types and shapes of the arguments."""
+        """Result of the function; its programs are for the types and shapes of the arguments."""
         program = self._program(arguments)
         if program is None:
             return self.jitted(*arguments)
@@ -195,7 +195,7 @@ class Kept(Generic[P, R]):
         return program
 
     def _key(self, arguments: tuple) -> tuple | None:
-        """What tells the program from others of the function, the device last; None if none is to be kept."""
+        """Key that tells the program from others of the function, the device last; None if none is to be kept."""
         if _folder is None:
             return None
         leaves, tree = jax.tree.flatten(self._dynamic(arguments))
@@ -354,7 +354,7 @@ def _surroundings() -> str:
 
 
 def _processor() -> list[str]:
-    """What its programs may use: they fail, or end the process, on one that lacks it."""
+    """Features that its programs may use: they fail, or end the process, on one that lacks them."""
     found = [platform.machine(), platform.processor()]
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

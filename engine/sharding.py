@@ -1,4 +1,4 @@
-"""Which devices compute, in which precision, and how a batch of faces lies on them: faces split, weights copied."""
+"""Devices that compute, their precision, and how a batch of faces lies on them: faces split, weights copied."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def faces_mesh(devices: int | None = None) -> Mesh:
 
 
 def slots(platform: str, devices: int) -> int:
-    """How many faces at once, where nobody says. platform: JAX's name. A CPU's devices share its cores."""
+    """How many faces at once, if nobody says. platform: JAX's name. A CPU's devices share its cores."""
     return CPU_SLOTS if platform == "cpu" else ACCELERATOR_SLOTS * devices
 
 
@@ -109,7 +109,7 @@ BFLOAT16_GPU = 8.0
 
 
 def precision(device: jax.Device | None = None) -> Precision:
-    """What suits a device, where nobody says: bfloat16 on TPUs and on GPUs that have units for it, else float32.
+    """Precision that suits a device, if nobody says: bfloat16 on TPUs and on GPUs that have units for it, else float32.
 
     device: by default the first one here. CPUs get float32, also those with AVX-512-BF16 or AMX: XLA's convolutions do
     not use their units, and a step takes longer (benchmarks/README.md).

@@ -1,4 +1,4 @@
-"""What reaches a terminal: text that cannot steer it, through streams that may end at any time."""
+"""Output to a terminal: text that cannot steer it, through streams that may end at any time."""
 
 from __future__ import annotations
 

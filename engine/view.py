@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar where there is a terminal, what is not protected, and a summary."""
+"""View of a run for a person: a progress bar if there is a terminal, what is not protected, and a summary."""
 
 from __future__ import annotations
 
@@ -92,11 +92,11 @@ class View(Watch):
         )
 
     def grouping(self, done: int, photos: int) -> None:
-        """In `done` of all `photos` it is known who is who."""
+        """People are known in `done` of all `photos`."""
         self._update(description=f"who is who: {done} of {photos}")
 
     def probing(self, done: int, faces: int) -> None:
-        """Of so many faces, which tell which way people's faces go, so many are done."""
+        """So many are done of the `faces` that tell which way people's faces go."""
         self._update(description=f"which way faces go: {done} of {faces}")
 
     def solving(self, done: int, faces: int) -> None:
@@ -172,7 +172,7 @@ class View(Watch):
 
 
 def _pace(summary: Summary) -> str:
-    """Who waited for whom."""
+    """Waits of the solver, for photos and for files."""
     seconds, full = summary.seconds, summary.occupancy or 0.0
     return (
         f"The solver worked {seconds['solve']:.1f} s, its slots {full:.0%} full; it waited {seconds['wait']:.1f} s for "
@@ -181,7 +181,7 @@ def _pace(summary: Summary) -> str:
 
 
 def _compiled(compiles: dict[str, Any]) -> str:
-    """What was compiled, and for which of the programs that took longest."""
+    """Compiled programs, and which took longest."""
     dearest = ", ".join(f"{name} {one['seconds']:.1f} s" for name, one in [*compiles["by_program"].items()][:3])
     programs = f"{compiles['programs']} programs, {compiles['from_cache']} of them from the cache"
     return f"Compiling took {compiles['seconds']:.1f} s in all threads, for {programs}: {dearest}, ..."
@@ -261,7 +261,7 @@ class Board:
         self._progress.stop()
 
     def prices(self, prices: Sequence[Price]) -> None:
-        """What is going to be done, and about how long it takes."""
+        """Work to be done, and about how long it takes."""
         for one in prices:
             print(
                 f"{one.preset:<14}{one.cloaks:5} photos to cloak, {one.embeddings:5} to show to each recogniser, "
@@ -272,7 +272,7 @@ class Board:
         )
 
     def uploads(self, lines: Sequence[str]) -> None:
-        """What cloud services would be sent."""
+        """Uploads to cloud services."""
         print(*lines, sep="\n", end="\n" if lines else "")
 
     def preset(self, preset: Preset) -> None:

@@ -94,7 +94,7 @@ class Network(nnx.Module):
 
 
 def inside(x: Float[Array, "h w _c"], size: Int32[Array, " 2"], *, stride: int) -> Bool[Array, "h w 1"]:
-    """Which places of a map, one for `stride` pixels, are of a picture of that size."""
+    """Mask of the places of a map, one for `stride` pixels, that are of a picture of that size."""
     rows, columns = (jnp.arange(length) < size[axis] // stride for axis, length in enumerate(x.shape[:2]))
     return (rows[:, None] & columns[None, :])[..., None]
 

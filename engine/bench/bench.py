@@ -32,7 +32,7 @@ SECTIONS: dict[str, Section] = {
     "goal": Section(solving.goals, "the same, each face until its mean shift is enough, looked at every 10 steps"),
     "photos": Section(collection.rows, "files in, files out; prepare and finish are summed over their threads"),
 }
-"""In the order in which they are measured."""
+"""Sections in the order in which they are measured."""
 
 
 def settings(

@@ -1,4 +1,4 @@
-"""What the device can do at most, the ceiling of every other figure: products of large matrices, copies of memory."""
+"""Limits of the device, the ceiling of every other figure: products of large matrices, copies of memory."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ INTERVAL = 0.1
 
 
 def describe() -> dict[str, Any]:
-    """What a figure depends on besides the program: device, host, versions, flags, and the load at this moment."""
+    """Conditions of a figure besides the program: device, host, versions, flags, and the load at this moment."""
     device = jax.devices()[0]
     return {
         "platform": device.platform,
@@ -65,7 +65,7 @@ class Memory:
     device: float | None = None
 
     def as_dict(self) -> dict[str, float | None]:
-        """For a row."""
+        """Entries for a row."""
         return {"host_mb": self.host, "device_mb": self.device}
 
 

@@ -1,4 +1,4 @@
-"""What is measured: the settings of a bench, checked, and the networks and faces that its sections share."""
+"""Settings of a bench, checked, and the networks and faces that its sections share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from engine.extractors.registry import find
 class Settings:
     """batches: faces at once, over all devices; by default some that suit the platform. devices: how many. faces:
     cloaked for one row of `solve`, by default three for each slot. repeats: of what takes well under a second. photos:
-    files and folders; none: synthetic faces.
+    files and folders, synthetic faces if there are none.
     """
 
     recipe: Recipe
@@ -73,12 +73,12 @@ class Plan:
         return ceiling.measure(repeats=self.settings.repeats)
 
     def batcher(self, batch: int, devices: int, **changes: object) -> Batcher:
-        """For so many faces at once; changes: to the recipe."""
+        """Batcher for so many faces at once. changes: to the recipe."""
         recipe = replace(self.recipe, **changes)  # type: ignore[arg-type]
         return Batcher(recipe, self.extractors, size=batch, mesh=sharding.faces_mesh(devices))
 
     def batchers(self) -> Iterator[tuple[Batcher, int]]:
-        """For each number of devices and each batch size, which is rounded up to a multiple of the devices."""
+        """Batchers for each number of devices and each batch size, which is rounded up to a multiple of the devices."""
         for devices in self.devices:
             for size in dict.fromkeys(-(-batch // devices) * devices for batch in self.batches):
                 yield self.batcher(size, devices), devices
@@ -93,5 +93,5 @@ class Plan:
         return self.some(self.settings.faces or 3 * batcher.size)
 
     def some(self, count: int) -> list[FaceJob]:
-        """So many faces."""
+        """Jobs of so many faces."""
         return self.samples.jobs(count, [extractor.dim for extractor in self.extractors])

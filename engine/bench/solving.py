@@ -1,4 +1,4 @@
-"""Faces per second and the quality that they get: whole cloaks, and cloaks that stop where the shift is enough."""
+"""Faces per second and the quality that they get: whole cloaks, and cloaks that stop once the shift is enough."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Published(NamedTuple):
 
 @dataclass
 class _Contents:
-    """What is counted before the first page is written. identities: of the articles, in order."""
+    """Counts made before the first page is written. identities: of the articles, in order."""
 
     counts: Counter[str] = field(default_factory=Counter)
     passed: int = 0
@@ -247,7 +247,7 @@ def _put(path: Path, pieces: Iterable[str]) -> files.Draft:
 
 
 def _kept(folder: Path) -> dict[str, tuple[Path, int, int]]:
-    """Where the articles of earlier pages and of the spools are: by identity the file, the first byte, how many."""
+    """Places of the articles of earlier pages and of the spools: by identity the file, the first byte, how many."""
     found = {}
     for path in (*folder.glob("report*.html"), *folder.glob("report-*.spool")):
         with path.open("rb") as file:

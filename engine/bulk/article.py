@@ -62,7 +62,7 @@ NONE = Pictures((1, 1), (), "", 0)
 
 
 def identity(row: Row, notes: Sequence[str]) -> str:
-    """What an article depends on, as 32 hexadecimal digits: the same digits, the same article."""
+    """Hash of all that an article depends on, 32 hexadecimal digits: the same digits, the same article."""
     # These change when a folder is copied, and the pictures stay the same.
     parts = [
         {**row.as_dict(), "stamp": "", "state": ""},
@@ -100,7 +100,7 @@ def article(row: Row, pictures: Pictures, notes: Sequence[str] = ()) -> bytes:
 
 
 def _measured(row: Row) -> tuple[tuple[str, str], ...]:
-    """What was measured of a cloaked photo, in words."""
+    """Measurements of a cloaked photo, in words."""
     if row.status != "cloaked" or not row.faces:
         return ()
     shifts: dict[str, float] = {}
@@ -112,7 +112,7 @@ def _measured(row: Row) -> tuple[tuple[str, str], ...]:
 
 
 def notes(row: Row, out: Path) -> tuple[str, ...]:
-    """What is no longer as it was when the photo was cloaked, one sentence each."""
+    """Changes since the photo was cloaked, one sentence each."""
     said = []
     try:
         source = Path(row.at).lstat() if row.status == "failed" else Path(row.at).stat()

@@ -53,7 +53,7 @@ class FaceJob(NamedTuple):
 
 
 class FaceCloak(NamedTuple):
-    """What came back. delta: (c, c, 3). dssim: on the canvas. shift: by extractor, on the canvas. steps: it took."""
+    """Cloak of one face. delta: (c, c, 3). dssim: on the canvas. shift: by extractor, on the canvas. steps: it took."""
 
     delta: Float32[np.ndarray, "c c 3"]
     dssim: float
@@ -79,7 +79,7 @@ class FaceCloak(NamedTuple):
 
 @dataclass
 class Usage:
-    """What a lane's slots were used for.
+    """Use of a lane's slots.
 
     faces: cloaked. calls: chunks of steps run. slot_steps: steps of all slots. worked: steps of the slots with a face
     at work. The occupancy is worked / slot_steps. seconds: time in `advance`. between: time from one `advance` to the
@@ -141,7 +141,7 @@ class Batcher:
         return [cloaks[index] for index in range(len(cloaks))]
 
     def embed(self, canvases: Sequence[Float32[np.ndarray, "c c 3"]]) -> list[tuple[Float32[np.ndarray, "_d"], ...]]:
-        """For each canvas its embedding by every extractor, any number of canvases."""
+        """Embedding of each canvas by every extractor, for any number of canvases."""
         self.prepare()
         found: list[tuple[Float32[np.ndarray, "_d"], ...]] = []
         for first in range(0, len(canvases), self.size):
@@ -152,7 +152,7 @@ class Batcher:
         return found
 
     def no_target(self) -> tuple[Float32[np.ndarray, "_d"], ...]:
-        """What stands in a FaceJob for the face's own embedding."""
+        """Stand-in in a FaceJob for the face's own embedding."""
         return tuple(np.zeros(extractor.dim, np.float32) for extractor in self.extractors)
 
     def put(self, batch: Any) -> Any:
@@ -286,7 +286,7 @@ class Lane(Generic[T]):
         self._steps[fresh] = 0
 
     def _pose(self, wanted: int) -> None:
-        """Embed so many waiting faces that `wanted` can enter: a whole batch where there is one, it costs the same."""
+        """Embed so many waiting faces that `wanted` can enter: a whole batch if there is one, as it costs the same."""
         while len(self._posed) < wanted and self._waiting:
             some = [self._waiting.popleft() for _ in range(min(self.batcher.size, len(self._waiting)))]
             cleans = self.batcher.embed([face.job.cut.canvas for face in some])

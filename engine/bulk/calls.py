@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.bulk.goals import Targets
 
 Whose = Person | Sequence[Person | None] | None
-"""Who is in a photo: one person, or one for each face that `Cloaker.look` finds, or None or () if nobody knows."""
+"""People in a photo: one person, or one for each face that `Cloaker.look` finds, or None or () if nobody knows."""
 Item = str | Source | tuple[str | Source, Whose]
 """A photo, or a photo and who is in it."""
 NOT_NAMED = "Nobody said who is in it, so each face was moved from its own embedding, which protects less."
@@ -69,7 +69,7 @@ def results(
     targets: Targets | None = None,
     sightings: Sightings | None = None,
 ) -> Iterator[R]:
-    """What becomes of photos, in order. Whatever is wrong with one of them is its result.
+    """Results of photos, in order. Whatever is wrong with one of them is its result.
 
     kind: what is made of an outcome. output: how files are written, None for pixels alone. targets: of all photos, if
     they were grouped. sightings: what was seen in them.
@@ -102,7 +102,7 @@ def source_of(image: str | Source) -> Source:
 
 
 def logged(error: Exception) -> str:
-    """What is said of an exception that nobody foresaw; the logger "engine" gets its traceback."""
+    """Words for an exception that nobody foresaw; the logger "engine" gets its traceback."""
     logging.getLogger("engine").error("unexpected error with a photo", exc_info=error)
     return faults.mistake(error, ' with the traceback that the logger "engine" got')
 

@@ -1,4 +1,4 @@
-"""What a cloak does and does not do, in plain sentences: one place, for the terminal, the report and a README.
+"""Effects and limits of a cloak, in plain sentences: one place, for the terminal, the report and a README.
 
 Figures depend on photos and trackers. The only ones here are those of LIMITS, each with the command that measured it;
 tests/test_claims.py holds them to benchmarks/results.
@@ -87,7 +87,7 @@ LIMITS: tuple[Limit, ...] = (
 
 
 def protection(networks: Sequence[str]) -> tuple[str, str]:
-    """What cloaks made on these networks protect against, and what not."""
+    """Protection by cloaks made on these networks: against them, and against others."""
     these = "this network" if len(networks) == 1 else "these networks"
     return (
         f"Cloaks made against {listed(networks)} mislead recognisers built on {these}: by network and budget from some "
@@ -97,7 +97,7 @@ def protection(networks: Sequence[str]) -> tuple[str, str]:
 
 
 def measured(sides: Sequence[float], dssim: float, shifts: Mapping[str, float]) -> tuple[tuple[str, str], ...]:
-    """What was measured of a cloaked photo, and what is not known: pairs of a heading and sentences.
+    """Measurements of a cloaked photo, and unknowns: pairs of a heading and sentences.
 
     sides: longer side of each face box in pixels. dssim: the largest. shifts: by network how far the embedding of the
     face that moved least went, empty if nothing was measured.

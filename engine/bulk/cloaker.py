@@ -174,7 +174,7 @@ class Cloaker:
 
     @property
     def usage(self) -> Usage:
-        """What the slots were used for since it was made, for all callers together."""
+        """Use of the slots since it was made, for all callers together."""
         return self.desk.usage
 
     def close(self) -> None:
@@ -226,7 +226,7 @@ class Cloaker:
         ]
 
     def goal_of(self, person: Person) -> Target:
-        """What this person's faces are moved from or to."""
+        """Goal of this person's faces, to move from or to."""
         return goal_of(self.recipe, person.own, person.lead, self._bank)
 
     def fit(
@@ -248,7 +248,7 @@ class Cloaker:
         return fitted
 
     def describe(self, prepared: Prepared, cloaks: Sequence[FaceCloak], fitted: Fitted) -> tuple[CloakedFace, ...]:
-        """What is reported of the faces of one photo."""
+        """Report on the faces of one photo."""
         rows = zip(prepared.faces, cloaks, fitted.dssim, fitted.scale, strict=True)
         return tuple(
             CloakedFace(
@@ -269,7 +269,7 @@ class Cloaker:
         probing: Callable[[int, int], None] = lambda done, faces: None,
         sightings: Sightings | None = None,
     ) -> Targets:
-        """What each face, by photo hash and index, is to be moved from or to. Other faces are moved from themselves.
+        """Goal of each face, by photo hash and index, to move from or to. Other faces are moved from themselves.
 
         It is a pass of its own over all photos, if the objective needs one. Faces are grouped into people. Under
         objective "person" all faces of a person are moved from their mean and in one direction, which a few of them

@@ -1,4 +1,4 @@
-"""What a cloak depends on besides photo and settings: the weights of every network, and what the engine computes."""
+"""Dependencies of a cloak besides photo and settings: the weights of every network, and what the engine computes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.extractors import load, registry
 
 
 def dependencies(recipe: Recipe) -> dict[str, Any]:
-    """For JSON: `config.CLOAKS`, `config.CROPS`, and the hashes of the weights that its cloaks need.
+    """Entries for JSON: `config.CLOAKS`, `config.CROPS`, and the hashes of the weights that its cloaks need.
 
     Those are the extractors, the detector, the network that tells people apart, and under objective "target" the bank
     of centroids. Raises ValueError for an unknown extractor, CheckpointError for one that cannot be used

@@ -1,4 +1,4 @@
-"""What all callers of one Cloaker share: the slots of the solver, the threads, the bytes that photos may take.
+"""Resources shared by all callers of one Cloaker: the slots of the solver, the threads, the bytes that photos may take.
 
 Every `pipeline.stream` is a caller, in a thread of its own, and all put their faces into one lane. No thread belongs to
 the device. One of the callers that wait for faces leads, and runs the next chunk of steps for all of them. A caller
@@ -52,7 +52,7 @@ class Desk:
 
     @property
     def usage(self) -> Usage:
-        """What the slots were used for since the desk was made."""
+        """Use of the slots since the desk was made."""
         return self._lane.usage
 
     @property
@@ -104,7 +104,7 @@ class Desk:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """For a caller that waits for a photo to be prepared, until its faces are added: who leads may wait for it."""
+        """Wait of a caller for a photo to be prepared, until its faces are added: who leads may wait for it."""
         with self.lock:
             self._expected += 1
         try:
@@ -211,7 +211,7 @@ class Caller(Generic[T]):
         return bool(self._done)
 
     def advance(self, *, eager: bool) -> list[tuple[T, FaceCloak]]:
-        """As `Desk.advance`. eager: come back after a chunk of steps in any case."""
+        """See `Desk.advance`. eager: come back after a chunk of steps in any case."""
         self.eager = eager
         return self.desk.advance(self)
 

@@ -130,7 +130,7 @@ def _large(regions: Sequence[Box]) -> bool:
 
 
 def _share(regions: Sequence[Box], size: tuple[int, int]) -> float:
-    """Of the photo's pixels, regions that overlap counted twice."""
+    """Share of the photo's pixels that the regions take, overlaps counted twice."""
     return sum((bottom - top) * (right - left) for top, left, bottom, right in regions) / (size[0] * size[1])
 
 
@@ -241,7 +241,7 @@ def _spent(
 
 
 def _factor(cost: np.ndarray, rho: float, aim: float) -> np.ndarray:
-    """What to scale a cloak down by that is over the budget: DSSIM is nearly quadratic in the scale."""
+    """Factor that scales down a cloak over the budget: DSSIM is nearly quadratic in the scale."""
     return np.where(cost > rho, np.sqrt(rho / np.maximum(cost, 1e-9)) * aim, 1.0)
 
 

@@ -1,8 +1,8 @@
-"""What the faces of a collection are moved from or to: the mean of a person, the way their faces go, a far centroid.
+"""Goals of a collection's faces, to move from or to: the mean of a person, the way their faces go, a far centroid.
 
 Which way a person's faces go is found on a few of them, in a few steps. All photos of the person then go that way. That
-misleads whoever takes their mean or draws a line, and moves networks that took no part further than if each photo went
-its own way.
+misleads whoever takes their mean or draws a line. It also moves networks that took no part further than if each photo
+went its own way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.config import Recipe
 
 Target = tuple[Float32[np.ndarray, "_d"], ...]
 Targets = dict[tuple[str, int], Target]
-"""By photo hash and index of the face."""
+"""Targets by photo hash and index of the face."""
 Bank = tuple[Float32[np.ndarray, "k _d"], ...]
 
 SAMPLES = 4
@@ -52,12 +52,12 @@ def grouped(recipe: Recipe, photos: int) -> bool:
 
 
 def bank_of(recipe: Recipe) -> Bank:
-    """The far targets of the recipe's objective, empty where it has none. Raises CheckpointError as `people.bank`."""
+    """The far targets of the recipe's objective, empty if it has none. Raises CheckpointError as `people.bank`."""
     return people.bank(recipe.names) if recipe.objective == "target" else ()
 
 
 def aims(recipe: Recipe, faces: Crowd, bank: Bank, *, probe: Probe, wanted: Collection[str] | None = None) -> Targets:
-    """What each of these faces is to be moved from or to, as in `Cloaker.targets`.
+    """Goal of each of these faces, as in `Cloaker.targets`.
 
     bank: of the recipe. wanted: hashes of the photos that matter, None for all. People in none of them are left out.
     """
@@ -134,7 +134,7 @@ def common(ways: Sequence[Target | None]) -> Target | None:
 
 
 def goal_of(recipe: Recipe, mean: Target, lead: Target | None, bank: Bank) -> Target:
-    """What the faces of a person are moved from or to. lead: as `common` gives it."""
+    """Goal of the faces of a person. lead: as `common` gives it."""
     if recipe.objective == "target":
         chosen = int(farthest(jax.device_put(mean), jax.device_put(bank), seed=recipe.seed))
         return tuple(np.asarray(rows[chosen], np.float32) for rows in bank)

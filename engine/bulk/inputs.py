@@ -1,4 +1,4 @@
-"""Which files a run is about, and where each of them goes: every file that was found is accounted for."""
+"""Files of a run, and where each of them goes: every file that was found is accounted for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.config import Format
 from engine.photo.formats import OPTIONS
 
 OWN_FOLDER = ".cloak"
-"""Where a run keeps its manifest and half-written files, inside its output folder."""
+"""Folder of a run's manifest and half-written files, inside its output folder."""
 
 
 class InputError(ValueError):

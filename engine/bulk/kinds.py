@@ -1,4 +1,4 @@
-"""What a file is, by its name and its first bytes: a photo, a picture that is not read, or neither."""
+"""Kind of a file, by its name and its first bytes: a photo, a picture that is not read, or neither."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ LISTED = 16
 LOOKS = 3
 """Passes over more than EXACT vectors, at most: each finds what the one before missed, among fewer groups."""
 SLACK = 1e-5
-"""By how much products of one pair may differ in how they are rounded."""
+"""Largest difference of products of one pair, by how they are rounded."""
 CHUNK = 4096
 """Rows whose products with their lists are held at once: 50 MB."""
 

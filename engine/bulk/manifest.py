@@ -28,9 +28,9 @@ WAIT = 5.0
 """Seconds to wait for another program that reads or writes the manifest."""
 Status = Literal["cloaked", "no_face", "skipped", "failed"]
 UNCLOAKED = "Not cloaked:"
-"""In a reason, before each face that was found and cannot be cloaked."""
+"""Words in a reason, before each face that was found and cannot be cloaked."""
 ORDER: tuple[Status, ...] = ("failed", "no_face", "skipped", "cloaked")
-"""What a person must know of comes first."""
+"""Statuses, first those that a person must know of."""
 INTERRUPTED = "Interrupted before it was done."
 """The reason of a photo whose file may have been written, while no row says so."""
 YOUNG = 2_000_000_000
@@ -42,11 +42,11 @@ LATER = ("output", "stamp", "place", "state")
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one input.
+    """Outcome of one input.
 
-    target: path of the output, relative to the output folder. source: path of the input, as the call spelled it: `at`
-    is where it lies, `named` is for messages. size, modified: of the source, to see whether it changed. key: hash of
-    photo, settings and weights; "" if the photo could not be read. reason: why it is not cloaked, or what to know
+    target: path of the output, relative to the output folder. source: path of the input, as the call spelled it. `at`
+    is where it lies, and `named` is for messages. size, modified: of the source, to see whether it changed. key: hash
+    of photo, settings and weights; "" if the photo could not be read. reason: why it is not cloaked, or what to know
     about it. faces: one dictionary each. written: the output's bytes. output: SHA-256 of the output. stamp: `stamped`
     of it when it was last known to be whole. place: absolute path of the input. These three are "" in rows of version
     0.1; `at` makes up for the last. state: `stated` of the source when it was hashed. It is "" if the source was
@@ -75,7 +75,7 @@ class Row:
 
     @property
     def named(self) -> str:
-        """What to call the input: `source`, or `at` if `source` means another place from here."""
+        """Name of the input in messages: `source`, or `at` if `source` means another place from here."""
         return self.source if os.path.abspath(self.source) == self.at else self.at
 
     @property
@@ -84,7 +84,7 @@ class Row:
         return self.status == "failed" or (self.status in ("cloaked", "no_face") and UNCLOAKED in self.reason)
 
     def intact(self, out: Path) -> bool:
-        """Whether its output is there as it was written; True where none was to be."""
+        """Whether its output is there as it was written; True if none was to be."""
         if self.status != "cloaked":
             return True
         file = os.path.join(out, self.target)
@@ -109,7 +109,7 @@ class Row:
 
 
 def stated(status: os.stat_result) -> str:
-    """What changes with a file's content, and cannot be set as its modification time can: change time and inode."""
+    """State that changes with a file's content and cannot be set, as a modification time can: change time and inode."""
     return f"{status.st_ctime_ns} {status.st_ino}"
 
 
@@ -122,7 +122,7 @@ def young(status: os.stat_result, *, now: int) -> bool:
 
 
 def stamped(file: Path | str) -> str:
-    """What changes whenever a file is written: times, inode and size. "" without a file."""
+    """State that changes whenever a file is written: times, inode and size. "" without a file."""
     try:
         status = os.stat(file)
     except (OSError, ValueError):

@@ -90,7 +90,7 @@ class Cells:
         self._cell = np.full(len(vectors), -1, np.int32)
 
     def near(self, rows: Int[np.ndarray, "n"], among: Int[np.ndarray, "m"], *, count: int, floor: float) -> Near:
-        """As in Search."""
+        """See `Search`."""
         if len(among) <= self._exact:
             return self._all.near(rows, among, count=count, floor=floor)
         new = among[self._cell[among] < 0]
@@ -151,7 +151,7 @@ class Cells:
 
 
 def _best(products: Float32[np.ndarray, "n m"], count: int, floor: float) -> Bool[np.ndarray, "n m"]:
-    """Which are of at least `floor` and, of each row, among the `count` largest."""
+    """Mask of those that are at least `floor` and, of each row, among the `count` largest."""
     chosen = products >= floor
     many = np.flatnonzero(np.count_nonzero(chosen, axis=1) > count)
     if len(many):

@@ -1,4 +1,4 @@
-"""Who is who in a collection: faces grouped into people, the one person of `--only`, and the bank of far targets."""
+"""People of a collection: faces grouped by person, the one person of `--only`, and the bank of far targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is in a photo, if whoever calls knows it: a `Person`, made once of some of their photos."""
+"""Person whom the caller knows to be in a photo: a `Person`, made once of some of their photos."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHECK = hashlib.sha256().digest_size
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """What objective "person" moves a person's faces away from, and which way. It never changes.
+    """Embeddings that objective "person" moves a person's faces away from, and which way. It never changes.
 
     own: the mean by each extractor of a recipe. identity: the mean by the network that tells people apart. lead: for
     each extractor the way that all of their faces go, None if one photo alone says who they are. All are of length one.

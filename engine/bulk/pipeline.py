@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 @dataclass
 class Stages(Generic[S, R]):
-    """What happens to one source of type S on its way to a result R. None of them raises for a bad photo.
+    """Stages of one source of type S on its way to a result R. None of them raises for a bad photo.
 
     prepare: in a worker thread; an R ends the matter. admit: in the calling thread, the photo with the faces to cloak,
     or an R. finish: in a worker thread, with the cloaks of the faces in order.

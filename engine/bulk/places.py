@@ -1,4 +1,4 @@
-"""Where a cloaked photo may be written: the one place that decides whose a name in the output folder is.
+"""Places of cloaked photos: the one module that decides whose a name in the output folder is.
 
 A name belongs to the photo whose cloaked version lies there, whichever call, shard or process wrote it. A free name
 belongs to the photo that comes first. So no photo replaces another's, no file of the user's, and never an original.
@@ -24,7 +24,7 @@ PROBE = "Prob\u00e9"
 
 @dataclass(frozen=True)
 class Disk:
-    """Which names a file system takes for one. case: those that differ in capitals. forms: those in Unicode's form."""
+    """Names that a file system takes for one. case: those that differ in capitals. forms: those in Unicode's form."""
 
     case: bool = False
     forms: bool = False
@@ -44,7 +44,7 @@ def _small(letter: str) -> str:
 
 
 def probe(out: Path, *, write: bool = True) -> Disk:
-    """What the disk of an output folder does. write: try it with a file there, else look at what is there."""
+    """Behaviour of the disk of an output folder. write: try it with a file there, else look at what is there."""
     if write:
         with suppress(OSError, UnicodeError):
             return _tried(out / OWN_FOLDER)
@@ -72,7 +72,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """What may be done about a photo. target: where it goes, relative to the output folder.
+    """Decision on a photo's place. target: where it goes, relative to the output folder.
 
     known: what is known of that name, of this very photo. refusal: why nothing may be written, "" if it may. other:
     whether `known` is another photo's, whose row must stay. twin: the photo whose cloaked version is this one's too.

@@ -1,4 +1,4 @@
-"""What a run has to do: each photo with its settings' key, what is done already, and what cannot be done and why."""
+"""Work of a run: each photo with its settings' key, what is done already, and what cannot be done and why."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from engine.types import PhotoError
 
 @dataclass(frozen=True)
 class Options:
-    """What a run does besides cloaking. shard: (i, n), only the photos whose content hash is i modulo n.
+    """Choices of a run besides cloaking. shard: (i, n), only the photos whose content hash is i modulo n.
 
     album: write the personal report, `album.publish`; without, one of an earlier call is removed.
     """
@@ -62,12 +62,12 @@ class Task:
 
     @property
     def place(self) -> str:
-        """As in `manifest.Row`."""
+        """See `manifest.Row`."""
         return os.path.abspath(self.item.source)
 
     @property
     def looks(self) -> dict[str, Any]:
-        """What tells whether the photo has changed since."""
+        """State of the file, by which a later change is seen."""
         return {"size": self.size, "modified": self.modified, "state": self.state}
 
     def looks_as(self, row: Row) -> bool:
@@ -75,7 +75,7 @@ class Task:
         return (self.size, self.modified, self.state) == (row.size, row.modified, row.state)
 
     def row(self, status: Status, reason: str, **more: object) -> Row:
-        """What became of it."""
+        """The row of its outcome."""
         return Row(
             self.item.target,
             str(self.item.source),
@@ -113,7 +113,7 @@ def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Path
 
 @dataclass
 class Plan:
-    """What a call has to do. tasks: photos to be done. passed: rows of what is not done, and was not said before.
+    """Work of a call. tasks: photos to be done. passed: rows of what is not done, and was not said before.
 
     earlier: how many were done by earlier calls, by status. left: the rows of these that a person must know of.
     renewed: rows to be written anew, since their photo was moved or touched, or another manifest has the right one.
@@ -129,7 +129,7 @@ class Plan:
 
 
 def plan(items: Sequence[Item], out: Path, settings: str, options: Options) -> Plan:
-    """What is to be done, looking at the photos and at all manifests of the output folder. Time linear in the items.
+    """Plan of a call, from the photos and all manifests of the output folder. Time linear in the items.
 
     Whatever is wrong with one photo is its row. A dry run leaves no trace in the folder. Raises sqlite3.Error, OSError
     and InputError for manifests that cannot be read.
@@ -256,7 +256,7 @@ class _Planner:
         return 0, 0, hashlib.sha256(os.fsencode(item.target)).hexdigest(), ""
 
     def _rows_of(self, item: Item) -> Iterator[Row]:
-        """What earlier calls said of a photo."""
+        """Rows of a photo by earlier calls."""
         for target in (item.target, places.aside(item)):
             if (row := self._records.row(target)) is not None:
                 yield row
@@ -296,7 +296,7 @@ def announce(manifest: Manifest, tasks: Sequence[Task]) -> None:
 
 
 def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, watch: Watch) -> list[Row]:
-    """What a run would make of photos: which have faces, which would fail. Computes no cloak and writes nothing."""
+    """Forecast of a run: which photos have faces, which would fail. Computes no cloak and writes nothing."""
 
     def found(task: Task) -> Row:
         try:

@@ -52,7 +52,7 @@ class _Worker:
         devices: int | None = None,
         workers: int | None = None,
     ) -> None:
-        """As in `Cloaker`. column: which one holds the photos' bytes."""
+        """See `Cloaker`. column: which one holds the photos' bytes."""
         self.cloaker = Cloaker(recipe=recipe, detection=detection, batch=batch, devices=devices, workers=workers)
         self.column = column
 
@@ -138,7 +138,7 @@ class Cloak(_Worker):
         return rows
 
     def _whose_of(self, photo: bytes, name: object) -> Whose | Encoded:
-        """Who is in a photo; or its result, if a name is not known. name: as in a row's `person`."""
+        """Person in a photo, or its result if the name is not known. name: as in a row's `person`."""
         if name is None and self._whose:
             name = self._whose.get(digest(photo))
         if name is None:
@@ -181,7 +181,7 @@ class Look(_Worker):
 
 
 def group(faces: pa.Table) -> pa.Table:
-    """Whose each face is: the rows of `Look`, ordered by photo and face, with a `person` (`people.group`).
+    """Person of each face: the rows of `Look`, ordered by photo and face, with a `person` (`people.group`).
 
     A face that has no embedding of finite numbers is nobody's, null.
     """
@@ -214,7 +214,7 @@ def persons(faces: pa.Table) -> dict[str, Person]:
 
 
 def _by_photo(faces: pa.Table) -> dict[str, list[str | None]]:
-    """Whose the faces of each photo are, by its SHA-256."""
+    """People of each photo's faces, by its SHA-256."""
     found: dict[str, dict[int, str | None]] = defaultdict(dict)
     columns = (faces[name].to_pylist() for name in ("sha256", "face", "person"))
     for sha256, face, person in zip(*columns, strict=True):

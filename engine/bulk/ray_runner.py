@@ -48,7 +48,7 @@ CHUNKS = 4
 
 @dataclass(frozen=True)
 class Orders:
-    """What every worker is told. settings: as in `run`. folder: where relative paths begin."""
+    """Orders to every worker. settings: as in `run`. folder: where relative paths begin."""
 
     recipe: Recipe
     detection: Detection
@@ -62,8 +62,10 @@ class Orders:
     folder: Path
 
     def here(self) -> Here:
-        """Who follows them in this process, from then on in `folder`. Raises ValueError or CheckpointError if the run's
-        folders are not those of the one who gave them, or a result would not be the same.
+        """Worker that follows them in this process, from then on in `folder`.
+
+        Raises ValueError or CheckpointError if the run's folders are not those of the one who gave them, or a result
+        would not be the same.
         """
         if self.folder.is_dir():
             os.chdir(self.folder)
@@ -147,7 +149,7 @@ class Crew:
                 handler.setLevel(logging.WARNING)
 
     def targets(self, sources: Sequence[Path], *, wanted: Collection[str], watch: Watch) -> Targets:
-        """As `Cloaker.targets`; the workers look at the photos, and probe faces."""
+        """See `Cloaker.targets`; the workers look at the photos, and probe faces."""
         recipe = self._orders.recipe
         if not grouped(recipe, len(sources)):
             return {}
@@ -210,7 +212,7 @@ class Crew:
         return [things[first : first + size] for first in range(0, len(things), size)]
 
     def _hand_out(self, worker: type[_Worker], chunks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """What became of every chunk, with its number, as they are done. Raises InputError for a worker's refusal."""
+        """Outcome of every chunk, with its number, as they are done. Raises InputError for a worker's refusal."""
         waiting = self._data.from_items(
             [{"chunk": pickle.dumps((number, chunk))} for number, chunk in enumerate(chunks)],
             override_num_blocks=len(chunks),

@@ -1,4 +1,4 @@
-"""What the manifests of an output folder say, all of them together: those of shards and of other calls too."""
+"""Records of an output folder, all its manifests together: those of shards and of other calls too."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of one name in an output folder, without faces.
+    """Knowledge of one name in an output folder, without faces.
 
     last: what was said of it last. holder: the row of the tool's own file that lies there, None if none does. intact:
     whether that file is as its row says.
@@ -68,7 +68,7 @@ class Records:
         return next((one.row for one in self._entries.get(self.fold(target), ()) if one.row.target == target), None)
 
     def known(self, target: str) -> Known | None:
-        """What is known of a name, None if nothing is. Raises OSError if the file there cannot be looked at."""
+        """Knowledge of a name, None if there is none. Raises OSError if the file there cannot be looked at."""
         entries = self._entries.get(self.fold(target))
         if not entries:
             return None

@@ -1,4 +1,4 @@
-"""What becomes of a photo: its outcome, and what those who call from Python get of it, pixels or a file."""
+"""Outcome of a photo, and what callers from Python get of it, pixels or a file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CloakedFace:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a photo that could be read. reason, faces, notes: as in `Encoded`.
+    """Outcome of a photo that could be read. reason, faces, notes: as in `Encoded`.
 
     data: its cloaked file. pixels: what a viewer sees of that. Both are None unless the status is "cloaked".
     """
@@ -45,7 +45,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Cloaked:
-    """What became of one image. image: RGB uint8 (h, w, 3), upright; None unless the status is "cloaked".
+    """Outcome of one image. image: RGB uint8 (h, w, 3), upright; None unless the status is "cloaked".
 
     reason: why it is not cloaked, or which of its faces are not. notes: what else is to be known, one sentence each.
     """
@@ -64,13 +64,13 @@ class Cloaked:
 
     @classmethod
     def failed(cls, reason: str) -> Self:
-        """What became of an image that could not be cloaked."""
+        """Outcome of an image that could not be cloaked."""
         return cls("failed", reason, None, ())
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What became of one photo. data: the bytes of the cloaked file; None unless the status is "cloaked".
+    """Outcome of one photo. data: the bytes of the cloaked file; None unless the status is "cloaked".
 
     reason: why it is not cloaked, or which of its faces are not. notes: what the file lacks of the original or has
     otherwise, one sentence each.
@@ -89,7 +89,7 @@ class Encoded:
 
     @classmethod
     def failed(cls, reason: str) -> Self:
-        """What became of a photo that could not be cloaked."""
+        """Outcome of a photo that could not be cloaked."""
         return cls(None, "failed", reason, ())
 
 

@@ -39,10 +39,10 @@ __all__ = ["Here", "Options", "Runner", "Task", "clean", "fingerprint", "run"]
 
 
 class Runner(Protocol):
-    """Who does the photos of a run: this process, or others for it (`ray_runner`)."""
+    """Runner of a run's photos: this process, or others for it (`ray_runner`)."""
 
     def targets(self, sources: Sequence[Path], *, wanted: Collection[str], watch: Watch) -> Targets:
-        """As `Cloaker.targets`."""
+        """See `Cloaker.targets`."""
         ...
 
     def cloak(
@@ -69,13 +69,13 @@ class Here:
 
     @cached_property
     def sightings(self) -> Sightings:
-        """What this call, earlier ones and other shards saw in photos."""
+        """Sightings of this call, earlier ones and other shards."""
         return Sightings(self.cloaker.detector, self.out / OWN_FOLDER)
 
     def targets(
         self, sources: Sequence[Path], *, wanted: Collection[str] | None = None, watch: Watch = Watch()
     ) -> Targets:
-        """As `Cloaker.targets`."""
+        """See `Cloaker.targets`."""
         grouping = partial(watch.grouping, photos=len(sources))
         return self.cloaker.targets(
             sources, wanted=wanted, progress=grouping, probing=watch.probing, sightings=self.sightings
@@ -222,7 +222,7 @@ def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row,
 
 
 UNFIT = (sqlite3.InterfaceError, sqlite3.DataError, sqlite3.ProgrammingError)
-"""What SQLite raises for the values of one row."""
+"""Errors of SQLite for the values of one row."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ def _kept(manifest: Manifest, good: Row | None, out: Path, row: Row, key: str) -
 
 
 def _published(summary: Summary, out: Path, options: Options, watch: Watch) -> Summary:
-    """The summary with where the report is. A report that cannot be written is no fault of the photos."""
+    """The summary with the report's path. A report that cannot be written is no fault of the photos."""
     begun = time.perf_counter()
     try:
         if not options.album:

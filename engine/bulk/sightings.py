@@ -1,4 +1,4 @@
-"""What was seen in photos: the faces that the detector found, and their embeddings, so that nothing is looked at twice.
+"""Sightings in photos: the faces that the detector found, and their embeddings, so that nothing is looked at twice.
 
 The key is the photo's content hash and what saw it: the detector's weights and settings, an extractor's weights and
 input. If any of these has changed, nothing is found. In a run's output folder it is a SQLite file for the owner alone.
@@ -40,7 +40,7 @@ Matrix = Float32[np.ndarray, "n _d"]
 
 
 class Sightings:
-    """What one detector saw, and networks of its faces. Usable from several threads and, in a folder, by processes."""
+    """Faces of one detector, and their embeddings. Usable from several threads and, in a folder, by processes."""
 
     def __init__(self, detector: Detector, folder: Path | None = None) -> None:
         """folder: where to keep it beyond this object's life, if the detector has a `key` that tells it from others."""
@@ -124,7 +124,7 @@ def tidy(folder: Path) -> None:
 
 
 def network_key(weights: str, precision: str, spec: object) -> str:
-    """What decides a face's embedding by an extractor besides the face: its weights' hash, precision and input."""
+    """Key of a face's embedding by an extractor, besides the face: its weights' hash, precision and input."""
     return _hashed(weights, precision, repr(spec))
 
 

@@ -1,4 +1,4 @@
-"""What happens to one photo from its bytes to its cloaked file: one path for `cloak run`, the Python API and Ray Data.
+"""Stages of one photo from its bytes to its cloaked file: one path for `cloak run`, the Python API and Ray Data.
 
 They differ in where photos come from and in what is made of the outcome, which `Stations` says.
 """
@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Stations(Generic[S, R]):
-    """Where photos come from and what they become.
+    """Origins and outcomes of photos.
 
     prepare: reads a photo and finds its faces. aim: the photo with what its faces are moved from or to. begin: is told
     of a photo before it is cloaked. deliver: what is made of an outcome. failed: what is made of an exception, unless

@@ -1,4 +1,4 @@
-"""What became of every photo of an output folder, by all its manifests: one photo at a time, and nothing is written."""
+"""Outcome of every photo of an output folder, by all its manifests: one photo at a time, and nothing is written."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _gone(out: Path, row: Row) -> bool:
 
 
 def word(row: Row) -> str:
-    """What became of a photo, in capitals if it is `of_note`."""
+    """Outcome of a photo, in capitals if it is `of_note`."""
     if row.status == "cloaked" and row.unprotected:
         return "PROTECTED IN PART"
     if row.status == "skipped" and row.reason.startswith(LOOKS):
@@ -91,7 +91,7 @@ def largest_dssim(row: Row) -> float | None:
 
 
 class Record(NamedTuple):
-    """What a machine is told of a photo. output: None without one. faces: how many. dssim: the largest of them."""
+    """Outcome of a photo for machines. output: None without one. faces: how many. dssim: the largest of them."""
 
     source: str
     output: str | None
@@ -112,7 +112,7 @@ class Record(NamedTuple):
 
 @dataclass
 class Totals:
-    """Photos by what became of them. faces: cloaked ones. unprotected: photos that failed or have a face uncloaked."""
+    """Photos by outcome. faces: cloaked ones. unprotected: photos that failed or have a face uncloaked."""
 
     counts: Counter[str] = field(default_factory=lambda: Counter(cloaked=0, no_face=0, skipped=0, failed=0))
     faces: int = 0

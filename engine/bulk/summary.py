@@ -1,4 +1,4 @@
-"""What a run did, in figures: the last line of `cloak run`, for people and for machines."""
+"""Figures of a run: the last line of `cloak run`, for people and for machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.bulk.pipeline import Clock
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did.
+    """Outcome of a run.
 
     counts: photos by status, of those this call worked on. earlier: those done before it. dssim: of all faces cloaked
     by this call. seconds: wall time as "total", and time by phase. In it prepare and finish are summed over their

@@ -1,4 +1,4 @@
-"""What goes wrong: with one photo, which becomes its row; with a run, which becomes one sentence.
+"""Trouble with one photo, which becomes its row, and with a run, which becomes one sentence.
 
 Every exception of a run goes through here, so that what is said of a kind of trouble is said in one place.
 """
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 RESUME = "What was done is in {out}; the same command goes on from there."
 DISK_FULL = "The disk of the output folder is full"
 OF_RUN = (sqlite3.OperationalError, sqlite3.InternalError)
-"""What a photo's stage raises through no fault of the photo: the manifest cannot be written."""
+"""Errors in a photo's stage through no fault of the photo: the manifest cannot be written."""
 
 
 class SetupError(InputError):
-    """What has to be put right before anything can begin: the output folder, the devices."""
+    """Trouble that has to be put right before anything can begin: the output folder, the devices."""
 
 
 class RunError(RuntimeError):
@@ -39,7 +39,7 @@ class Doing(Protocol):
     """A photo at work, as `plan.Task`."""
 
     def row(self, status: Status, reason: str, **more: object) -> Row:
-        """What became of it."""
+        """The row of its outcome."""
         ...
 
 
@@ -122,7 +122,7 @@ def starting() -> Iterator[None]:
 
 @contextmanager
 def during(out: Path) -> Iterator[None]:
-    """What ends a begun run is raised as RunError with one sentence. What was foreseen elsewhere stays as it is."""
+    """Errors that end a begun run become RunErrors with one sentence. Those foreseen elsewhere stay as they are."""
     resume = RESUME.format(out=out)
     try:
         yield

@@ -32,7 +32,7 @@ class FaceReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What a cloak changed of a photo.
+    """Changes that a cloak made to a photo.
 
     max_change: largest difference of a pixel, in grey levels of 255. changed: share of pixels that differ. missing:
     extractors without a shift, as their weights are not installed, each with a sentence that says so.

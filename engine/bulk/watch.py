@@ -1,4 +1,4 @@
-"""Who watches a run: told of its phases and of each photo."""
+"""Observer of a run, told of its phases and of each photo."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Watch:
         """So many photos are to be done."""
 
     def grouping(self, done: int, photos: int) -> None:
-        """In `done` of all `photos` it is known who is who."""
+        """People are known in `done` of all `photos`."""
 
     def probing(self, done: int, faces: int) -> None:
-        """Of so many faces, which tell which way people's faces go, so many are done."""
+        """So many are done of the `faces` that tell which way people's faces go."""
 
     def solving(self, done: int, faces: int) -> None:
         """So many faces are done, and so many are being cloaked."""

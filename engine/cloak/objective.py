@@ -1,4 +1,4 @@
-"""What a cloak is for: how far it has moved the embeddings of one face, as a function of the cloaked canvas.
+"""Objective of a cloak: how far it has moved the embeddings of one face, as a function of the cloaked canvas.
 
 All functions are for one face and are meant to be vmapped. No two faces are ever coupled.
 """
@@ -48,7 +48,7 @@ def embeddings(extractors: Extractors, canvas: Float[Array, "c c 3"]) -> tuple[F
 
 
 def distances(these: tuple[Float[Array, "_d"], ...], those: tuple[Float[Array, "_d"], ...]) -> Float[Array, "k"]:
-    """L2 distance in each extractor, in [0, 2]; its gradient is finite where the two are equal."""
+    """L2 distance in each extractor, in [0, 2]; its gradient is finite if the two are equal."""
     squared = jnp.stack([((a - b) ** 2).sum() for a, b in zip(these, those, strict=True)])
     return jnp.sqrt(squared + 1e-12)
 
@@ -61,7 +61,7 @@ def gain(
     members: tuple[int, ...] | None = None,
     lead: tuple[Float[Array, "_d"], ...] | None = None,
 ) -> Float[Array, ""]:
-    """What the solver maximises: the extractors' weighted mean distance from face.target, or minus that to it.
+    """Gain that the solver maximises: the extractors' weighted mean distance from face.target, or minus that to it.
 
     found: embeddings of the cloaked face by the extractors `members`. members: indices into the ensemble, None for all.
     lead: what is taken off the target of each extractor of the ensemble, None for nothing.

@@ -1,4 +1,4 @@
-"""The default solver: preconditioned gradient ascent with momentum; every iterate is projected into the budget.
+"""Default solver: preconditioned gradient ascent with momentum, every iterate projected into the budget.
 
 All three channels change alike, unless the recipe asks for colour. DSSIM hardly counts colour, so a cloak free to use
 it turns eyes green and brows blue. JPEG's coarse chroma erases it. So colour moves embeddings further in a PNG, but
@@ -6,7 +6,7 @@ less far in a JPEG of quality 75. There the budget is spent on what is lost. No 
 cap, as single ones would show.
 
 A face's embeddings can go many ways, and the distance from where they were prefers none. So which way they go is
-decided by the first steps, in each network anew. From step `LEAD` on the way that they went is wanted too: it is what
+decided by the first steps, in each network anew. From step `LEAD` on the way that they went is wanted too. It is what
 all networks of the ensemble found together, and a linear goal. That moves networks that took no part further.
 
 The projection scales the cloak down to its DSSIM budget (`dssim.largest_scale`), so every iterate is feasible and
@@ -47,7 +47,7 @@ def init(recipe: Recipe, face: Problem) -> State:
 def pull(
     recipe: Recipe, extractors: Extractors, face: Problem, state: State, *, members: tuple[int, ...]
 ) -> Float[Array, "c c _k"]:
-    """Where the gain grows: its gradient by the cloak. extractors: those of `members`, one of `recipe.turns`."""
+    """Gradient of the gain by the cloak. extractors: those of `members`, one of `recipe.turns`."""
 
     def ascent(delta: Array) -> Array:
         canvas, key = face.original.image + delta, step_key(face.key, state.step)

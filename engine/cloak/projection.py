@@ -45,7 +45,7 @@ def room(face: Problem) -> Float[Array, "c c 1"]:
 def direction(
     face: Problem, gradient: Float[Array, "c c k"], *, smoothing: float, coarse: float
 ) -> Float[Array, "c c k"]:
-    """Which way to step. smoothing and coarse: as in `Recipe`.
+    """Direction of a step. smoothing and coarse: as in `Recipe`.
 
     A coarse change is a shade that DSSIM hardly counts, as the mean of its windows is large beside it. Networks see
     shades too, and with them those that took no part are moved further (benchmarks/README.md).

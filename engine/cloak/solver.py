@@ -164,14 +164,14 @@ def _running(recipe: Recipe, state: State) -> Bool[Array, ""]:
 
 
 class Turn(NamedTuple):
-    """What `_pull` is compiled for. members: indices of the extractors that the step uses."""
+    """Static argument for which `_pull` is compiled. members: indices of the extractors that the step uses."""
 
     recipe: Recipe
     members: tuple[int, ...]
 
 
 def _pull(turn: Turn, extractors: Extractors, slots: Slots) -> Any:
-    """What the extractors of a turn, in its order, say of every face."""
+    """Pulls of a turn's extractors, in its order, on every face."""
     recipe, members = turn
     pull = partial(SOLVERS[recipe.solver].pull, recipe, extractors, members=members)
     return jax.vmap(pull)(*slots)

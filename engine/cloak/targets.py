@@ -1,4 +1,4 @@
-"""Where a person's embeddings are sent under objective "target": one far centroid of the population for all photos."""
+"""Goal of a person's embeddings under objective "target": one far centroid of the population for all photos."""
 
 from __future__ import annotations
 

@@ -26,9 +26,9 @@ def bench(
             "8,64,256."
         ),
     ] = None,
-    devices: Annotated[str | None, Parameter(help="How many, e.g. 1,2; default: one, and all.")] = None,
-    faces: Annotated[int | None, Parameter(help="To cloak for each row; default: three times the batch.")] = None,
-    repeats: Annotated[int, Parameter(help="Of single steps and products.")] = 5,
+    devices: Annotated[str | None, Parameter(help="Numbers of devices, e.g. 1,2; default: one, and all.")] = None,
+    faces: Annotated[int | None, Parameter(help="Faces to cloak for each row; default: three times the batch.")] = None,
+    repeats: Annotated[int, Parameter(help="Repeats of single steps and products.")] = 5,
     only: Annotated[
         str | None, Parameter(help="Sections, of peak,compile,step,solve,goal,photos; default: all.")
     ] = None,

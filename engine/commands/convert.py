@@ -15,9 +15,9 @@ def convert(
     source: Annotated[Path | None, Parameter(help="The file with the weights.")] = None,
     /,
     *,
-    layout: Annotated[str | None, Parameter("--as", help="What the file is; --list shows all.")] = None,
-    name: Annotated[str | None, Parameter(help="Of the extractor, for --extractors.")] = None,
-    licence: Annotated[str, Parameter(help="Of the weights, for your records.")] = "unknown",
+    layout: Annotated[str | None, Parameter("--as", help="Layout of the file; --list shows all.")] = None,
+    name: Annotated[str | None, Parameter(help="Name of the extractor, for --extractors.")] = None,
+    licence: Annotated[str, Parameter(help="Licence of the weights, for your records.")] = "unknown",
     out: Annotated[
         Path | None, Parameter(help="Folder to keep it in; default: FAWKES_ENGINE_HOME or your data.")
     ] = None,

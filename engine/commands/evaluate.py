@@ -27,7 +27,7 @@ def evaluate(
     /,
     *,
     out: Annotated[Path | None, STUDY] = None,
-    presets: Annotated[str | None, Parameter(help="Which, e.g. budget,transfer, or all; --list tells them.")] = None,
+    presets: Annotated[str | None, Parameter(help="Presets, e.g. budget,transfer, or all; --list tells them.")] = None,
     study: StudyOptions = StudyOptions(),
     public: Annotated[int, Parameter(help="People on whom adaptive trackers practise.")] = 40,
     cloak: CloakOptions = CloakOptions(),

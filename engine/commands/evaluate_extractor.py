@@ -24,7 +24,7 @@ def evaluate_extractor(
     ] = None,
     study: StudyOptions = StudyOptions(),
     budget: Budget = Budget(),
-    recognisers: Annotated[str | None, Parameter(help="Who judges the cloaks, as in `cloak evaluate`.")] = None,
+    recognisers: Annotated[str | None, Parameter(help="Judges of the cloaks, as in `cloak evaluate`.")] = None,
     telling: Telling = Telling(),
 ) -> int:
     """Do it. Returns the exit code."""

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from engine.config import Format, Mode, Objective, Output, Recipe, SolverName
 
-SEED = Parameter(help="Of every random choice.")
+SEED = Parameter(help="Seed for all random choices.")
 DEVICES = Parameter(help="How many devices to use; default: all.")
 FACES = Parameter(help="Folder with a folder of photos for each person.")
 STUDY = Parameter(help="Folder for report.html, results.json and all it is made of.")
@@ -23,9 +23,9 @@ STUDY = Parameter(help="Folder for report.html, results.json and all it is made 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Telling:
-    """What a command says. Every command has these. json: also if it ends with an error."""
+    """Output of a command. Every command has these. json: also if it ends with an error."""
 
-    json: Annotated[bool, Parameter(negative="", help="For machines: the last line of output is one JSON object.")] = (
+    json: Annotated[bool, Parameter(negative="", help="JSON for machines: one object as the last line of output.")] = (
         False
     )
     verbose: Annotated[
@@ -38,7 +38,7 @@ class Telling:
 class Budget:
     """How large a cloak may be, and how it is looked for."""
 
-    mode: Annotated[Mode, Parameter(help="Budget: DSSIM .004, .007 or .017 round each face.")] = "mid"
+    mode: Annotated[Mode, Parameter(help="Budget: DSSIM .004, .007 or .017 around each face.")] = "mid"
     rho: Annotated[float | None, Parameter(help="Budget of your own instead of the mode's.")] = None
     steps: Annotated[int | None, Parameter(help="Solver steps instead of the solver's own.")] = None
     seed: Annotated[int, SEED] = 0
@@ -62,25 +62,25 @@ class SolverOptions(Budget):
     )
 
     def recipe(self, **more: object) -> Recipe:
-        """As `Budget.recipe`."""
+        """See `Budget.recipe`."""
         return super().recipe(extractors=names(self.extractors), solver=self.solver, **more)
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class CloakOptions(SolverOptions):
-    """The same, and where embeddings are moved: all there is to say of a cloak."""
+    """The same and the goal of the embeddings: all there is to say of a cloak."""
 
     objective: Annotated[
         Objective | None,
         Parameter(
-            help="Away from the person (the mean of their faces here; the default), away from the face's own embedding "
-            "alone (the default of the solvers of others), or each person to one far target."
+            help="Goal of the embeddings. person: away from the mean of the person's faces here (default). away: from "
+            "the face's own embedding alone (default of the solvers of others). target: each person to one far target."
         ),
     ] = None
 
     def recipe(self, **more: object) -> Recipe:
-        """As `Budget.recipe`."""
+        """See `Budget.recipe`."""
         return super().recipe(objective=self.objective, **more)
 
 
@@ -89,7 +89,7 @@ class CloakOptions(SolverOptions):
 class OutputOptions:
     """How cloaked photos are written."""
 
-    format: Annotated[Format, Parameter(help="Of the files written; keep: as they came.")] = "keep"
+    format: Annotated[Format, Parameter(help="Format of the written files; keep: same as the input.")] = "keep"
     quality: Annotated[int | None, Parameter(help="1-100 for lossy formats; default: the source's or better.")] = None
 
     def output(self) -> Output:
@@ -100,7 +100,7 @@ class OutputOptions:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class StudyOptions:
-    """Who takes part in an evaluation, and what is done anew."""
+    """People of an evaluation, and what is done anew."""
 
     people: Annotated[
         Path | None,
@@ -110,7 +110,9 @@ class StudyOptions:
         ),
     ] = None
     users: Annotated[int, Parameter(help="People who cloak their photos.")] = 20
-    photos: Annotated[int, Parameter(help="Of each user: half are cloaked and scraped, half are clean tests.")] = 10
+    photos: Annotated[
+        int, Parameter(help="Photos of each user: half are cloaked and scraped, half are clean tests.")
+    ] = 10
     others: Annotated[int, Parameter(help="People who do not, the tracker's other labels.")] = 100
     dry_run: Annotated[bool, Parameter(negative="", help="Say what it would cost; compute nothing.")] = False
     restart: Annotated[bool, Parameter(negative="", help="Do finished parts again; cloaks and embeddings stay.")] = (

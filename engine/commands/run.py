@@ -26,7 +26,7 @@ FEW = 8
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Selection:
-    """Which faces are cloaked, and when a face is done."""
+    """Choice of the faces to cloak, and when a face is done."""
 
     only: Annotated[Path | None, Parameter(help="A photo of one person: cloak that person's faces only.")] = None
     min_score: Annotated[float, Parameter(help="Least confidence of the face detector, 0-1.")] = Detection.min_score
@@ -44,7 +44,7 @@ class Selection:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Machine:
-    """Who does the work."""
+    """Processes, threads and devices of a run."""
 
     batch: Annotated[
         int | None, Parameter(help="Faces solved at once; default: 8, 64 for each accelerator, fewer for fewer photos.")
@@ -57,12 +57,13 @@ class Machine:
     runner: Annotated[
         Literal["local", "ray"],
         Parameter(
-            help="Who cloaks: this process, or workers of the Ray cluster at RAY_ADDRESS, or on this machine, "
-            "that all see PATHS and --out; --devices and --workers are then each worker's. Extra `ray`."
+            help="Place of the work. local: this process. ray: workers of the cluster at RAY_ADDRESS, or on this "
+            "machine if that is unset. They all see PATHS and --out; --devices and --workers are then each worker's. "
+            "Needs the extra `ray`."
         ),
     ] = "local"
     ray_workers: Annotated[
-        int | None, Parameter(help="How many of Ray's; default: one for each GPU, without any for each machine.")
+        int | None, Parameter(help="How many workers of Ray; default: one for each GPU, without any for each machine.")
     ] = None
 
     def share(self) -> tuple[int, int]:
@@ -87,7 +88,7 @@ class Machine:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Conduct:
-    """What a run does besides cloaking."""
+    """Choices of a run besides cloaking."""
 
     dry_run: Annotated[bool, Parameter(negative="", help="Show what would be done; write nothing.")] = False
     restart: Annotated[bool, Parameter(negative="", help="Do everything again, also what is done.")] = False
@@ -115,7 +116,7 @@ class Work:
     settings: str
 
     def cloaker(self, photos: int, *, during: ExitStack) -> Cloaker:
-        """Who cloaks a collection of so many photos, in this process. during: the run, in which programs are kept."""
+        """Cloaker of a collection of so many photos, in this process. during: the run, in which programs are kept."""
         from engine import programs, sharding
         from engine.bulk.cloaker import Cloaker
         from engine.extractors import registry
@@ -133,7 +134,7 @@ class Work:
         )
 
     def crew(self, photos: int) -> AbstractContextManager[Runner]:
-        """Who does the same by Ray."""
+        """Crew that does the same by Ray."""
         from engine.bulk import ray_runner
 
         orders = ray_runner.Orders(

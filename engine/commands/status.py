@@ -16,7 +16,7 @@ from engine.commands.options import Telling
 from engine.commands.outcome import FAILED, NOTHING, OK, interrupted, print_json, say, usage
 
 FORMULA = ("=", "+", "-", "@")
-"""What a spreadsheet takes for the beginning of a formula."""
+"""Characters that a spreadsheet takes for the beginning of a formula."""
 
 
 def status(

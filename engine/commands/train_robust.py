@@ -16,13 +16,13 @@ from engine.config import Precision
 @Parameter(name="*")
 @dataclass(frozen=True)
 class TrainOptions:
-    """What decides the result of a training, besides network and photos. None leaves a value as the preset has it."""
+    """Choices that decide a training's result, besides network and photos. None leaves a value as the preset has it."""
 
     preset: Annotated[str, Parameter(help="paper, pgd, fast or free.")] = "fast"
     steps: Annotated[int | None, Parameter(help="Updates instead of the preset's epochs.")] = None
     batch: Annotated[int | None, Parameter(help="Faces at once, over all devices.")] = None
     accumulate: Annotated[int | None, Parameter(help="Batches for one update.")] = None
-    learning_rate: Annotated[float | None, Parameter(help="Of Adam, at its highest.")] = None
+    learning_rate: Annotated[float | None, Parameter(help="Highest learning rate of Adam.")] = None
     losses: Annotated[
         str | None,
         Parameter(help="Weights, e.g. distillation=1,clean=.5; also classification, consistency."),
@@ -32,27 +32,29 @@ class TrainOptions:
     ] = None
     norm: Annotated[str | None, Parameter(help="linf or dssim.")] = None
     attack_steps: Annotated[int | None, Parameter(help="Steps of the adversary.")] = None
-    step_size: Annotated[float | None, Parameter(help="Of the adversary; default: in proportion to epsilon.")] = None
-    aim: Annotated[str | None, Parameter(help="What the adversary attacks: embedding or head.")] = None
+    step_size: Annotated[
+        float | None, Parameter(help="Step size of the adversary; default: in proportion to epsilon.")
+    ] = None
+    aim: Annotated[str | None, Parameter(help="Target of the adversary: embedding or head.")] = None
     every: Annotated[int, Parameter(help="Steps between checkpoints, each after a validation.")] = 200
     validation: Annotated[int, Parameter(help="People held out, two photos each.")] = 32
     freeze: Annotated[float, Parameter(help="Share of the lower layers that stay as they are.")] = 0.0
     frozen: Annotated[str | None, Parameter(help="Layers that stay as they are, by name: stem,blocks/0")] = None
-    precision: Annotated[Precision, Parameter(help="Of the network's products.")] = "float32"
+    precision: Annotated[Precision, Parameter(help="Precision of the network's products.")] = "float32"
     seed: Annotated[int, SEED] = 0
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Processes:
-    """What trains. A training of several processes has a coordinator."""
+    """Devices and processes that train. A training of several processes has a coordinator."""
 
     devices: Annotated[int | None, DEVICES] = None
     coordinator: Annotated[
         str | None, Parameter(help="HOST:PORT of process 0, for a training of several processes on one --out.")
     ] = None
-    processes: Annotated[int, Parameter(help="How many there are.")] = 1
-    process: Annotated[int, Parameter(help="Which of them this is, from 0.")] = 0
+    processes: Annotated[int, Parameter(help="Number of processes.")] = 1
+    process: Annotated[int, Parameter(help="Number of this process, from 0.")] = 0
 
 
 def train_robust(
@@ -63,7 +65,9 @@ def train_robust(
     out: Annotated[Path | None, Parameter(help="Folder for checkpoints, log, plot and the extractor.")] = None,
     name: Annotated[
         str | None,
-        Parameter(help="Of the new extractor; default: EXTRACTOR-robust, with -2 behind it if the engine ships one."),
+        Parameter(
+            help="Name of the new extractor; default: EXTRACTOR-robust, with -2 behind it if the engine ships one."
+        ),
     ] = None,
     without: Annotated[
         tuple[Path, ...], Parameter(help="people.json of an evaluation: nobody in it is trained on or held out.")

@@ -1,4 +1,4 @@
-"""What `cloak train-robust` asks for: options to a preset, its people and its cost; and what is said of it."""
+"""Training that `cloak train-robust` asks for: options to a preset, its people, its cost, and what is said of it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Announcement:
-    """What a training would cost, in numbers (`as_json`) and in words (`str`)."""
+    """Cost of a training, in numbers (`as_json`) and in words (`str`)."""
 
     photos: int
     people: int
@@ -167,7 +167,7 @@ def parsed(text: str) -> Losses:
 
 
 def cost(plan: Plan) -> Announcement:
-    """What the plan costs, by a step measured here; nothing is written."""
+    """Cost of the plan, by a step measured here; nothing is written."""
     measured = job.estimate(plan.extractor, plan.photos, len(plan.people), preset=plan.preset, options=plan.options)
     return Announcement(plan.photos, len(plan.people), measured)
 
@@ -220,7 +220,7 @@ def described() -> str:
 
 
 def told(summary: Summary, out: Path) -> str:
-    """What came of a training, in words."""
+    """Outcome of a training, in words."""
     before, best = summary.before, summary.best
     return (
         f"{summary.name}, the best of {summary.steps} steps at step {summary.best_step}, on people held out (before):\n"

@@ -1,4 +1,4 @@
-"""What `--verbose` shows: what the modules of the engine log, on stderr."""
+"""Log of `--verbose`: what the modules of the engine log, on stderr."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def convert(
 def parameters(layout: Layout, source: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The options of the network that `source` is of, and its parameters by path, float32.
 
-    The options are the layout's and, where the network has a choice, `dim` as the source has it. Raises as `convert`.
+    The options are the layout's and, if the network has a choice, `dim` as the source has it. Raises as `convert`.
     """
     options = dict(layout.options)
     _, shapes = _abstract(layout, options)

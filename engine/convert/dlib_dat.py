@@ -61,7 +61,7 @@ def layers(path: Path | str) -> list[Layer]:
 
 
 class _Broken(Exception):
-    """What is wrong with a file, and at which byte."""
+    """Fault of a file, and at which byte."""
 
 
 class _Stream:

@@ -31,7 +31,7 @@ def batch_norm(
     variance: Float[np.ndarray, " c"],
     epsilon: float,
 ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """(gain, offset) with which a trained batch norm is x * gain + offset; gamma is 1 where there is none.
+    """(gain, offset) with which a trained batch norm is x * gain + offset; gamma is 1 if there is none.
 
     Raises ValueError for parts of different lengths.
     """

@@ -45,7 +45,7 @@ def parse(file: SourceFile) -> dict[str, np.ndarray]:
 
 
 def _member(h5py: Any, file: SourceFile, group: Any, name: str) -> Any:
-    """What lies in a group under a path, reached by hard links alone: others lead to other files."""
+    """Member of a group under a path, reached by hard links alone: others lead to other files."""
     for part in filter(None, name.split("/")):
         # Group.get follows a link before it says what kind it is.
         if group.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:

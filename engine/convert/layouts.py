@@ -1,4 +1,4 @@
-"""Which published files can be converted: LAYOUTS, by the name that `cloak convert --as` takes."""
+"""Published files that can be converted: LAYOUTS, by the name that `cloak convert --as` takes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A source network as layers in our conventions: kernels (kh, kw, i, o), batch norms as scale and shift, then folded.
 
-`Modules` is {layer: {"kernel" | "bias" | "scale" | "shift" | "slope" | ...: array}}.
+`Modules` is `{layer: {"kernel" | "bias" | "scale" | "shift" | "slope" | ...: array}}`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engine.extractors.weight_map import expand_rules
 Modules = dict[str, dict[str, np.ndarray]]
 
 _MEANS = {"running_mean": ("weight", "bias", "running_var"), "moving_mean": ("gamma", "beta", "moving_variance")}
-"""By the name of a batch norm's mean, those of its gamma, beta and variance: PyTorch's, then Keras's."""
+"""Names of a batch norm's gamma, beta and variance, by that of its mean: PyTorch's, then Keras's."""
 
 
 def grouped(tensors: Mapping[str, np.ndarray], *, separator: str) -> Modules:
@@ -118,7 +118,7 @@ def fold(modules: Modules, *, after: Mapping[str, str], before: Mapping[str, str
 
 
 def _pairs(rules: Mapping[str, str], modules: Modules) -> list[tuple[str, str]]:
-    """(convolution, batch norm) of the rules, where both are there."""
+    """(convolution, batch norm) of the rules, if both are there."""
     pairs = []
     for left, right in expand_rules(rules, name="fold").items():
         form = re.compile(r"([^./]+)".join(re.escape(part) for part in left.split("*")))
@@ -137,10 +137,10 @@ def tensors(modules: Modules, *, ignored: Iterable[str]) -> dict[str, np.ndarray
 
 
 def fit(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """`value` in the shape wanted, where they differ by axes of length one, or are of a grouped and a full kernel.
+    """`value` in the shape wanted, if they differ by axes of length one, or are of a grouped and a full kernel.
 
     A kernel (kh, kw, i / groups, o) becomes one of (kh, kw, i, o) with zeros between the groups. Returned as it is
-    where neither fits: filling the network then says so.
+    if neither fits: filling the network then says so.
     """
     if value.shape == shape:
         return value

@@ -26,7 +26,7 @@ def read(path: Path | str) -> dict[str, np.ndarray]:
 
 
 def read_by(module: str, path: Path | str) -> dict[str, np.ndarray]:
-    """What `parse` of a module makes of an ONNX file."""
+    """Result of a module's `parse` for an ONNX file."""
     return reading.read(path, module=module, kind="an ONNX file", needs=_NEEDS)
 
 

@@ -1,4 +1,4 @@
-"""The weights of an ONNX network in the order in which it uses them, batch norms folded where they can be.
+"""The weights of an ONNX network in the order in which it uses them, batch norms folded if they can be.
 
 The names in an exported file are whatever the exporter made up, so what a weight is must be told from the graph.
 """
@@ -21,7 +21,7 @@ Kind = Literal["kernel", "slope", "scale"]
 
 @dataclass
 class Weights:
-    """What one node has: {"kernel", "bias"} of a convolution or dense layer, {"slope"}, or {"scale", "shift"}.
+    """Weights of one node: {"kernel", "bias"} of a convolution or dense layer, {"slope"}, or {"scale", "shift"}.
 
     name: of the node's output, for errors.
     """

@@ -37,7 +37,7 @@ _REASON, _RESULT, _TENSORS = 300, "result.json", "tensors"
 
 
 def read(path: Path | str, *, module: str, kind: str, needs: tuple[str, str] | None = None) -> dict[str, np.ndarray]:
-    """What `parse` of the reader `module` makes of the file: float32 arrays by name.
+    """Result of `parse` of the reader `module` for the file: float32 arrays by name.
 
     kind: what the file should be, with its article, for errors. needs: module and package that the reader imports.
     Raises ImportError for a package that is not installed, FileNotFoundError if there is no such file, and SourceError
@@ -85,7 +85,7 @@ def source(path: Path) -> BinaryIO:
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, as one line of bounded length."""
+    """Message of an exception, as one line of bounded length."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
     if isinstance(error, KeyError):
         text = f"it has no {text}"

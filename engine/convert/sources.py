@@ -1,4 +1,4 @@
-"""What one project's files need of their own: readers, `read(path)`, and names for what their weight maps have."""
+"""Particulars of one project's files: readers, `read(path)`, and names for what their weight maps have."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _folded(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 RESNET29_MEAN = (122.782, 117.001, 104.298)
-"""What dlib's face network subtracts from red, green and blue before it divides by 256."""
+"""Means that dlib's face network subtracts from red, green and blue before it divides by 256."""
 
 
 def _resnet29() -> list[tuple[str, tuple[float, ...]]]:

@@ -1,4 +1,4 @@
-"""What an evaluation will cost, before it begins: photos to cloak, photos to embed, and about how long that takes."""
+"""Cost of an evaluation, before it begins: photos to cloak, photos to embed, and about how long that takes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Price:
 
 
 def prices(study: Study, presets: Sequence[Preset]) -> list[Price]:
-    """What each preset adds, in this order."""
+    """Price that each preset adds, in this order."""
     found, priced = [], set()
     clean = len({photo for one in (*study.people.users, *study.people.others) for photo in (*one.scraped, *one.tests)})
     for number, preset in enumerate(presets):

@@ -1,4 +1,4 @@
-"""Who takes part: users, everybody else and the public, chosen once by a seed and kept in a file."""
+"""People who take part: users, everybody else and the public, chosen once by a seed and kept in a file."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Schedule:
     """AdamW (Loshchilov and Hutter, ICLR 2019): the rate rises over the first twentieth of the steps and falls to zero
     along a cosine.
 
-    epochs: passes over the examples; more where that makes fewer than `least` steps. batch: examples a step. rate: the
+    epochs: passes over the examples; more if that makes fewer than `least` steps. batch: examples a step. rate: the
     highest. decay: of matrices and kernels, not of biases and scales. look: the augmentation. watch: how many times the
     tests are named on the way, the last time at the end.
     """
@@ -54,7 +54,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class History:
-    """What became of a training.
+    """History of a training.
 
     loss, accuracy: of the augmented training examples, mean of each epoch. epochs: those after which the tests were
     named, counted from 1. named: (e, m), what each test was called then, a label or NOBODY.

@@ -71,7 +71,7 @@ def _keep(place: Path, key: str, findings: Findings) -> None:
 
 
 def _kept(place: Path, key: str) -> Findings | None:
-    """What is kept under this key; None if there is nothing, or nothing that can be used: it is found again."""
+    """Value kept under this key; None if there is none, or none that can be used: it is found again."""
     try:
         kept = json.loads(place.read_text())
         if kept["key"] != key:
@@ -105,7 +105,7 @@ def study_of(
     """The study of a call: its people chosen, or read from a list, and written to OUT/people.json.
 
     counts: as `dataset.choose` takes them. recognisers: as `recognisers.recogniser` takes them, by default all
-    extractors, and dlib where it is installed. consent: the services that may be sent photos. Raises ValueError for
+    extractors, and dlib if it is installed. consent: the services that may be sent photos. Raises ValueError for
     settings that make no sense, CheckpointError for an extractor whose weights are damaged or not installed.
     """
     sharding.configure()

@@ -34,7 +34,7 @@ INSTALL_HUMAN = (
     f"npm install --prefix FOLDER @vladmandic/human@{HUMAN} @tensorflow/tfjs-core@{TFJS} "
     f"@tensorflow/tfjs-converter@{TFJS} @tensorflow/tfjs-backend-wasm@{TFJS}"
 )
-"""What makes the folder that `HumanNode` needs."""
+"""Command that makes the folder that `HumanNode` needs."""
 
 
 def decoded(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:

@@ -1,9 +1,9 @@
-"""The protection success rate, its floor and its interval: one tracker, one set of cloaks.
+"""Protection success rate, floor and interval: one tracker, one set of cloaks.
 
 A tracker learns from what it scraped: users' cloaked photos and everybody else's clean ones, each with the right name.
 It is then shown clean photos that it never saw. Protection success rate: the share of a user's clean photos that it
-does not name as the user, mean over users (Fawkes, Shan et al. 2020, section 5.1). Floor: the same tracker, the same
-photos, nothing cloaked.
+does not name as the user, mean over users. It is that of Fawkes (Shan et al. 2020, section 5.1). Floor: the same
+tracker, the same photos, nothing cloaked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engine.evaluate.dataset import Person
 from engine.extractors import registry
 
 NOBODY = -1
-"""What a tracker names a photo on which it finds no face."""
+"""Label for a photo on which a tracker finds no face."""
 Part = Literal["in", "held-out"]
 
 
@@ -107,7 +107,7 @@ def part_of(extractors: Sequence[str], made_with: Sequence[str]) -> Part:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a tracker called the test photos: right or wrong by user, NaN if it found no face; others' accuracy."""
+    """Answers of a tracker for the test photos: right or wrong by user, NaN if it found no face; others' accuracy."""
 
     missed: tuple[np.ndarray, ...]
     others: float

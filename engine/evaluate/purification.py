@@ -1,4 +1,4 @@
-"""What a tracker can do to all its photos to wash cloaks out: pure functions on pixels, and files made of them."""
+"""Ways for a tracker to wash cloaks out of all its photos: pure functions on pixels, and files made of them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ PURIFICATIONS: Mapping[str, Purification] = MappingProxyType(
         "screenshot": screenshot,
     }
 )
-"""By the name that tables have. All keep the photo's size but "screenshot"."""
+"""Purifications by the name that tables have. All keep the photo's size but "screenshot"."""
 
 
 def purified(

@@ -1,4 +1,4 @@
-"""What trackers see with: photos to embeddings. Here the engine's extractors; `installed` has those of others."""
+"""Recognisers of trackers: photos to embeddings. Here the engine's extractors; `installed` has those of others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Recogniser(Protocol):
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Name in tables."""
         ...
 
     @property
@@ -201,7 +201,7 @@ class Remembered:
         return len({_sha256(photo) for photo in photos} - self._known().keys())
 
     def embed(self, photos: Sequence[Path]) -> list[Float32[np.ndarray, "d"] | None]:
-        """What is known, and the rest computed, CHUNK by CHUNK, each written down when it is there."""
+        """Embeddings that are known, and the rest computed, CHUNK by CHUNK, each written down when it is there."""
         hashes = [_sha256(photo) for photo in photos]
         known = self._known()
         todo = dict(zip(reversed(hashes), reversed(photos), strict=True))  # of one content, the first photo
@@ -249,7 +249,7 @@ def _digest(path: Path, size: int, modified: int) -> str:
 
 
 def available() -> tuple[str, ...]:
-    """What `recogniser` takes: the registry's extractors, and what may be installed beside."""
+    """Names that `recogniser` takes: the registry's extractors, and what may be installed beside."""
     return (*registry.available(), "dlib", "opencv-sface=FILE", "human=FOLDER")
 
 

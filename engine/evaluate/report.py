@@ -1,4 +1,4 @@
-"""What `cloak evaluate` leaves behind: a page for people, tables and figures for papers, results.json for programs.
+"""Output of `cloak evaluate`: a page for people, tables and figures for papers, results.json for programs.
 
     report.html            self-contained
     results.json           everything, unrounded
@@ -89,7 +89,7 @@ def people_sha256(people: People) -> str:
 
 
 def _further(study: Study) -> dict[str, Any]:
-    """Who else is in the folder that the people were chosen from: large galleries have them."""
+    """Other people in the folder that the people were chosen from: large galleries have them."""
     known = {one.name for kind in (study.people.users, study.people.others, study.people.public) for one in kind}
     found = galleries.further(study.faces, known) if study.faces is not None else {}
     names = [[name, *(photo.name for photo in own)] for name, own in found.items()]
@@ -125,7 +125,7 @@ def write(findings: Mapping[Preset, Findings], about: Mapping[str, Any], out: Pa
 
 
 def results(findings: Mapping[Preset, Findings], about: Mapping[str, Any]) -> dict[str, Any]:
-    """What results.json holds; a figure that could not be measured is null."""
+    """Contents of results.json; a figure that could not be measured is null."""
     return {
         "schema": SCHEMA,
         "engine": __version__,
@@ -145,7 +145,7 @@ def results(findings: Mapping[Preset, Findings], about: Mapping[str, Any]) -> di
 
 
 def summary(rows: tables.Rows) -> list[str]:
-    """What the cloaks protect against and what not, from the rows of the preset "protection"; empty without rows.
+    """Protection by the cloaks, from the rows of the preset "protection"; empty without rows.
 
     Protected: the tracker misses most clean photos, and its interval lies above the floor's. In part: fewer, yet above
     the floor. Not: the intervals overlap, so it could be chance.

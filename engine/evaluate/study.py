@@ -1,4 +1,4 @@
-"""What the presets share: the people, sets of cloaked files, recognisers with their caches, and the price of it all.
+"""Base of the presets: the people, sets of cloaked files, recognisers with their caches, and the price of it all.
 
 Everything lies under one folder and is made once. Cloaked photos are under cloaks/LABEL (by `bulk.run`, which resumes),
 embeddings under cache/, and changed copies of photos under copies/.
@@ -71,7 +71,7 @@ class Cloaks:
         return self.recipe.names
 
     def quality(self) -> dict[str, float | int]:
-        """For tables: how many photos, and their DSSIM."""
+        """Figures for tables: how many photos, and their DSSIM."""
         values = list(self.dssim.values())
         return {
             "cloaked": len(values),
@@ -146,7 +146,7 @@ class Study:
         return Cloaks(wanted.recipe, files, dssim)
 
     def folder(self, wanted: CloakSet) -> Path:
-        """Where the files of a set are: scraped/ has links to the originals, cloaked/ what `bulk.run` wrote."""
+        """Folder of a set's files: scraped/ has links to the originals, cloaked/ what `bulk.run` wrote."""
         return self.out / "cloaks" / wanted.label
 
     def missing(self, wanted: CloakSet) -> int:

@@ -111,7 +111,7 @@ def with_interval(row: Mapping[str, Any], key: str) -> str:
 
 
 def _is_rate(key: str, rows: Rows) -> bool:
-    """By its name, and because it has a fraction somewhere: counts of others are no rates."""
+    """Whether its name is that of a rate and it has a fraction somewhere: counts of others are no rates."""
     return bool(_PERCENT.fullmatch(key)) and any(isinstance(row.get(key), float) for row in rows)
 
 
@@ -205,7 +205,7 @@ def _telling(rows: Rows) -> list[str]:
 
 
 def replaced(text: str, name: str, new: str) -> str:
-    """`text` with what lies between <!-- NAME: begin --> and <!-- NAME: end --> replaced.
+    """`text` with what lies between `<!-- NAME: begin -->` and `<!-- NAME: end -->` replaced.
 
     Raises ValueError if there is not exactly one such pair.
     """

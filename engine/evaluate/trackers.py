@@ -27,7 +27,7 @@ STEPS = 500
 FLAT = 1e-6
 """Largest entry of the gradient at which it has converged; or else when a step changes the loss no more in float32."""
 ROWS, CLASSES, LEAST_DIM = 256, 64, 128
-"""What the linear head's arrays are filled up to multiples of (the dimension: a power of two). It takes seconds to
+"""Multiples to which the linear head's arrays are filled up (the dimension: a power of two). It takes seconds to
 compile, and the conditions of an evaluation differ by a few photos or people."""
 
 

@@ -62,7 +62,7 @@ def with_head(extractor: Extractor, rows: Float[np.ndarray, "n d"], labels: Int[
 
 
 def logits(model: Classifier, canvas: UInt8[Array | np.ndarray, "c c 3"], view: View) -> Float[Array, " k"]:
-    """What the head makes of one canvas."""
+    """Output of the head for one canvas."""
     return SCALE * look(model.extractor, canvas, view) @ model.kernel + model.bias
 
 
@@ -142,7 +142,7 @@ class FineTuned:
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Name in tables."""
         return f"fine-tuned {self.network}"
 
     @property

@@ -1,4 +1,4 @@
-"""What a network in training sees of a canvas: a crop a little off, mirrored or not, a little brighter or flatter."""
+"""View of a canvas for a network in training: a crop a little off, mirrored or not, a little brighter or flatter."""
 
 from __future__ import annotations
 

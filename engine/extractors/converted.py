@@ -44,7 +44,7 @@ FIELDS: dict[str, Any] = {
     },
     "input": {"size": int, "window": (float, 2), "mean": (float, 3), "scale": float, "bgr": bool},
 }
-"""What the engine reads of a card, and of which kind it must be: (kind, count) is a list."""
+"""Keys that the engine reads of a card, and their kinds: (kind, count) is a list."""
 WORDS = {
     str: "text",
     dict: "a table",

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 def resampling_matrix(canvas: int, *, size: int, window: Float[Array, " 2"]) -> Float[Array, "{size} {canvas}"]:
     """Rows that resample `canvas` pixels to `size` over `window` = (lo, hi), anti-aliased bilinear.
 
-    The triangle filter is one source pixel wide, or one output pixel where that is larger (as in PIL's BILINEAR
+    The triangle filter is one source pixel wide, or one output pixel if that is larger (as in PIL's BILINEAR
     and `jax.image.scale_and_translate`). Rows sum to 1; what lies outside the canvas repeats its edge.
     """
     lo, hi = window[0], window[1]

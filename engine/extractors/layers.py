@@ -167,7 +167,7 @@ def _pads(x: Array, kernel: Array, stride: int, padding: Padding) -> tuple[tuple
 
 
 def _taps(x: Float[Array, "h w c"], size: tuple[int, int], stride: int) -> list[Float[Array, "H W c"]]:
-    """What each element of a kernel of `size` sees of an already padded x, row by row."""
+    """Values that each element of a kernel of `size` sees of an already padded x, row by row."""
     rows, columns = ((n - k) // stride for n, k in zip(x.shape[:2], size, strict=True))
     return [
         lax.slice(x, (dy, dx, 0), (dy + rows * stride + 1, dx + columns * stride + 1, x.shape[2]), (stride, stride, 1))
@@ -322,7 +322,7 @@ scaled.defvjp(lambda x, scale: (scaled(x, scale), (x, scale)), _scaled_backward)
 
 @jax.custom_vjp
 def leaky(x: Float[Array, "h w c"], slope: Float[Array, " c"]) -> Float[Array, "h w c"]:
-    """x, times slope by channel where it is not positive."""
+    """x, times slope by channel if it is not positive."""
     return jnp.where(x > 0, x, x * slope[None, None])
 
 

@@ -17,7 +17,7 @@ Form = Literal["sirius", "arcface"]
 
 
 class InvertedResidual(nnx.Module):
-    """Expand, filter, project; the input is added where the shape allows."""
+    """Expand, filter, project; the input is added if the shape allows."""
 
     def __init__(
         self,

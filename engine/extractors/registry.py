@@ -1,4 +1,4 @@
-"""Which extractors there are: those that come with the engine, those a user has converted, and those of other packages.
+"""All extractors: those that come with the engine, those a user has converted, and those of other packages.
 
 checkpoints/manifest.toml names the first, the cards of `engine.extractors.converted` the second. Each has a table,
 whose `network` key names a module of this package. The module has a function `build(*, rngs, **options) -> nnx.Module`.
@@ -85,7 +85,7 @@ def available() -> tuple[str, ...]:
 
 
 def tables() -> dict[str, dict[str, Any]]:
-    """What is written about the extractors that come with the engine and about those converted, `path` absolute.
+    """Tables of the extractors that come with the engine and of those converted, `path` absolute.
 
     If both define a name, the shipped one wins. A damaged card is left out (`damaged`): it concerns nobody who does not
     ask for that extractor.
@@ -109,7 +109,7 @@ def missing() -> dict[str, str]:
 
 
 def about(name: str) -> dict[str, Any]:
-    """What is known of an extractor, with the keys of a table of checkpoints/manifest.toml and `megabytes` on disk.
+    """Facts about an extractor, with the keys of a table of checkpoints/manifest.toml and `megabytes` on disk.
 
     `installed` says whether its weights are here; `megabytes` is None if they are not. For extractors of other
     packages, `metric` and all about their source are lacking. Raises ValueError for an unknown name.

@@ -1,4 +1,4 @@
-"""What a network expects of its input."""
+"""Input that a network expects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class InputSpec:
 
     size: side of its input in pixels. window: the square crop [lo, hi) on both axes, in pixels of the canvas
     (`engine.config.CANVAS` wide; ArcFace's 112-pixel template lies at 32..144). Pixels in [0, 1] become
-    (x * 255 - mean) / scale, channels reversed first where `bgr` (mean is then in that order too). down: canvas pixels
+    (x * 255 - mean) / scale, channels reversed first if `bgr` (mean is then in that order too). down: canvas pixels
     that the crop lies lower than `window`, for a network whose crops are not centred as ArcFace's are.
 
     Raises ValueError for an empty window, a size or scale that is not positive, and numbers that are not finite.

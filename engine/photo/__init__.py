@@ -47,7 +47,7 @@ MAX_BYTES = 4 * MAX_PIXELS
 
 
 def read(source: Path | bytes) -> Photo:
-    """Decode a photo: upright RGB of shape (h, w, 3), alpha, and what `encode` needs to write the same kind of file.
+    """Decode a photo: upright RGB (h, w, 3), alpha, and what `encode` needs to write a file of the same kind.
 
     Raises PhotoError, and nothing else, for whatever is wrong with the file; its message can be shown to the owner.
 
@@ -151,7 +151,7 @@ def load(path: Path) -> bytes:
 
 
 def _sniff(data: bytes) -> Kind:
-    """Which kind a file is, from its first bytes; its name is not trusted."""
+    """Kind of a file, from its first bytes; its name is not trusted."""
     if not data:
         raise PhotoError("The file is empty: get it again from where it came.")
     kind = formats.of(data)

@@ -43,7 +43,7 @@ class JpegParts(NamedTuple):
     frame_marker: int
 
     def payloads(self, marker: int, prefix: bytes) -> list[bytes]:
-        """What follows `prefix` in every segment of this kind."""
+        """Bytes that follow `prefix` in every segment of this kind."""
         return [body[len(prefix) :] for kind, body in self.segments if kind == marker and body.startswith(prefix)]
 
     def bare(self, data: bytes, end: int) -> bytes:
@@ -134,7 +134,7 @@ class TiffParts(NamedTuple):
     damage: tuple[str, ...]
 
     def values(self, tag: int) -> tuple[int, ...]:
-        """The whole numbers of a tag of the first directory, () where absent. Raises ValueError for more than a few."""
+        """The whole numbers of a tag of the first directory, () if absent. Raises ValueError for more than a few."""
         entry = self.tags.get(tag)
         if isinstance(entry, Entry) and entry.count > 64:
             raise ValueError("its header is damaged")
@@ -204,7 +204,7 @@ def box(kind: bytes, body: bytes) -> bytes:
 
 
 class HeifParts(NamedTuple):
-    """What HEIF and AVIF files say outside their coded pictures.
+    """Contents of HEIF and AVIF files outside their coded pictures.
 
     exif: the block, unscrubbed. exif_names: where the type "Exif" is written in the item table. boxes: payloads of the
     boxes that state properties of items, by type. sequence: there is a track, as in a film. damage: why there is no

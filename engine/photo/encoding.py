@@ -40,7 +40,7 @@ def _save(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def held(encoding: dict[str, Any], source: str, target: str) -> tuple[dict[str, Any], list[str]]:
-    """What a file of format `target` gets of a photo's encoding, and what it cannot hold, a few words each."""
+    """Parts of a photo's encoding that a file of format `target` gets, and what it cannot hold, a few words each."""
     own = dict(encoding) if target == source else {key: encoding.get(key) for key in SHARED}
     left: list[str] = []
     if target not in ("JPEG", "TIFF") and own.pop("photoshop", None):

@@ -1,4 +1,4 @@
-"""What of an EXIF tree leaves with a cloaked photo: tags that are known, of their proper form and length.
+"""Tags of an EXIF tree that leave with a cloaked photo: those that are known, of their proper form and length.
 
 A cloak is worth nothing if the file still carries the clean face somewhere else. Cameras and editors put small copies
 of the picture into nearly every block of metadata. So nothing is kept because it looks harmless. Text has to be text,

@@ -91,7 +91,7 @@ KINDS: dict[str, Kind] = {
 """All formats by name; a file is of the first whose `start` and brands fit. Raws, PSD, TGA, ICO and films are none."""
 
 SUFFIXES = frozenset(suffix for kind in KINDS.values() for suffix in kind.suffixes)
-"""What people call a photo; walking a folder passes by all else."""
+"""Suffixes of photos; walking a folder passes by all else."""
 
 OPTIONS: dict[str, Kind] = {kind.option: kind for kind in KINDS.values() if kind.option}
 """The formats that photos of others can be written as, by their names in `config.Format`."""

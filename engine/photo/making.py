@@ -54,7 +54,7 @@ DEEP = "it has more than 8 bits per channel, and writing it with 8 would coarsen
 
 
 def sentence(left: Sequence[str]) -> tuple[str, ...]:
-    """What was left out of a file, as one sentence for the photo's row; () if nothing was."""
+    """Omissions from a file, as one sentence for the photo's row; () if there are none."""
     names = list(dict.fromkeys("".join(c if c.isprintable() else "?" for c in name) for name in left))
     if len(names) > MAX_NAMED:
         names[MAX_NAMED:] = [f"and {len(names) - MAX_NAMED} more"]

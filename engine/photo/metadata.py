@@ -68,7 +68,7 @@ def integers(tags: Tags, tag: int, order: Order) -> tuple[int, ...]:
 
 @dataclass
 class Bounds:
-    """What the directories of one block may take together, so that a crafted block cannot multiply itself.
+    """Limits to what the directories of one block take together, so that a crafted block cannot multiply itself.
 
     bytes: the values read may have so many, all in all. seen: offsets of the directories that were read. damage: what
     was found wrong.
@@ -250,7 +250,7 @@ def to_order(tags: Tags, order: Order, wanted: Order) -> Tags:
 
 
 def orientation(exif: Exif | None, xmp: bytes | None = None) -> int:
-    """EXIF orientation 1-8; from the XMP packet where EXIF has none, as Pillow does; 1 where nothing valid is said."""
+    """EXIF orientation 1-8; from the XMP packet if EXIF has none, as Pillow does; 1 if nothing valid is said."""
     values = integers(exif.tags, ORIENTATION, exif.order) if exif else ()
     if not values and xmp and (match := re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)):
         values = (int(match[1]),)

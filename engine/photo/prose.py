@@ -93,7 +93,7 @@ def _one_word(data: bytes, letters: float) -> bool:
 
 @dataclass
 class Allowance:
-    """What one file may yet keep of bytes that could be anything, whichever blocks they lie in.
+    """Allowance of one file for bytes that could be anything, whichever blocks they lie in.
 
     Many small values, each too small for a face, hold one together: a file's comments, captions, keywords and unknown
     tags share one allowance. left: how many bytes it still has.

@@ -36,7 +36,7 @@ def suffix(photo: Photo, format: str) -> str:
 
 
 def notes(photo: Photo, format: str = "keep") -> tuple[str, ...]:
-    """What a file of this photo in that format lacks of the original, one sentence each; () if nothing was left out."""
+    """Omissions from a file of this photo in that format, one sentence each; () if nothing was left out."""
     _, left = held(photo.encoding, photo.format, target(photo, format).name)
     return photo.notes + sentence(left)
 
@@ -111,7 +111,7 @@ class Encoder:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the file lacks of the original, or has otherwise than the original, one sentence each."""
+        """Differences of the file from the original, one sentence each."""
         raised = (
             "Written at a higher quality than its own, because its own changes the face nearly as much as a cloak.",
         )
@@ -133,7 +133,7 @@ class Encoder:
         return replace(self, finer=self.finer + 1)
 
     def part(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """What a viewer will see of these pixels of a part of the photo, whose corner lies on a multiple of 16.
+        """View that a viewer will have of these pixels of a part of the photo, whose corner lies on a multiple of 16.
 
         Within 16 pixels of an edge inside the photo, and with codecs whose blocks depend on each other, it is near.
         """

@@ -129,7 +129,7 @@ def _scaled(picture: Array, delta: Array, *, rho: Array | float) -> Array:
 
 
 class Target(NamedTuple):
-    """What a batch of crops is attacked with.
+    """Target of an attack on a batch of crops.
 
     head: (p, d), None if the aim is the embedding. anchor: (b, d), the embeddings to get away from. label: (b,).
     """
@@ -142,7 +142,7 @@ class Target(NamedTuple):
 def harm(
     attack: Attack, head: Array | None, embedding: Float[Array, " d"], anchor: Float[Array, " d"], label: Int[Array, ""]
 ) -> Float[Array, ""]:
-    """What the adversary raises: squared distance to the anchor, or the head's cross-entropy."""
+    """Harm that the adversary raises: squared distance to the anchor, or the head's cross-entropy."""
     if attack.aim == "embedding":
         return jnp.sum((embedding - anchor) ** 2)
     if head is None:

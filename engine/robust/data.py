@@ -1,4 +1,4 @@
-"""What is trained on: people by folder, those kept out, those held out, and an endless stream of augmented batches.
+"""Training data: people by folder, those kept out, those held out, and an endless stream of augmented batches.
 
 The stream is a function of the seed and of the position alone: batch n is the same however one came to it. So a
 training goes on after a stop with the photos it would have had, in the same order and with the same augmentation.

@@ -13,7 +13,7 @@ from engine import checkpoint
 from engine.extractors import Extractor, converted, registry
 
 COPIED = ("network", "options", "dim", "licence", "licence_note", "input")
-"""What a robust extractor's card has from the one it was trained from."""
+"""Keys that a robust extractor's card has from the one it was trained from."""
 
 
 def check(extractor: str, name: str, *, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which parameters stay as they are: those of the lower layers see what all faces have in common, and cost most."""
+"""Parameters that stay as they are: those of the lower layers see what all faces have in common, and cost most."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Guard:
-    """What counts as a collapse, and what is done.
+    """Definition of a collapse, and what is done.
 
     rise: of the shift that PGD causes (0 to 2) over the lowest so far. fall: of the robust accuracy (0 to 1) below the
     highest so far. shrink: factor of the adversary's step size at every collapse. limit: collapses after which the
@@ -36,7 +36,7 @@ class Guard:
 
 
 class History(NamedTuple):
-    """What has been seen: the lowest shift, the highest robust accuracy, and how often it collapsed."""
+    """Record so far: the lowest shift, the highest robust accuracy, and how often it collapsed."""
 
     shift: float
     accuracy: float

@@ -1,4 +1,4 @@
-"""What a training is, ready to begin: network, faces, who is held out; and what it will cost, before it begins."""
+"""Training, ready to begin: network, faces, who is held out; and what it will cost, before it begins."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class Cost(NamedTuple):
 
 
 def estimate(extractor: str, photos: int, people: int, *, preset: Preset, options: Options) -> Cost:
-    """What a training on so many photos would cost, by timing one step (after one that compiles) on random pixels.
+    """Cost of a training on so many photos, by timing one step (after one that compiles) on random pixels.
 
     Raises ValueError as `prepare`.
     """

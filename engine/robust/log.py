@@ -1,4 +1,4 @@
-"""What a training shows and keeps: a file of JSON lines, one line of text for a person, a plot at the end."""
+"""Output and records of a training: a file of JSON lines, one line of text for a person, a plot at the end."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Preset:
         return max(1, round(self.epochs * faces / (self.batch * self.optimiser.accumulate)))
 
     def training(self, steps: int) -> Training:
-        """What `train` takes."""
+        """Settings for `train`."""
         return Training(self.attack, self.losses, steps, self.optimiser, self.replays)
 
 

@@ -36,7 +36,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of a training. before, best: validations of the clean network and of the best, at step `best_step`.
+    """Outcome of a training. before, best: validations of the clean network and of the best, at step `best_step`.
     collapses: how often the guard went back. path: of the extractor that was written.
     """
 
@@ -150,7 +150,7 @@ def _loop(job: Job, out: Path, *, name: str, preset: Preset, command: str, repor
 def _judged(
     job: Job, out: Path, state: State, position: Position, measured: Validation, preset: Preset
 ) -> tuple[State, Position, dict[str, Any]]:
-    """What a validation means: the best so far, a collapse from which to go back, or neither."""
+    """Verdict on a validation: the best so far, a collapse from which to go back, or neither."""
     row: dict[str, Any] = {"step": position.step, "validation": measured._asdict(), "best": False, "collapsed": False}
     if preset.guard is not None:
         history, row["collapsed"] = guard.update(preset.guard, position.history, **_watched(measured))

@@ -44,7 +44,7 @@ class Store:
             private.claim(folder / name)
 
     def align(self, photos: Sequence[Path], *, progress: Progress | None = None) -> Int[np.ndarray, " n"]:
-        """The row of each photo's face, NO_FACE where it has none or cannot be read; what is new is added.
+        """The row of each photo's face, NO_FACE if it has none or cannot be read; what is new is added.
 
         The face of a photo is the one nearest to its centre. Another process that is adding is waited for.
         """

@@ -163,7 +163,7 @@ def init(
     training: Training, extractor: Extractor, *, frozen: frozenset[str] = frozenset(), head: Array | None = None
 ) -> State:
     """The state before the first step. frozen: names of parameters (as `checkpoint.flatten` has them) that stay as
-    they are. head: (p, d), the classification head, where there is one.
+    they are. head: (p, d), the classification head, if there is one.
 
     Raises ValueError for frozen names that are not the network's or are all of it, and for a head too many or missing.
     """

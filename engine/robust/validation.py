@@ -45,7 +45,7 @@ class Validation(NamedTuple):
 
     @property
     def score(self) -> float:
-        """What the best checkpoint has most of: the mean of both margins. Accuracies of few people tie too often."""
+        """Score, highest for the best checkpoint: the mean of both margins. Accuracies of few people tie too often."""
         return (self.margin + self.robust_margin) / 2
 
 

@@ -15,12 +15,12 @@ USERS = 10
 
 
 def users(study: Study) -> tuple[Person, ...]:
-    """Who takes part."""
+    """People who take part."""
     return study.people.users[:USERS]
 
 
 def sets(study: Study) -> dict[float, CloakSet]:
-    """By rho the cloaks of the recipe's first extractor alone, as in the paper."""
+    """Cloaks of the recipe's first extractor alone, by rho, as in the paper."""
     first = study.recipe.names[:1]
     return {rho: study.wanted(users(study), extractors=first, rho=rho) for rho in sorted({*RHOS, study.recipe.rho})}
 

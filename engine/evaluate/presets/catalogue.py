@@ -48,7 +48,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 OF_EXTRACTOR: tuple[Preset, ...] = (verification.PRESET, attack.PRESET, gain.PRESET)
-"""What `cloak evaluate-extractor` runs, on a study whose recipe names the extractor and the one it is compared with."""
+"""Presets of `cloak evaluate-extractor`; the study's recipe names the extractor and the one it is compared with."""
 
 
 def chosen(names: Sequence[str] | None) -> list[Preset]:

@@ -1,4 +1,4 @@
-"""What several presets need: the study's trackers, photos leaked by chance, draws pooled to a row, rates in words."""
+"""Needs of several presets: the study's trackers, photos leaked by chance, draws pooled to a row, rates in words."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def run(study: Study) -> Findings:
 
 
 def detectors(study: Study) -> dict[str, tuple[str, ...]]:
-    """What each asks: noise alone; each network of the recipe, and all of them; one that took no part."""
+    """Networks that each asks: noise alone; each network of the recipe, and all of them; one that took no part."""
     known = study.recipe.names
     others = [one.extractors for one in study.recognisers if one.extractors and part(one, known) == "held-out"]
     asked = [(name,) for name in known] + ([known] if len(known) > 1 else []) + [names[:1] for names in others[:1]]

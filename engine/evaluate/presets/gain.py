@@ -10,7 +10,7 @@ from engine.evaluate.tables import percent
 
 
 def sets(study: Study) -> dict[str, CloakSet]:
-    """By extractor the cloaks made on it alone: the same budget, the same steps."""
+    """Cloaks made on each extractor alone, by its name: the same budget, the same steps."""
     return {name: study.wanted(extractors=(name,)) for name in study.recipe.names}
 
 

@@ -32,7 +32,7 @@ GREY = "#767676"
 
 @dataclass(frozen=True)
 class Search:
-    """What one tracker ranks: m tests against the users' and n strangers' photos. Similarities; larger is more similar.
+    """Ranking by one tracker: m tests against the users' and n strangers' photos. Similarities; larger is more similar.
 
     user: whom each test shows, 0 to the number of users - 1. users: to each user. strangers: to each stranger.
     """
@@ -51,12 +51,12 @@ class Search:
         return galleries.nearer(-np.concatenate([self.users, self.strangers[:, :size]], axis=1), self.user)
 
     def by_user(self, values: np.ndarray) -> list[np.ndarray]:
-        """What is of each test, as an array for each user."""
+        """Values of the tests, as an array for each user."""
         return [values[self.user == user] for user in range(self.users.shape[1])]
 
 
 def measured(search: Search, size: int) -> dict[int, Rate]:
-    """By number of guesses the share of tests whose user is among them, mean over users, in a gallery at hand."""
+    """Share of tests whose user is among the guesses, by their number, mean over users, in a gallery at hand."""
     ahead = search.ahead(size)
     return {guesses: rate(search.by_user((ahead < guesses).astype(float))) for guesses in GUESSES}
 
@@ -103,7 +103,7 @@ def strangers(study: Study) -> list[tuple[Path, ...]]:
 def searches(
     study: Study, recogniser: Recogniser, cloaks: Cloaks, crowd: Sequence[Sequence[Path]]
 ) -> dict[str, tuple[Search, Search]]:
-    """By name of the search (with cloaks, without). Users of whom no photo, or no test, shows a face are left out."""
+    """Searches (with cloaks, without) by name. Users of whom no photo, or no test, shows a face are left out."""
     published = [[photo for photo in one.scraped if cloaks.files[photo]] for one in study.people.users]
     files = [[file for photo in one.scraped if (file := cloaks.files[photo])] for one in study.people.users]
     cloaked, clean = galleries.people(recogniser, files), galleries.people(recogniser, published)
@@ -135,7 +135,7 @@ def row_of(people: int, figure: str, pair: Sequence[Mapping[int, Rate]]) -> dict
 
 
 def run(study: Study) -> Findings:
-    """For every tracker a row for each size of gallery, one that foretells the largest, and one for FAR people."""
+    """Rows of every tracker: one for each size of gallery, one that foretells the largest, and one for FAR people."""
     cloaks = study.cloaks(study.wanted())
     crowd = strangers(study)
     rows: list[dict[str, Value]] = []

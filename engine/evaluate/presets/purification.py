@@ -66,7 +66,7 @@ def run(study: Study) -> Findings:
 def _washed(
     study: Study, how: str, users: Sequence[Person], others: Sequence[Person], cloaked: dict[Path, Path | None]
 ) -> tuple[dict[Path, Path], dict[Path, Path | None]]:
-    """What stands for every clean photo, and for every scraped one with cloaks."""
+    """Stand-ins for every clean photo, and for every scraped one with cloaks."""
     if how == NOTHING:
         return {}, cloaked
     photos = [photo for one in (*users, *others) for photo in (*one.scraped, *one.tests)]

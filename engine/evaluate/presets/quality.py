@@ -25,7 +25,7 @@ MEASURES: Mapping[str, tuple[str, str, str]] = {
     "largest": ("largest change", "grey levels of 255", "largest change\nof a value, of 255"),
     "psnr": ("PSNR", "dB, more is better", "PSNR, dB"),
 }
-"""By key the name, the unit and the label of an axis."""
+"""Name, unit and label of an axis, by key."""
 
 
 def measured(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]) -> dict[str, float]:

@@ -25,7 +25,7 @@ def robust() -> tuple[str, ...]:
 
 
 def kinds(study: Study) -> dict[str, CloakSet]:
-    """The columns of the table: normal cloaks, and robust ones where there is a robust extractor to make them."""
+    """The columns of the table: normal cloaks, and robust ones if there is a robust extractor to make them."""
     wanted = {"normal": study.wanted()}
     if robust():
         wanted["robust"] = study.wanted(extractors=robust())
@@ -53,7 +53,7 @@ def cost(study: Study, provider: Provider) -> Cost:
 
 
 def uploads(study: Study) -> list[str]:
-    """What each service that the study consents to would be sent, and at what price."""
+    """Uploads to each service that the study consents to, and their price."""
     one = load(study)
     return [
         f"{provider.name} would be sent {one.scraped + one.tests} photos of {one.people} people without their names, "

@@ -44,12 +44,12 @@ PHOTOS = 4
 LEAKED = (0.0, 0.25, 0.5, 1.0)
 DRAWS = 3
 NONE, CLEAN, CLOAKED = "none", "somebody's photos as they are", "somebody's photos cloaked to look like the user"
-"""What the fake account posts. The middle one tells whether it is the cloaks that help, or one more label."""
+"""Photos that the fake account posts. The middle one tells whether it is the cloaks that help, or one more label."""
 
 
 @dataclass(frozen=True)
 class Decoy:
-    """A fake account for one user. photos: of a person of the public. files: by photo its cloaked one, where it has a
+    """A fake account for one user. photos: of a person of the public. files: by photo its cloaked one, if it has a
     face. dssim: of the central face's region.
     """
 
@@ -83,7 +83,7 @@ def chosen(study: Study) -> list[tuple[Person, tuple[Path, ...]]]:
 
 
 def folder(study: Study, user: Person) -> Path:
-    """Where the photos of a user's fake account are."""
+    """Folder of the photos of a user's fake account."""
     return study.out / "sybil" / study.wanted().label / user.name
 
 
@@ -164,7 +164,7 @@ def run(study: Study) -> Findings:
 
 
 def _cloaked(study: Study, place: Path, photos: Sequence[Path], goal: Target) -> dict[Path, Path]:
-    """By photo the cloaked file, of those in which a face was found; resumes as `bulk.run` does."""
+    """Cloaked files by photo, of those in which a face was found; resumes as `bulk.run` does."""
     (place / "scraped").mkdir(parents=True, exist_ok=True)
     for photo in photos:
         linked(place / "scraped" / photo.name, photo)

@@ -29,7 +29,7 @@ def extractors(study: Study) -> tuple[str, ...]:
 
 
 def sets(study: Study) -> dict[str, CloakSet]:
-    """By extractor the cloaks made on it alone."""
+    """Cloaks made on each extractor alone, by its name."""
     return {name: study.wanted(users(study), extractors=(name,)) for name in extractors(study)}
 
 

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 SERVICES: dict[str, Provider] = {one.key: one for one in (rekognition.PROVIDER, azure.PROVIDER, facepp.PROVIDER)}
-"""By the name that `--services` takes, in the order of the report."""
+"""Services by the name that `--services` takes, in the order of the report."""
 
 
 def check(names: Iterable[str]) -> tuple[str, ...]:

@@ -153,7 +153,7 @@ def calls(load: Load) -> int:
 
 
 def missing() -> str | None:
-    """What the environment lacks."""
+    """Lack in the environment, None if there is none."""
     return web.unset((ENDPOINT, KEY)) or web.insecure(os.environ[ENDPOINT])
 
 

@@ -1,9 +1,9 @@
 """Face++ over its API v3: a FaceSet, the nearest face of which names a photo.
 
-The API as in the references of Detect, Search, FaceSet Create, AddFace and Delete (console.faceplusplus.com/documents):
-every call is a POST with the key in its body; an error has `error_message`. A label stays here, by the face's token: no
-call sends a name or number for a person. A free key may make about one call a second, shared with all other users of
-free keys, and gets CONCURRENCY_LIMIT_EXCEEDED beyond that.
+The API is as in the references of Detect, Search, FaceSet Create, AddFace and Delete
+(console.faceplusplus.com/documents). Every call is a POST with the key in its body; an error has `error_message`. A
+label stays here, by the face's token: no call sends a name or number for a person. A free key may make about one call a
+second, shared with all other users of free keys. Beyond that it gets CONCURRENCY_LIMIT_EXCEEDED.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def calls(load: Load) -> int:
 
 
 def missing() -> str | None:
-    """What the environment lacks."""
+    """Lack in the environment, None if there is none."""
     return web.unset((KEY, SECRET)) or web.insecure(_endpoint())
 
 

@@ -91,8 +91,8 @@ def calls(load: Load) -> int:
 
 
 def missing() -> str | None:
-    """What boto3's own chain (environment, profile, role) does not find. On a machine of AWS it may ask the local
-    metadata service.
+    """Settings that boto3's own chain (environment, profile, role) does not find. On a machine of AWS it may ask the
+    local metadata service.
     """
     import boto3
     from botocore.exceptions import BotoCoreError

@@ -1,4 +1,4 @@
-"""What a face recognition service is to the evaluation: a place to enrol faces, ask for names and delete everything.
+"""Face recognition service of the evaluation: a place to enrol faces, ask for names and delete everything.
 
 Nothing in this module sends anything.
 """
@@ -17,7 +17,7 @@ from engine.evaluate.services.upload import Limits
 from engine.html import readable
 
 UNKNOWN = -2
-"""What a service names a face that it takes for none of those enrolled."""
+"""Label for a face that a service takes for none of those enrolled."""
 
 
 SHORTEST = 4
@@ -103,7 +103,7 @@ class Service(Protocol):
 
 @dataclass(frozen=True)
 class Load:
-    """What one training and one test amount to: how many people, photos to learn from, photos to name."""
+    """Load of one training and one test: how many people, photos to learn from, photos to name."""
 
     people: int
     scraped: int

@@ -1,4 +1,4 @@
-"""What the adapters over plain HTTP share: requests with bounds on time and size, whose failures are ServiceErrors."""
+"""Base of the adapters over plain HTTP: requests with bounds on time and size, whose failures are ServiceErrors."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def unset(variables: Sequence[str]) -> str | None:
-    """In words, which environment variables are not set."""
+    """Environment variables that are not set, in words."""
     absent = [name for name in variables if not os.environ.get(name)]
     return f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not set" if absent else None
 
 
 def insecure(endpoint: str) -> str | None:
-    """In words, what is wrong with an endpoint that keys and photos would go to; None if it may be used."""
+    """Fault of an endpoint that keys and photos would go to, in words; None if it may be used."""
     try:
         parts = urlsplit(endpoint)
         safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
@@ -73,7 +73,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, whatever its status. data: the body."""
+    """Answer, whatever its status. data: the body."""
 
     status_code: int
     data: bytes
@@ -163,7 +163,7 @@ def _asked(text: str | None) -> float | None:
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """What `work` returns or raises. Raises TimeoutError if it takes longer; it is then left to itself in a thread."""
+    """Result or error of `work`. Raises TimeoutError if it takes longer; it is then left to itself in a thread."""
     results: list[T] = []
     errors: list[BaseException] = []
 
