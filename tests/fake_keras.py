@@ -58,7 +58,7 @@ def conv(
         groups = 1 if filters else x.shape[3]
         y = lax.conv_general_dilated(
             x,
-            kernel if filters else kernel.transpose(0, 1, 3, 2),
+            jnp.asarray(kernel if filters else kernel.transpose(0, 1, 3, 2)),
             (strides, strides),
             padding.upper(),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
