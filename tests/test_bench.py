@@ -48,7 +48,11 @@ def assert_speed(row: dict) -> None:
     assert 0 < row["shift"]["tiny"] < 2
 
 
-def test_each_section_of_faces_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_section_of_faces_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed, measure = [], compiling._needed
+    monkeypatch.setattr(compiling, "_needed", lambda *given: needed.append(measure(*given)) or needed[-1])
     code, found, lines = call("--out", tmp_path / "bench.json", capsys=capsys)
     assert code == cli.OK
     assert json.loads((tmp_path / "bench.json").read_text()) == found
@@ -69,8 +73,12 @@ def test_each_section_of_faces_is_measured(tmp_path: Path, capsys: pytest.Captur
     *programs, whole = sections["compile"]
     assert {"_pull", "_move", "_embed", "begin"} <= {row["program"] for row in programs}
     assert whole["made"] == whole["from_cache"] == sum(row["made"] for row in programs)
-    assert 0 < whole["warm_s"] < whole["cold_s"]
+    cold, warm = ([*found.values()] for found in needed)
+    assert not any(one.loaded for one in cold)
+    assert not any(one.compiled for one in warm)
+    assert whole["cold_s"] == pytest.approx(sum(one.compile_seconds for one in cold), rel=1e-3)
     assert whole["cold_s"] == pytest.approx(sum(row["cold_s"] for row in programs), rel=1e-3)
+    assert whole["warm_s"] == pytest.approx(sum(one.load_seconds for one in warm), rel=1e-3)
 
     (step,) = sections["step"]
     assert step["quality"] == stepping.NO_QUALITY

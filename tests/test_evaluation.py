@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import fake_study
 import numpy as np
@@ -116,22 +118,35 @@ def test_price_counts_a_photo_once(study: fake_study.FakeStudy, monkeypatch: pyt
     assert prices[0].seconds > prices[1].seconds == 2.0
 
 
-def test_labels_tell_sets_apart() -> None:
-    people = ()
-    recipes = [
-        Recipe(),
-        Recipe(rho=0.017),
-        Recipe(extractors=("web-incept",)),
-        Recipe(extractors=("web-incept:2",)),
-        Recipe(objective="target"),
-        Recipe(steps=90),
-        Recipe(jitter=0.0),
-        Recipe(seed=1),
-        Recipe(solver="paper"),
-    ]
-    sets = [CloakSet(recipe, people) for recipe in recipes]
-    sets += [CloakSet(Recipe(), people, Output("png")), CloakSet(Recipe(), people, Output("jpeg", 50))]
-    assert len({one.label for one in sets}) == len(sets)
+OTHERS: dict[str, tuple[Any, ...]] = {
+    "rho": (0.017, 0.01700001),
+    "steps": (90, 91),
+    "extractors": (("web-incept",), ("web-incept:2",), ("web-incept", "sface")),
+    "objective": ("away", "target"),
+    "solver": ("paper", "fawkes1"),
+    "jitter": (0.0, 0.1),
+    "spectrum": (0.0, 0.1),
+    "smoothing": (0.0, 2.0),
+    "coarse": (0.0, 2.0),
+    "seed": (1, 1234567, 1234568),
+    "enough": (0.5, 1.0),
+    "cap": (0.5, 1.0),
+    "colour": (True,),
+    "turn": (2, None),
+    "lead": (0.0, 2.0),
+    "format": ("png", "jpeg"),
+    "quality": (50, 51),
+}
+"""For every field of Recipe and Output, values that are not its default."""
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [(part, field.name) for part in (Recipe, Output) for field in dataclasses.fields(part)]
+)
+def test_labels_tell_sets_apart(part: Any, name: str) -> None:
+    default = CloakSet(Recipe(), ())
+    sets = [dataclasses.replace(default, **{part.__name__.lower(): part(**{name: value})}) for value in OTHERS[name]]
+    assert len({one.label for one in (default, *sets)}) == 1 + len(sets)
 
 
 def folder(root: Path, people: int, photos: int) -> Path:

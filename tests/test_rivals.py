@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import MagicMock
+from types import SimpleNamespace
 
+import fake_keras
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ import tiny
 
 from engine.cloak.objective import window_weights
 from engine.config import CANVAS
-from engine.extractors import crop, load
+from engine.extractors import crop, embed_batch, load
 
 RIVALS = Path(__file__).resolve().parent.parent / "benchmarks" / "rivals"
 sys.path.insert(0, str(RIVALS))
@@ -93,16 +95,26 @@ def test_shares_sum_to_one_in_the_ratio_of_the_weights(problem: problem_file.Pro
 def test_rival_takes_every_weight_once(problem: problem_file.Problem, name: str) -> None:
     network = problem.network(name)
     assert {array.dtype for array in network.weights.values()} == {np.dtype(np.float32)}
-    fawkes_rival.build(MagicMock(), network)
+    fawkes_rival.build(fake_keras, network)
     last = max(network.weights)
     with pytest.raises(ValueError, match="no weights"):
         fawkes_rival.build(
-            MagicMock(), network._replace(weights={k: v for k, v in network.weights.items() if k != last})
+            fake_keras, network._replace(weights={k: v for k, v in network.weights.items() if k != last})
         )
     with pytest.raises(ValueError, match="does not have: odd"):
-        fawkes_rival.build(MagicMock(), network._replace(weights=network.weights | {"odd": np.zeros(1)}))
+        fawkes_rival.build(fake_keras, network._replace(weights=network.weights | {"odd": np.zeros(1)}))
     with pytest.raises(ValueError, match="is a vit"):
-        fawkes_rival.build(MagicMock(), network._replace(network="vit"))
+        fawkes_rival.build(fake_keras, network._replace(network="vit"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rival_has_the_network_that_ours_is(
+    problem: problem_file.Problem, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fawkes_rival, "published", lambda: (SimpleNamespace(keras=fake_keras), None, None))
+    ours = {f"embedding/{name}": np.asarray(embed_batch(load(name), problem.canvas))}
+    one = problem._replace(networks=(problem.network(name),), reference=ours)
+    assert fawkes_rival.check_command(one, argparse.Namespace())["passed"]
 
 
 def test_unknown_extractor_is_named(problem: problem_file.Problem) -> None:

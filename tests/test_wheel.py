@@ -5,9 +5,11 @@ from __future__ import annotations
 import email
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from engine import checkpoint, cli, extractors
 from engine.bulk import people, verify
 from engine.bulk.dependencies import dependencies
 from engine.config import Recipe
+from engine.evaluate.presets.catalogue import PRESETS
 from engine.evaluate.recognisers import ExtractorRecogniser
 from engine.extractors import registry
 
@@ -120,13 +123,71 @@ def robust_ones() -> list[dict[str, str]]:
     return [table for table in NETWORKS.values() if table["robust"]]
 
 
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both wheels, by the names of their distributions."""
+    found = {}
+    for name, source in ((MAIN, REPOSITORY), (WEIGHTS, ZOO)):
+        out = tmp_path_factory.mktemp(name)
+        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+        subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=200)
+        (found[name],) = out.iterdir()
+    return found
+
+
 @pytest.mark.slow
-def test_the_main_wheel_has_all_that_the_command_needs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=200)
-    (wheel,) = tmp_path.iterdir()
-    assert wheel.stat().st_size < MOST
-    with zipfile.ZipFile(wheel) as archive:
+def test_the_weights_wheel_has_its_networks_and_their_licences(wheels: dict[str, Path]) -> None:
+    assert wheels[WEIGHTS].stat().st_size < MOST
+    with zipfile.ZipFile(wheels[WEIGHTS]) as archive:
+        names = archive.namelist()
+    assert len(names) == len(set(names))
+    weights = {file for name in build_script().share(WEIGHTS) for file in files(name)}
+    code = {name for name in names if ".dist-info/" not in name}
+    assert code == {f"fawkes_engine_weights/{file}" for file in weights | {"__init__.py"}}
+    assert any(name.endswith(".dist-info/licenses/LICENCES") for name in names)
+
+
+@pytest.mark.slow
+def test_both_wheels_work_as_installed(wheels: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHONSAFEPATH": "1"}
+
+    def call(*command: object) -> str:
+        words = [str(word) for word in command]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    call(sys.executable, "-m", "venv", "--without-pip", "venv")
+    pip = [sys.executable, "-m", "pip", "--python", python, "--isolated", "--disable-pip-version-check"]
+    call(*pip, "install", "--no-deps", "--no-index", "--no-compile", *wheels.values())
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    # The dependencies are those of the tests. They come last, and without the .pth file of an editable engine there,
+    # which Python reads in its own site-packages alone.
+    folders = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+    (site / "dependencies.pth").write_text("\n".join(folders))
+    loads = "import engine, engine.extractors as e; print(engine.__file__, e.load('sface').weights_sha256, sep='\\n')"
+    assert call(python, "-c", loads).split("\n")[:2] == [
+        str(site / "engine" / "__init__.py"),
+        NETWORKS["sface"]["sha256"],
+    ]
+    cloak = python.parent / "cloak"
+    models = call(cloak, "models")
+    assert all(name in models for name in NETWORKS)
+    assert "not installed" not in models
+    presets = call(cloak, "evaluate", "--list")
+    assert all(name in presets for name in PRESETS)
+    arguments = ["--out", "out", "--extractors", "mobilefacenet-192-robust", "--steps", 1]
+    call(cloak, "run", photos / "obama.jpg", *arguments)
+    with Image.open(tmp_path / "out" / "obama.jpg") as cloaked, Image.open(photos / "obama.jpg") as original:
+        assert cloaked.size == original.size
+        assert cloaked.tobytes() != original.tobytes()
+
+
+@pytest.mark.slow
+def test_the_main_wheel_has_all_that_the_command_needs(wheels: dict[str, Path]) -> None:
+    assert wheels[MAIN].stat().st_size < MOST
+    with zipfile.ZipFile(wheels[MAIN]) as archive:
         names = archive.namelist()
         (information,) = (name.removesuffix("METADATA") for name in names if name.endswith(".dist-info/METADATA"))
         about = email.message_from_bytes(archive.read(information + "METADATA"))

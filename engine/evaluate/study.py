@@ -44,15 +44,19 @@ class CloakSet:
     def label(self) -> str:
         """A folder's name that tells all in which sets differ."""
         recipe = self.recipe
-        parts = ["+".join(recipe.extractors).replace(":", "="), f"rho{recipe.rho:g}", recipe.objective]
+        parts = ["+".join(recipe.extractors).replace(":", "="), f"rho{_number(recipe.rho)}", recipe.objective]
         named = ("extractors", "rho", "objective")
         for field_ in fields(Recipe):
             value = getattr(recipe, field_.name)
             if field_.name not in named and value != field_.default:
-                parts.append(f"{field_.name}{value:g}" if isinstance(value, (int, float)) else f"{field_.name}-{value}")
+                parts.append(field_.name + (_number(value) if isinstance(value, (int, float)) else f"-{value}"))
         parts += [self.output.format] if self.output.format != "keep" else []
         parts += [f"q{self.output.quality}"] if self.output.quality is not None else []
         return "_".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:d}" if isinstance(value, int) else f"{value:.12g}"
 
 
 @dataclass(frozen=True)
