@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ FACES = {  # (x, y) of the nose and the width of the face, read off the photos b
 }
 
 
-def yunet(**settings: float) -> YuNet:
+def yunet(**settings: Any) -> YuNet:
     return YuNet(checkpoint.detector(), Detection(**settings))
 
 
