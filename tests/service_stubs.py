@@ -188,7 +188,7 @@ class FacePlusPlusStub(Stub):
         if (form["api_key"], form["api_secret"]) != (b"key", b"secret"):
             return 401, {"error_message": "AUTHENTICATION_ERROR"}
         self.tokens = getattr(self, "tokens", {})
-        outer = form.get("outer_id", b"").decode()
+        outer = "" if operation == "detect" else form["outer_id"].decode()
         if operation == "faceset/create":
             self.open.add(outer)
             return 200, {"faceset_token": "f", "outer_id": outer, "face_added": 0, "face_count": 0}
