@@ -64,10 +64,10 @@ class FakeStudy(Study):
         files: dict[Path, Path | None] = {}
         for one in wanted.people:
             for photo in one.scraped:
-                files[photo] = self.out / "cloaks" / one.name / photo.name
-                files[photo].parent.mkdir(parents=True, exist_ok=True)
+                files[photo] = file = self.out / "cloaks" / one.name / photo.name
+                file.parent.mkdir(parents=True, exist_ok=True)
                 with Image.open(photo) as image:
-                    Image.fromarray(self.change(np.asarray(image))).save(files[photo])
+                    Image.fromarray(self.change(np.asarray(image))).save(file)
         return Cloaks(wanted.recipe, files, dict.fromkeys(files, 0.004))
 
 

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from engine.config import Recipe
 from engine.evaluate.dataset import People, Person
+from engine.evaluate.presets import Findings
 from engine.evaluate.study import Cloaks, CloakSet, Study
 
 SIDE = 64
@@ -111,6 +113,11 @@ def study(
     )
     made.change, made.made = change, []
     return made
+
+
+def rows_of(findings: Findings) -> Sequence[dict[str, Any]]:
+    """The table. What a value is (a figure or a text) is known from its column."""
+    return findings.rows
 
 
 ABOUT: Mapping[str, dict] = {

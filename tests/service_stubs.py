@@ -8,7 +8,7 @@ import email.policy
 import itertools
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,7 +36,13 @@ class Request(NamedTuple):
             return {key: value.encode() for key, value in parse_qsl(self.body.decode())}
         head = f"Content-Type: {kind}\r\n\r\n".encode()
         parts = email.message_from_bytes(head + self.body, policy=email.policy.HTTP).iter_parts()
-        return {part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in parts}
+        found: dict[str, bytes] = {}
+        for part in parts:
+            name, content = part.get_param("name", header="content-disposition"), part.get_payload(decode=True)
+            assert isinstance(name, str)
+            assert isinstance(content, bytes)
+            found[name] = content
+        return found
 
 
 @dataclass
@@ -182,8 +188,7 @@ class FacePlusPlusStub(Stub):
         if (form["api_key"], form["api_secret"]) != (b"key", b"secret"):
             return 401, {"error_message": "AUTHENTICATION_ERROR"}
         self.tokens = getattr(self, "tokens", {})
-        if "outer_id" in form:
-            outer = form["outer_id"].decode()
+        outer = "" if operation == "detect" else form["outer_id"].decode()
         if operation == "faceset/create":
             self.open.add(outer)
             return 200, {"faceset_token": "f", "outer_id": outer, "face_added": 0, "face_count": 0}
@@ -256,7 +261,7 @@ def serving(stub: Stub) -> Iterator[Stub]:
         thread.join(5)
 
 
-STUBS: dict[str, Callable[..., Stub]] = {
+STUBS: dict[str, type[Stub]] = {
     "rekognition": RekognitionStub,
     "azure": AzureStub,
     "facepp": FacePlusPlusStub,

@@ -36,7 +36,12 @@ NAMES = (
     "turned\u202egpj.png".encode(),
     b"not\xffutf8.png",
 )
-FACE = {"box": [20.0, 20.0, 40.0, 50.0], "dssim": 0.0061, "shift": {"web-incept": 1.31, "sface": 0.8}, "scale": 1.0}
+FACE: dict[str, object] = {
+    "box": [20.0, 20.0, 40.0, 50.0],
+    "dssim": 0.0061,
+    "shift": {"web-incept": 1.31, "sface": 0.8},
+    "scale": 1.0,
+}
 
 
 def pixels(seed: int, height: int = 100, width: int = 120) -> np.ndarray:

@@ -127,7 +127,7 @@ def test_slots_are_full_as_long_as_faces_wait() -> None:
 def compiled() -> Iterator[list[str]]:
     events: list[str] = []
 
-    def listen(event: str, duration: float, *, fun_name: str = "", **_: object) -> None:
+    def listen(event: str, duration_secs: float, *, fun_name: str = "", **_: object) -> None:
         if event.endswith("backend_compile_duration"):
             events.append(fun_name)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -138,14 +138,14 @@ def test_on_a_tiny_network_only_the_cloak_protects(tmp_path: Path) -> None:
     whole = np.ones((len(own), side, side), bool)
     recipe = Recipe(rho=0.02, steps=30, jitter=0.0, extractors=("tiny-1",))
     batch = solver.Batch(
-        canvas=canvases,
-        mask=whole[..., None].astype(np.float32),
-        region=whole,
-        target=(np.zeros((len(own), tiny.DIM), np.float32),),
-        grey=np.zeros(len(own), bool),
-        identity=np.array([[0, 1, index, 0] for index in range(len(own))], np.uint32),
+        canvas=jnp.asarray(canvases),
+        mask=jnp.ones((*whole.shape, 1)),
+        region=jnp.asarray(whole),
+        target=(jnp.zeros((len(own), tiny.DIM)),),
+        grey=jnp.zeros(len(own), bool),
+        identity=jnp.array([[0, 1, index, 0] for index in range(len(own))], jnp.uint32),
     )
-    delta = np.asarray(solver.solve(recipe, (network,), jax.tree.map(jax.numpy.asarray, batch)).delta)
+    delta = np.asarray(solver.solve(recipe, (network,), batch).delta)
     cloaked = {
         photo: np.rint((canvases[index] + delta[index]).clip(0, 1) * 255).astype(np.uint8)
         for index, photo in enumerate(own)

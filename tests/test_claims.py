@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from statistics import mean
+from typing import Any
 
 import pytest
 from conftest import REPOSITORY
@@ -21,13 +22,13 @@ def presets(folder: str) -> dict[str, dict]:
     return json.loads((RESULTS / folder / "results.json").read_text())["presets"]
 
 
-def rows(preset: str, folder: str | None = None, **values: object) -> list[dict]:
+def rows(preset: str, folder: str | None = None, **values: Any) -> list[dict]:
     """Of the default as it is, if they have been measured, else of the one before."""
     found = presets(folder or (NOW if preset in presets(NOW) else BEFORE))[preset]["rows"]
     return [row for row in found if all(row[key] == value for key, value in values.items())]
 
 
-def protection(preset: str, **values: object) -> float:
+def protection(preset: str, **values: Any) -> float:
     return mean(row["protection"] for row in rows(preset, **values))
 
 

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from engine.config import CANVAS, RHO, TEMPLATE, Detection, Member, Output, Recipe
+from engine.config import CANVAS, RHO, TEMPLATE, Detection, Member, Mode, Output, Recipe
 
 NAN = float("nan")
 INF = float("inf")
@@ -74,7 +74,7 @@ def test_value_at_the_edge_is_taken(kind: type, field: str, value: object) -> No
 
 
 @pytest.mark.parametrize("mode", ["low", "mid", "high"])
-def test_mode_sets_the_budget_and_nothing_else(mode: str) -> None:
+def test_mode_sets_the_budget_and_nothing_else(mode: Mode) -> None:
     assert Recipe.of(mode) == Recipe(rho=RHO[mode])
 
 
@@ -100,7 +100,7 @@ def test_changes_override_the_mode_and_none_leaves_it() -> None:
 )
 def test_recipe_of_checks_what_it_is_given(mode: str, changes: dict, error: type, named: str) -> None:
     with pytest.raises(error, match=named):
-        Recipe.of(mode, **changes)
+        Recipe.of(mode, **changes)  # type: ignore[bad-argument-type]
 
 
 @pytest.mark.parametrize("weight", ["1e39", "1e-46", "1e7", "1e-7", "nan", "inf", "-1", "0", "1e400"])

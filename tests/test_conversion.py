@@ -21,6 +21,7 @@ from flax import nnx
 from engine import checkpoint, cli, extractors
 from engine.convert import conversion, keras_h5, layouts, modules, onnx_graph, torch_file
 from engine.extractors import converted, registry
+from engine.extractors.iresnet import IResNet
 from engine.extractors.weight_map import resolve, weight_map
 
 MAPPED = [name for name, layout in layouts.LAYOUTS.items() if layout.weight_map is not None]
@@ -338,7 +339,7 @@ GOOD = {
     "source": '"mine.pt"',
     "input": "{size = 112, window = [32.0, 144.0], mean = [127.5, 127.5, 127.5], scale = 128.0, bgr = false}",
 }
-DAMAGE = {
+DAMAGE: dict[str, str | bytes | dict[str, str | None]] = {
     "no TOML": "path = ",
     "not UTF-8": b"\xff\xfe",
     "nested": "a = " + "[" * 100_000,
@@ -402,7 +403,7 @@ def test_a_card_that_is_a_pipe_is_damaged(home: Path) -> None:
         ({}, "no checkpoint at"),
     ],
 )
-def test_a_card_that_describes_nothing_is_one_sentence(change: dict[str, str], said: str, home: Path) -> None:
+def test_a_card_that_describes_nothing_is_one_sentence(change: dict[str, str | None], said: str, home: Path) -> None:
     damage(home, "odd", change)
     with pytest.raises(checkpoint.CheckpointError, match=said):
         extractors.load("odd")
@@ -462,6 +463,7 @@ def test_an_entry_point_that_is_no_extractor_says_so(package: Path) -> None:
 def test_networks_may_be_built_with_random_weights() -> None:
     build = registry.network("iresnet", {"depth": 18, "se": True})
     network = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    assert isinstance(network, IResNet)
     assert network.stages[0][0].shortcut is None
     with pytest.raises(ValueError, match="no network named"):
         registry.network("layers", {})

@@ -136,7 +136,8 @@ def test_scales_that_do_not_fit_are_named():
 
 def test_onnx_file_gives_what_the_network_reads(tmp_path):
     helper, numpy_helper = onnx_package.helper, onnx_package.numpy_helper
-    codes, scale, zero = np.arange(-4, 5, dtype=np.int8).reshape(1, 9), np.float32([0.25]), np.int8([2])
+    codes = np.arange(-4, 5, dtype=np.int8).reshape(1, 9)
+    scale, zero = np.array([0.25], np.float32), np.array([2], np.int8)
     bias, slope = normal(1), normal(1, 1, 1)
     graph = helper.make_graph(
         [

@@ -40,9 +40,9 @@ def test_it_finds_the_least_loss() -> None:
 
 def test_it_compiles_once() -> None:
     weak = {"slope": jnp.full((), 0.5)}  # of a Python number's type
-    _step.clear_cache()
+    _step.clear_cache()  # type: ignore[missing-attribute]  # what jax.jit returns has it
     fit(weak, LINE, objective=squared, schedule=Schedule(epochs=3, batch=4), key=KEY)
-    assert _step._cache_size() == 1
+    assert _step._cache_size() == 1  # type: ignore[missing-attribute]
 
 
 def test_few_examples_get_at_least_so_many_steps() -> None:
@@ -74,8 +74,9 @@ def test_what_cannot_be_learnt_is_said() -> None:
 
 @pytest.mark.parametrize("field", ["epochs", "batch", "watch", "least", "rate"])
 def test_a_schedule_of_nothing_is_refused(field: str) -> None:
+    changes: dict[str, Any] = {field: 0}
     with pytest.raises(ValueError, match=field):
-        replace(Schedule(epochs=1), **{field: 0})
+        replace(Schedule(epochs=1), **changes)
 
 
 def test_history_counts_what_was_called_by_its_name() -> None:

@@ -54,6 +54,12 @@ def cloaks(desk: Desk, numbers: Iterable[int]) -> list[tuple[int, FaceCloak | st
     return list(stream(numbers, stages(), desk))
 
 
+def assert_alone(found: FaceCloak | str, number: int) -> None:
+    """It is a cloak, and the one that the face gets by itself."""
+    assert isinstance(found, FaceCloak)
+    assert_equal(found, alone(STEPS, number))
+
+
 def at_once(count: int, work: Callable[[int], object]) -> list[object]:
     """The results, or exceptions, of so many threads that begin together."""
     barrier = threading.Barrier(count)
@@ -80,7 +86,7 @@ def test_32_threads_fill_the_slots_and_each_gets_its_own_in_order(desk: Desk) ->
             if number < 0:
                 assert cloak == "bad"
             else:
-                assert_equal(cloak, alone(STEPS, number))
+                assert_alone(cloak, number)
     faces = 31 * 2 + 1
     assert desk.usage.faces == faces
     assert desk.usage.worked == faces * STEPS.steps
@@ -112,16 +118,16 @@ def test_who_fails_while_it_leads_harms_nobody(
             assert isinstance(results, list)
             assert [number for number, _ in results] == [thread, thread + 6]
             for number, cloak in results:
-                assert_equal(cloak, alone(STEPS, number))
+                assert_alone(cloak, number)
     assert desk.vacant == desk.batcher.size
 
 
 def test_a_stream_that_is_left_gives_back_its_slots(desk: Desk) -> None:
     endless = stream(iter(lambda: 3, None), stages(), desk)
-    assert_equal(next(endless)[1], alone(STEPS, 3))
+    assert_alone(next(endless)[1], 3)
     assert desk.vacant == 0
-    assert_equal(cloaks(desk, [4])[0][1], alone(STEPS, 4))  # beside one that nobody goes on with
-    assert_equal(next(endless)[1], alone(STEPS, 3))
+    assert_alone(cloaks(desk, [4])[0][1], 4)  # beside one that nobody goes on with
+    assert_alone(next(endless)[1], 3)
     endless.close()
     assert (desk.vacant, desk.active) == (desk.batcher.size, 0)
     before = desk.usage.worked
@@ -138,7 +144,7 @@ def test_what_was_begun_is_finished_when_it_is_closed_and_nothing_else_is_begun(
         done.extend(cloak for _, cloak in begun)
     assert len(done) >= desk.workers
     for cloak in done:
-        assert_equal(cloak, alone(STEPS, 3))
+        assert_alone(cloak, 3)
     with pytest.raises(ClosedError, match="make another one"):
         cloaks(desk, [1])
     with pytest.raises(RuntimeError, match="shutdown"):

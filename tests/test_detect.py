@@ -24,8 +24,8 @@ FACES = {  # (x, y) of the nose and the width of the face, read off the photos b
 }
 
 
-def yunet(**settings: float) -> YuNet:
-    return YuNet(checkpoint.detector(), Detection(**settings))
+def yunet(settings: Detection | None = None) -> YuNet:
+    return YuNet(checkpoint.detector(), settings)
 
 
 @pytest.fixture(scope="module")
@@ -139,15 +139,16 @@ def test_upright_and_upside_down_faces_in_one_photo(detector: YuNet, pictures: d
 
 def test_min_size_is_honoured(pictures: dict[str, np.ndarray]) -> None:
     side = float(yunet().detect(pictures["astronaut.png"])[0].box[2:].max())
-    assert len(yunet(min_size=int(side) - 5).detect(pictures["astronaut.png"])) == 1
-    assert yunet(min_size=int(side) + 20).detect(pictures["astronaut.png"]) == []
+    assert len(yunet(Detection(min_size=int(side) - 5)).detect(pictures["astronaut.png"])) == 1
+    assert yunet(Detection(min_size=int(side) + 20)).detect(pictures["astronaut.png"]) == []
 
 
 def test_min_score_is_honoured(pictures: dict[str, np.ndarray]) -> None:
     score = yunet().detect(pictures["biden.jpg"])[0].score
     assert score < 0.999
-    assert yunet(min_score=score - 0.02).detect(pictures["biden.jpg"])[0].score == pytest.approx(score, abs=1e-6)
-    assert yunet(min_score=0.9999).detect(pictures["biden.jpg"]) == []
+    lower = yunet(Detection(min_score=score - 0.02))
+    assert lower.detect(pictures["biden.jpg"])[0].score == pytest.approx(score, abs=1e-6)
+    assert yunet(Detection(min_score=0.9999)).detect(pictures["biden.jpg"]) == []
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (1, 500), (500, 1), (11, 4000), (300, 200)])

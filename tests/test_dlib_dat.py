@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import dlib_file
 import jax
@@ -151,7 +152,10 @@ def test_a_pipe_is_no_file(tmp_path: Path) -> None:
 # --- dlib's face network ----------------------------------------------------------------------------------------
 
 
-def resnet(*, first: bytes | None = None, drop: int | None = None, means: tuple[float, ...] | None = None) -> bytes:
+Means = tuple[float, float, float]
+
+
+def resnet(*, first: bytes | None = None, drop: int | None = None, means: Means | None = None) -> bytes:
     """dlib's face network with random weights; first: in place of its first convolution; drop: a layer to leave out."""
 
     def pair(i: int, o: int, side: int, *, stride: int, padding: int) -> list[bytes]:
@@ -193,7 +197,7 @@ def test_affine_layers_are_folded_into_the_convolutions_before_them(tmp_path: Pa
     np.testing.assert_array_equal(tensors["fc_1/kernel"][0, 0], layers[-2].arrays["weights"])
 
 
-OTHERS = {
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "another stride": ({"first": conv(normal(32, 3, 7, 7), normal(32), stride=1)}, r"layer 1 is \('con_4', .*expected"),
     "another padding": ({"first": conv(normal(32, 3, 7, 7), normal(32), stride=2, padding=3)}, "layer 1 is"),
     "a block less": ({"drop": 4}, r"layer 5 is \('con_4'"),

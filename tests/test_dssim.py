@@ -16,8 +16,8 @@ from engine import dssim
 RESOLUTION = 2.0**-14
 
 
-def noise(seed: int, height: int, width: int, size: float) -> np.ndarray:
-    return (size * np.random.default_rng(seed).standard_normal((height, width, 3))).astype(np.float32)
+def noise(seed: int, shape: tuple[int, ...], size: float) -> np.ndarray:
+    return (size * np.random.default_rng(seed).standard_normal((*shape[:2], 3))).astype(np.float32)
 
 
 def oracle(x: np.ndarray | jax.Array, y: np.ndarray | jax.Array) -> float:
@@ -49,7 +49,7 @@ KINDS = ("random", "smooth", "fine", "flat", "black", "white", "saturated", "one
 @pytest.mark.parametrize("kind", KINDS)
 def test_agrees_with_dm_pix(kind: str, size: float) -> None:
     x = picture(kind)
-    y = (x + noise(3, *x.shape[:2], size)).clip(0, 1)
+    y = (x + noise(3, x.shape, size)).clip(0, 1)
     assert float(dssim.dssim(jnp.asarray(x), jnp.asarray(y))) == pytest.approx(oracle(x, y), abs=1e-5)
 
 
@@ -72,7 +72,7 @@ def test_no_change_is_exactly_zero(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_is_finite_and_grows_off_the_clean_image(kind: str, size: float) -> None:
     x = jnp.asarray(picture(kind))
-    delta = jnp.asarray(noise(4, *x.shape[:2], size))
+    delta = jnp.asarray(noise(4, x.shape, size))
     gradient = jax.grad(lambda d: dssim.dssim(x, x + d))(delta)
     assert bool(jnp.isfinite(gradient).all())
     if size:  # along the change itself DSSIM rises: the gradient is not merely finite but right in sign
@@ -83,7 +83,7 @@ def test_gradient_is_finite_and_grows_off_the_clean_image(kind: str, size: float
 def test_host_and_device_agree(kind: str) -> None:
     """dssim_pixels (OpenCV) is what the budget is held to, the device form what the solver sees: within 1e-5."""
     x = np.rint(picture(kind) * 255).astype(np.uint8)
-    y = (x.astype(np.float32) + noise(5, *x.shape[:2], 6)).clip(0, 255).round().astype(np.uint8)
+    y = (x.astype(np.float32) + noise(5, x.shape, 6)).clip(0, 255).round().astype(np.uint8)
     host = dssim.dssim_pixels(x, y)
     device = float(dssim.dssim(jnp.asarray(x / np.float32(255)), jnp.asarray(y / np.float32(255))))
     assert host == pytest.approx(device, abs=1e-5)
@@ -93,7 +93,7 @@ def test_host_and_device_agree(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_host_and_device_maps_agree_everywhere(kind: str) -> None:
-    x, delta = picture(kind), noise(6, 40, 33, 0.03)
+    x, delta = picture(kind), noise(6, (40, 33), 0.03)
     host = dssim.clean(x)
     device = dssim.clean(jnp.asarray(x))
     ours = dssim.dssim_map(host, dssim.change(host, delta), 0.5)
@@ -104,7 +104,7 @@ def test_host_and_device_maps_agree_everywhere(kind: str) -> None:
 
 def test_scale_scales_the_change() -> None:
     """The rational function of t is DSSIM of x + t * delta, not an approximation to it."""
-    x, delta = jnp.asarray(picture("fine")), jnp.asarray(noise(8, 40, 33, 0.1))
+    x, delta = jnp.asarray(picture("fine")), jnp.asarray(noise(8, (40, 33), 0.1))
     original = dssim.clean(x)
     for t in (0.0, 0.1, 0.5, 1.0):
         rational = float(dssim.dssim_map(original, dssim.change(original, delta), t).mean())
@@ -150,7 +150,7 @@ def half_weights() -> jax.Array:
 @pytest.mark.parametrize("kind", KINDS)
 def test_largest_scale_is_feasible_and_maximal(kind: str, rho: float) -> None:
     """Feasible within float rounding of the sum (2e-6), and one notch of 2^-14 further is past the budget."""
-    x, delta, weights = jnp.asarray(picture(kind)), jnp.asarray(noise(9, 40, 33, 0.8)), half_weights()
+    x, delta, weights = jnp.asarray(picture(kind)), jnp.asarray(noise(9, (40, 33), 0.8)), half_weights()
     scale = largest(x, delta, weights, jnp.float32(rho))
     assert 0 < float(scale) < 1
     assert float(weighted(x, delta * scale, weights)) <= rho + 2e-6
@@ -164,7 +164,7 @@ def test_largest_scale_is_feasible_and_maximal(kind: str, rho: float) -> None:
 )
 @settings(max_examples=40, deadline=None)
 def test_largest_scale_grows_with_rho(seed: int, size: float, rhos: list[float]) -> None:
-    x, delta, weights = jnp.asarray(picture("fine")), jnp.asarray(noise(seed, 40, 33, size)), half_weights()
+    x, delta, weights = jnp.asarray(picture("fine")), jnp.asarray(noise(seed, (40, 33), size)), half_weights()
     lower, upper = (largest(x, delta, weights, jnp.float32(rho)) for rho in rhos)
     assert 0 <= float(lower) <= float(upper) <= 1
     for rho, scale in zip(rhos, (lower, upper), strict=True):
@@ -172,7 +172,7 @@ def test_largest_scale_grows_with_rho(seed: int, size: float, rhos: list[float])
 
 
 def test_change_within_the_budget_is_left_as_it_is() -> None:
-    x, delta = jnp.asarray(picture("fine")), jnp.asarray(noise(10, 40, 33, 0.01))
+    x, delta = jnp.asarray(picture("fine")), jnp.asarray(noise(10, (40, 33), 0.01))
     assert float(largest(x, delta, half_weights(), jnp.float32(0.1))) == 1.0
     assert float(largest(x, 0 * delta, half_weights(), jnp.float32(1e-4))) == 1.0
 

@@ -39,7 +39,7 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_verification_begins_with_the_two_and_tells_textures_apart(tmp_path: Path) -> None:
     findings = verification.run(pair(tmp_path))
     assert [row["recogniser"] for row in findings.rows] == ["sturdy", "beta", "installed"]
-    for row in findings.rows:
+    for row in fake_study.rows_of(findings):
         assert row["auc"] > 0.99
         assert row["tar_far_0.001"] > 0.9
         assert (row["people"], row["photos"]) == (12, 3 * 6 + 6 * 3 + 3 * 4)

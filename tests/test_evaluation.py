@@ -32,9 +32,8 @@ def preset(name: str, log: list[str], *, fails: bool = False) -> Preset:
             raise RuntimeError("no more")
         figure = figures.new()
         figure.subplots().plot([0, 1])
-        return Findings(
-            [{"tracker": "x", "share": np.float32(0.5), "count": np.int64(3)}], figure, ["It is so."], ["None."]
-        )
+        row = {"tracker": "x", "share": np.float32(0.5), "count": np.int64(3)}
+        return Findings([row], figure, ["It is so."], ["None."])  # type: ignore[bad-argument-type]
 
     return Preset(name, name, "here", "Is it so?", lambda s: [s.wanted()], lambda s: 0, lambda s: 2.0, run)
 

@@ -67,7 +67,9 @@ def cloaked(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *o
 
     with Survey(out) as survey:
         ((face,),) = (row.faces for row in survey.rows())
-    return face["shift"]
+    shift = face["shift"]
+    assert isinstance(shift, dict)
+    return shift
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -70,7 +70,8 @@ def test_crop_agrees_with_pillow_and_jax(canvas, size, window):
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     channels = [
-        Image.fromarray(canvas[..., n]).resize((size, size), Image.BILINEAR, (lo, lo, hi, hi)) for n in range(3)
+        Image.fromarray(canvas[..., n]).resize((size, size), Image.Resampling.BILINEAR, (lo, lo, hi, hi))
+        for n in range(3)
     ]
     np.testing.assert_allclose(ours, np.stack([np.asarray(channel) for channel in channels], -1), atol=1e-5)
 

@@ -326,7 +326,8 @@ def test_bad_face_is_refused_by_name(landmarks: np.ndarray, problem: str) -> Non
 def test_any_landmarks_give_a_canvas_or_a_value_error(landmarks: list[tuple[float, float]]) -> None:
     """No warning, no other exception, nothing that is not a picture."""
     face = Face(np.array([40, 40, 80, 80], np.float32), np.array(landmarks, np.float32), 0.9)
-    one = reason = None
+    one = None
+    reason = ""
     try:
         one = cut(np.full((100, 200, 3), 128, np.uint8), face)
     except ValueError as error:

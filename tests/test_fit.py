@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_the_budget_is_spent_on_the_file(quality: int | None) -> None:
     subject = prepared(ONE)
     for size in (0.02, 0.1):
         rho = 0.97 * fitted(subject, noises(subject, size), rho=0.45).dssim[0] / MOST**2
-        options = {} if quality is None else {"format": "jpeg", "quality": quality}
+        options: dict[str, Any] = {} if quality is None else {"format": "jpeg", "quality": quality}
         result = fitted(subject, noises(subject, size), rho=rho, **options)
         assert_within(result, subject, ONE, rho)
         assert result.dssim[0] > (SPENT - 0.05) * rho
@@ -136,7 +137,8 @@ def test_jpeg_fits_or_says_that_it_cannot(grey: bool, quality: int, rho: float) 
     bare = photos.decode_pixels(encoder(subject, "jpeg", quality)(subject.photo.pixels))
     boxes = [np.s_[top:bottom, left:right] for top, left, bottom, right in subject.regions]
     loss = max(dssim_pixels(subject.photo.pixels[box], bare[box]) for box in boxes)
-    result = reason = None
+    result = None
+    reason = ""
     try:
         result = fitted(subject, noises(subject, 0.1), rho=rho, format="jpeg", quality=quality)
     except PhotoError as error:

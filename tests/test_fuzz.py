@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fuzzing import corpus, mutate, pieces, planting, pool, targets
 from PIL import Image
+from there import there
 
 from engine import photo
 
@@ -91,12 +92,13 @@ class Broken:
 def test_a_leak_and_a_foreign_exception_are_findings(monkeypatch: pytest.MonkeyPatch) -> None:
     own = targets.Leaks(0)
     case = own.make(0)
+    payload = there(case.payload).data
     read, written = photo.read, planting.save(Image.fromarray(np.zeros((8, 8, 3), np.uint8)), "PNG")
-    monkeypatch.setattr(photo, "encode", lambda found, pixels: written + case.payload.data)
+    monkeypatch.setattr(photo, "encode", lambda found, pixels: written + payload)
     assert own.check(case._replace(data=written))[::3] == ("leaks", True)
     monkeypatch.setattr(photo, "encode", lambda found, pixels: b"no photo")
     assert own.check(case._replace(data=written))[::3] == ("writes what cannot be read", True)
-    monkeypatch.setattr(photo, "read", lambda data: read(data).nothing)
+    monkeypatch.setattr(photo, "read", lambda data: read(data).nothing)  # type: ignore[missing-attribute]
     assert own.check(case._replace(data=written))[::3] == ("raises AttributeError", True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 from fake_study import Seer
 from PIL import Image
 from scipy import stats
+from there import there
 
 from engine.evaluate import extremes, galleries, report
 from engine.evaluate.presets import gallery
@@ -53,12 +55,12 @@ def test_a_tie_counts_for_the_name() -> None:
 
 
 def test_embeddings_have_length_one_and_people_without_a_face_none() -> None:
-    class Sees:
-        def embed(self, photos):
+    class Sees(Seer):
+        def embed(self, photos: Sequence[Path]) -> list[np.ndarray | None]:
             return [None if "none" in photo.name else np.array([3.0, 4.0], np.float32) for photo in photos]
 
     whole, half, empty = galleries.people(
-        Sees(), [[Path("a"), Path("b")], [Path("none"), Path("c")], [Path("none.jpg")]]
+        Sees("sees"), [[Path("a"), Path("b")], [Path("none"), Path("c")], [Path("none.jpg")]]
     )
     assert whole.tolist() == pytest.approx(np.array([[0.6, 0.8]] * 2))
     assert half.shape == (1, 2)
@@ -170,7 +172,8 @@ def test_users_are_found_without_a_cloak_and_lost_with_another_picture(crowded: 
         (MILLION, "extrapolated"),
     ]
     assert len(findings.rows) == 2 * 2 * 5
-    for row in findings.rows:
+    rows = fake_study.rows_of(findings)
+    for row in rows:
         assert row["users"] == 3
         if row["figure"] == "measured":
             assert row["top_1_uncloaked"] == 1
@@ -180,8 +183,8 @@ def test_users_are_found_without_a_cloak_and_lost_with_another_picture(crowded: 
         for key in ("top_1", "top_10", "top_50", "top_1_uncloaked"):
             assert row[f"{key}_low"] <= row[key] + 1e-9
             assert row[key] <= row[f"{key}_high"] + 1e-9
-    million = findings.rows[4]
-    assert million["top_50"] <= findings.rows[2]["top_50"]
+    million = rows[4]
+    assert million["top_50"] <= rows[2]["top_50"]
     said = " ".join(findings.sentences)
     assert "has 39 besides the users: a gallery of 5,000 could not be measured" in said
     assert "Check of the extrapolation: from 20 people" in said
@@ -202,8 +205,9 @@ def test_the_price_counts_the_photos_that_only_the_gallery_has(
     public = 3 * galleries.PHOTOS
     assert gallery.PRESET.embeddings(crowded) == 30 * galleries.PHOTOS + public
     before = report.about(crowded)["people"]
-    (crowded.faces / "one more").mkdir()
-    (crowded.faces / "one more" / "0.png").touch()
+    faces = there(crowded.faces)
+    (faces / "one more").mkdir()
+    (faces / "one more" / "0.png").touch()
     after = report.about(crowded)["people"]
     assert after["further"]["count"] == before["further"]["count"] + 1 == 31
     assert after["further"]["sha256"] != before["further"]["sha256"]

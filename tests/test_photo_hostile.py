@@ -127,14 +127,15 @@ def test_pages_of_a_tiff_cost_no_memory():
     tags = containers.tiff_parts(pixels).tags
     big = metadata.Entry(7, 4_000_000, bytes(4_000_000))
     data = containers.tiff_with(pixels, {**tags, 0xFE00: big})
-    where = containers.tiff_parts(data).tags[0xFE00].offset
+    entry = containers.tiff_parts(data).tags[0xFE00]
+    assert isinstance(entry, metadata.Entry)
     page, size = bytearray(data), 30
     (first,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, first)
     struct.pack_into("<I", page, first + 2 + 12 * count, len(page))
     for number in range(60):
         following = len(page) + size if number < 59 else 0
-        page += ifd((0xFE, 4, 1, 1), (0xFE00, 7, 4_000_000, where), following=following)
+        page += ifd((0xFE, 4, 1, 1), (0xFE00, 7, 4_000_000, entry.offset), following=following)
     found = timed(lambda: containers.tiff_parts(bytes(page)))
     assert len(found.pages) == 60
     assert all(set(one) <= {0xFE, 0x100} for one in found.pages)

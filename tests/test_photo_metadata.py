@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 from test_photo import HIDING_PLACES, ICC, camera_exif, resource, save, scene, with_chunks, with_segments
+from there import there
 
 from engine import photo
 from engine.photo import containers, metadata
@@ -200,9 +201,9 @@ def test_xmp_loses_a_property_and_not_the_packet(orientation, properties, gone, 
 
 def test_other_prefixes_are_seen_through():
     body = packet(b"<z:Regions xmlns:z='http://www.metadataworkinggroup.com/schemas/regions/'/>")
-    assert b"z:Regions" in clean_xmp(body, 1).packet
+    assert b"z:Regions" in there(clean_xmp(body, 1).packet)
     cleaned = clean_xmp(body, 6)
-    assert b"z:Regions" not in cleaned.packet
+    assert b"z:Regions" not in there(cleaned.packet)
     assert "mwg-rs:Regions" in cleaned.left[0]
 
 
@@ -210,8 +211,8 @@ def test_sizes_in_xmp_turn_with_the_picture():
     body = packet(
         attributes=b" xmlns:exif='http://ns.adobe.com/exif/1.0/' exif:PixelXDimension='64' exif:PixelYDimension='48'"
     )
-    assert b'exif:PixelXDimension="64"' in clean_xmp(body, 3).packet
-    assert b'exif:PixelYDimension="64"' in clean_xmp(body, 6).packet
+    assert b'exif:PixelXDimension="64"' in there(clean_xmp(body, 3).packet)
+    assert b'exif:PixelYDimension="64"' in there(clean_xmp(body, 6).packet)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,9 @@ def test_long_texts_of_people_are_kept_and_those_too_long_for_a_format_are_named
     assert not photo.notes(found)
     written = photo.encode(found, found.pixels)
     assert story in written
-    assert photo.read(written).encoding["xmp"].count(b"evening") == 2500
+    xmp = photo.read(written).encoding["xmp"]
+    assert isinstance(xmp, bytes)
+    assert xmp.count(b"evening") == 2500
     as_jpeg = photo.encode(found, found.pixels, format="jpeg")
     assert b"At the beach" in as_jpeg
     assert b"evening" not in as_jpeg
@@ -333,7 +336,7 @@ def test_what_goes_is_named(place):
 def test_a_profile_of_known_tags_stays_as_it_is():
     assert clean_icc(ICC) == ICC
     odd = profile_with(b"priv", b"data" + bytes(4) + b"secret" * 40)
-    cleaned = clean_icc(odd)
+    cleaned = there(clean_icc(odd))
     assert b"secret" not in cleaned
     assert clean_icc(cleaned) == cleaned
     assert ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(cleaned))).startswith("sRGB")

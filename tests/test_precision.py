@@ -18,7 +18,7 @@ from engine.bench.samples import synthetic
 from engine.bulk import batching
 from engine.bulk.batching import Batcher
 from engine.bulk.plan import fingerprint
-from engine.config import Detection, Output, Recipe
+from engine.config import Detection, Output, Precision, Recipe
 from engine.extractors import Extractor, InputSpec, embed, tuned
 from engine.extractors.layers import conv, product, tuned_conv
 
@@ -27,7 +27,7 @@ TENSOR = r"tensor<[^>]*x(\w+)>"
 PRODUCT = re.compile(rf"stablehlo\.(?:dot_general|convolution).*: \({TENSOR}, {TENSOR}\) -> {TENSOR}")
 
 
-def network(precision: str) -> Extractor:
+def network(precision: Precision) -> Extractor:
     graphdef, state = nnx.split(tiny_robust.Network(rngs=nnx.Rngs(7)))
     exact = Extractor(nnx.to_pure_dict(state), "small", SPEC, graphdef, tiny_robust.DIM, "0" * 64)
     return replace(exact, precision=precision)

@@ -10,7 +10,7 @@ import fake_study
 import numpy as np
 import pytest
 import tiny_cloak
-from fake_study import ABOUT, Seer
+from fake_study import ABOUT, Seer, rows_of
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -56,7 +56,7 @@ def test_cloaks_that_are_another_picture_protect_wholly(name: str, tmp_path: Pat
     _well_formed(findings, tmp_path)
     if name == "space":
         return
-    for row in findings.rows:
+    for row in rows_of(findings):
         assert set(row) >= ROW
         assert row["dssim_max"] == pytest.approx(made.recipe.rho / 2, abs=0.01)
         assert row["floor"] == 0
@@ -86,7 +86,7 @@ def _well_formed(findings: Findings, folder: Path) -> None:
     assert findings.sentences
     assert findings.deviations
     assert not any("nan" in said.replace("(nan)", "nan").split() for said in findings.sentences)
-    assert findings.figure is not None
+    assert isinstance(findings.figure, Figure)
     assert "<svg" in drawn(findings.figure, folder)
 
 
@@ -137,7 +137,7 @@ def test_leaked_photos_take_protection_back_to_the_floor(tmp_path: Path) -> None
 
 def test_a_share_that_is_no_whole_photo_leaks_on_average(tmp_path: Path) -> None:
     users = fake_study.people(tmp_path, users=2, others=1, public=0).users
-    cloaked = {photo: photo.with_suffix(".cloaked") for one in users for photo in one.scraped}
+    cloaked: dict[Path, Path | None] = {photo: photo.with_suffix(".cloaked") for one in users for photo in one.scraped}
     hidden = users[0].scraped[0]
     cloaked[hidden] = None
     random = np.random.default_rng(0)
@@ -152,7 +152,7 @@ def test_a_share_that_is_no_whole_photo_leaks_on_average(tmp_path: Path) -> None
 
 
 def test_labels_go_as_far_as_there_are_people(tmp_path: Path) -> None:
-    rows = PRESETS["labels"].run(fake_study.study(tmp_path, others=4)).rows
+    rows = rows_of(PRESETS["labels"].run(fake_study.study(tmp_path, others=4)))
     assert sorted({row["labels"] for row in rows}) == [2, 3, 4, 5]
     assert all(row["other_people"] == row["labels"] - 1 for row in rows)
 
@@ -170,7 +170,7 @@ def test_transfer_has_every_pair_and_frames_those_that_made_the_cloaks(tmp_path:
 def test_oblivious_has_held_out_recognisers_alone_the_least_accurate_first(tmp_path: Path) -> None:
     coarse = Seer("coarse", (), 2, noise=0.3)
     made = fake_study.study(tmp_path, recognisers=(Seer("alpha", ("alpha",)), Seer("beta", ("beta",)), coarse))
-    rows = PRESETS["oblivious"].run(made).rows
+    rows = rows_of(PRESETS["oblivious"].run(made))
     assert [row["recogniser"] for row in rows] == ["coarse"] * 3 + ["beta"] * 3
     assert rows[0]["auc"] < rows[-1]["auc"] <= 1
     assert rows[0]["lfw_pairs_auc"] == oblivious.UNKNOWN
@@ -199,7 +199,7 @@ def test_auc_is_the_share_of_pairs_in_order() -> None:
 def test_space_says_how_far_and_whose_place(tmp_path: Path) -> None:
     findings = PRESETS["space"].run(fake_study.study(tmp_path))
     assert [row["recogniser"] for row in findings.rows] == ["alpha", "beta", "installed"]
-    for row in findings.rows:
+    for row in rows_of(findings):
         assert row["astray_floor"] == 0
         assert row["astray"] > 0.6
         assert row["shift_relative"] > 0.5
@@ -229,7 +229,7 @@ def test_purification_reports_the_trackers_accuracy_beside(tmp_path: Path) -> No
     findings = PRESETS["purification"].run(fake_study.study(tmp_path))
     names = list(dict.fromkeys(row["purification"] for row in findings.rows))
     assert names == ["nothing", *PURIFICATIONS]
-    assert all(0 <= row["others"] <= 1 for row in findings.rows)
+    assert all(0 <= row["others"] <= 1 for row in rows_of(findings))
     assert len(list((tmp_path / "out" / "copies").iterdir())) == len(PURIFICATIONS)
 
 
@@ -286,7 +286,7 @@ def faces(portraits: tuple[Path, People], tmp_path: Path, monkeypatch: pytest.Mo
 def test_quality_is_of_the_files(faces: fake_study.FakeStudy, tmp_path: Path) -> None:
     findings = PRESETS["quality"].run(faces)
     _well_formed(findings, tmp_path)
-    by_name = {row["measure"]: row for row in findings.rows}
+    by_name = {row["measure"]: row for row in rows_of(findings)}
     measured = [faces.dssim(photo, file) for photo, file in faces.cloaks(faces.wanted()).files.items() if file]
     assert by_name["DSSIM"]["worst"] == pytest.approx(max(measured))
     assert by_name["DSSIM"]["mean"] == pytest.approx(np.mean(measured))
@@ -315,7 +315,7 @@ def test_fake_accounts_look_like_the_user_within_the_budget_and_are_made_once(
     findings = PRESETS["sybil"].run(faces)
     _well_formed(findings, tmp_path)
     assert {row["fake account"] for row in findings.rows} == {sybil.NONE, sybil.CLEAN, sybil.CLOAKED}
-    assert all(0 < row["fake_dssim_max"] <= faces.recipe.rho for row in findings.rows)
+    assert all(0 < row["fake_dssim_max"] <= faces.recipe.rho for row in rows_of(findings))
     for row in common.where(findings.rows, leaked=1.0, **{"fake account": sybil.NONE}):
         assert row["protection"] == row["floor"]
     written = {path: path.stat().st_mtime_ns for path in (faces.out / "sybil").rglob("cloaked/*.png")}

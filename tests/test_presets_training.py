@@ -8,7 +8,9 @@ import pytest
 import tiny
 import tiny_cloak
 from faces_on_file import study
-from PIL import Image
+from fake_study import rows_of
+from matplotlib.figure import Figure
+from PIL import Image, JpegImagePlugin
 
 from engine.config import Output
 from engine.evaluate.descent import Schedule
@@ -47,7 +49,7 @@ def complete(findings: Findings) -> None:
     assert all(isinstance(value, str | float | int) for row in findings.rows for value in row.values())
     assert findings.sentences
     assert findings.deviations
-    assert findings.figure is not None
+    assert isinstance(findings.figure, Figure)
     assert findings.figure.axes
 
 
@@ -58,12 +60,12 @@ def test_scratch(tmp_path: Path, change, works: bool, monkeypatch: pytest.Monkey
         monkeypatch.setattr(scratch, "FromScratch", short)
     findings = scratch.run(study(tmp_path, change))
     complete(findings)
-    own, tuned = findings.rows
+    own, tuned = rows_of(findings)
     assert (own["part"], tuned["part"]) == ("held-out", "in")
     assert own["dssim_max"] == 0.004
     said = f"names {1 - own['floor']:.0%} of users' clean test photos rightly when nothing is cloaked"
     assert said in findings.sentences[0]
-    for row in findings.rows:
+    for row in rows_of(findings):
         if works:
             assert row["protection"] > row["floor"]
         else:  # the same photos and seed: the same tracker
@@ -111,6 +113,8 @@ def test_the_clean_counterpart_is_encoded_like_the_cloaked(tmp_path: Path) -> No
     assert kept.suffix == ".jpg"
     found = read(photo)
     with Image.open(io.BytesIO(encode(found, found.pixels))) as cloaked, Image.open(kept) as after:
+        assert isinstance(cloaked, JpegImagePlugin.JpegImageFile)
+        assert isinstance(after, JpegImagePlugin.JpegImageFile)
         assert cloaked.format == after.format
         assert cloaked.quantization == after.quantization
     made.output = Output(format="png")

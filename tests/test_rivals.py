@@ -126,7 +126,7 @@ def test_unknown_extractor_is_named(problem: problem_file.Problem) -> None:
 def test_recorder_reads_the_loop_of_every_batch() -> None:
     recorder = fawkes_rival.Recorder()
 
-    def loop(dist_raw: jnp.ndarray, internal_dist: jnp.ndarray) -> None:
+    def loop(dist_raw: np.ndarray, internal_dist: np.ndarray) -> None:
         bar = recorder(2, width=30)
         for step in (1, 2):
             bar.update(step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from engine import dssim
 from engine.extractors import embed_crop
 from engine.robust import adversary
 from engine.robust import head as heads
-from engine.robust.adversary import Attack, Target
+from engine.robust.adversary import Attack, Norm, Target
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -104,7 +106,7 @@ def test_a_picture_s_change_does_not_depend_on_its_batch() -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "dssim"])
-def test_a_flat_picture_has_a_finite_change(norm: str) -> None:
+def test_a_flat_picture_has_a_finite_change(norm: Norm) -> None:
     attack = Attack(0.01, 2, 0.01, norm=norm)
     crops = jnp.full((1, 32, 32, 3), 0.5)
     changes = adversary.against(attack, NETWORK, target(crops), crops, seeds(1))
@@ -124,5 +126,6 @@ def test_a_flat_picture_has_a_finite_change(norm: str) -> None:
     ],
 )
 def test_settings_that_cannot_be_are_refused(values: dict, message: str) -> None:
+    settings: dict[str, Any] = {"epsilon": 0.03, "steps": 1, "step_size": 0.01, **values}
     with pytest.raises(ValueError, match=message):
-        Attack(**{"epsilon": 0.03, "steps": 1, "step_size": 0.01, **values})
+        Attack(**settings)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,12 +28,12 @@ def stream(first: int = 0, share: tuple[int, int] = (0, 1), count: int = 5, **ch
     part = data.split(rows(), held_out=2, seed=1)
     canvases = np.stack([tiny_robust.face(row // 3, row % 3) for row in range(24)])
     anchors = np.eye(24, dtype=np.float32)
-    settings = {"window": WINDOW, "augmentation": Augmentation(), "size": 4, "seed": 3, **changes}
+    settings: dict[str, Any] = {"window": WINDOW, "augmentation": Augmentation(), "size": 4, "seed": 3, **changes}
     found = data.batches(canvases, anchors, part, first=first, share=share, **settings)
     return [next(found) for _ in range(count)]
 
 
-def assert_equal(some: object, others: object) -> None:
+def assert_equal(some: Iterable[Any], others: Iterable[Any]) -> None:
     for one, other in zip(some, others, strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ SCRIPT = Path(tiny_robust.__file__)
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with `people`, their aligned `faces`, and the extractor "small" in `engine`, known to the registry."""
     root = tmp_path_factory.mktemp("robust")
     tiny_robust.people(root / "people", root / "faces")

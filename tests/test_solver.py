@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from scipy import ndimage
 from engine import dssim
 from engine.cloak import projection, solver
 from engine.cloak.objective import Problem, window_weights
-from engine.config import CHUNK, LEAD, Recipe
+from engine.config import CHUNK, LEAD, Recipe, SolverName
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -47,6 +48,10 @@ SOLVERS = ("projected away .007", "paper away .007", "fawkes1 away .007")
 each_solver = pytest.mark.parametrize("name", SOLVERS)
 
 
+Faces = TypeVar("Faces", solver.Batch, solver.Result)
+Picture = np.ndarray | jax.Array
+
+
 def faces() -> solver.Batch:
     """Four faces: a texture, the same kind in grey, mid-grey and black; the cloak may act in the middle, fading in."""
     grey = np.repeat(tiny.texture(2, SIDE, SIDE).mean(-1, keepdims=True), 3, axis=2)
@@ -55,17 +60,19 @@ def faces() -> solver.Batch:
     depth = np.minimum(depth, depth[:, None])
     targets = np.random.default_rng(0).standard_normal((2, 4, tiny.DIM)).astype(np.float32)
     targets /= np.linalg.norm(targets, axis=-1, keepdims=True)
-    return solver.Batch(
-        canvas=np.stack([tiny.texture(1, SIDE, SIDE), grey, *flat]),
-        mask=np.repeat(np.clip(depth / 4, 0, 1).astype(np.float32)[None, ..., None], 4, axis=0),
-        region=np.repeat((depth >= 0)[None], 4, axis=0),
-        target=tuple(targets),
-        grey=np.array([False, True, False, False]),
-        identity=np.array([[0, 11, 12, 0], [0, 21, 22, 0], [0, 31, 32, 0], [0, 31, 32, 1]], np.uint32),
+    return jax.device_get(
+        solver.Batch(
+            canvas=jnp.asarray(np.stack([tiny.texture(1, SIDE, SIDE), grey, *flat])),
+            mask=jnp.asarray(np.repeat(np.clip(depth / 4, 0, 1).astype(np.float32)[None, ..., None], 4, axis=0)),
+            region=jnp.asarray(np.repeat((depth >= 0)[None], 4, axis=0)),
+            target=tuple(jnp.asarray(one) for one in targets),
+            grey=jnp.array([False, True, False, False]),
+            identity=jnp.array([[0, 11, 12, 0], [0, 21, 22, 0], [0, 31, 32, 0], [0, 31, 32, 1]], jnp.uint32),
+        )
     )
 
 
-def pick(batch: solver.Batch, index: list[int]) -> solver.Batch:
+def pick(batch: Faces, index: list[int]) -> Faces:
     return jax.tree.map(lambda leaf: leaf[np.array(index)], batch)
 
 
@@ -83,11 +90,11 @@ def begin(recipe: Recipe, batch: solver.Batch) -> solver.Slots:
     return solver.begin(recipe, batch, solver.embed(EXTRACTORS, batch.canvas), jnp.ones(len(batch.grey), bool))
 
 
-def embed(canvas: np.ndarray) -> list[np.ndarray]:
+def embed(canvas: Picture) -> list[np.ndarray]:
     return [np.asarray(found) for found in solver.embed(EXTRACTORS, jnp.asarray(canvas, jnp.float32))]
 
 
-def reference_dssim(x: np.ndarray, y: np.ndarray, region: np.ndarray) -> float:
+def reference_dssim(x: Picture, y: Picture, region: Picture) -> float:
     """DSSIM in float64 by scipy's filters, mean over the windows that lie wholly inside the region."""
     taps = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
     taps /= taps.sum()
@@ -95,11 +102,11 @@ def reference_dssim(x: np.ndarray, y: np.ndarray, region: np.ndarray) -> float:
     def blur(image: np.ndarray) -> np.ndarray:
         return ndimage.correlate1d(ndimage.correlate1d(image, taps, axis=0), taps, axis=1)[5:-5, 5:-5]
 
-    x, y = x.astype(np.float64), y.astype(np.float64)
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     mx, my = blur(x), blur(y)
     vx, vy, vxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
     ssim = (2 * mx * my + 1e-4) * (2 * vxy + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
-    inside = ndimage.minimum_filter(region.astype(np.uint8), 11)[5:-5, 5:-5] > 0
+    inside = ndimage.minimum_filter(np.asarray(region, np.uint8), 11)[5:-5, 5:-5] > 0
     return float((1 - ssim.mean(-1))[inside].mean() / 2)
 
 
@@ -124,16 +131,16 @@ def test_projected_spends_the_budget(name: str) -> None:
     assert (solved(name).dssim[[TEXTURED, GREY]] > 0.98 * RECIPES[name].rho).all()
 
 
-@pytest.mark.parametrize("solver_name", ["projected", "paper", "fawkes1"])
-def test_objective_person_moves_away_from_the_person_and_a_face_without_one_from_itself(solver_name: str) -> None:
-    away = replace(PROJECTED, solver=solver_name, rho=0.02, steps=10)
+@pytest.mark.parametrize("name", ["projected", "paper", "fawkes1"])
+def test_objective_person_moves_away_from_the_person_and_a_face_without_one_from_itself(name: SolverName) -> None:
+    away = replace(PROJECTED, solver=name, rho=0.02, steps=10)
     person = replace(away, objective="person")
     batch = pick(faces(), [TEXTURED, GREY])
-    alone = batch._replace(target=tuple(np.zeros_like(given) for given in batch.target))
+    alone = batch._replace(target=tuple(jnp.zeros_like(given) for given in batch.target))
     np.testing.assert_array_equal(run(person, alone).delta, run(away, batch).delta)
     # Near the face's own embedding, as a person's mean is, but elsewhere in both networks.
     near = [own + 0.5 * given for own, given in zip(embed(batch.canvas), batch.target, strict=True)]
-    batch = batch._replace(target=tuple(one / np.linalg.norm(one, axis=1, keepdims=True) for one in near))
+    batch = batch._replace(target=tuple(jnp.asarray(one / np.linalg.norm(one, axis=1, keepdims=True)) for one in near))
 
     def left(recipe: Recipe) -> float:
         found = embed(batch.canvas + run(recipe, batch).delta)
@@ -343,7 +350,7 @@ def compiled() -> Iterator[list[str]]:
     """The names of the programs that XLA has compiled since the test began."""
     events: list[str] = []
 
-    def listen(event: str, duration: float, *, fun_name: str = "", **_: object) -> None:
+    def listen(event: str, duration_secs: float, *, fun_name: str = "", **_: object) -> None:
         if event.endswith("backend_compile_duration"):
             events.append(fun_name.removeprefix("jit(").removesuffix(")"))
 
@@ -424,7 +431,8 @@ def test_after_its_first_steps_a_face_goes_on_the_way_that_it_went() -> None:
     for slots in (plain[recipe.steps], led[recipe.steps]):
         after = solver.embed(EXTRACTORS, jnp.asarray(slots.problems.original.image + slots.state.variable))
         anchors = [goal - 4 * way for goal, way in zip(slots.problems.target, ways, strict=True)]
-        reached.append(sum(np.linalg.norm(one - two, axis=-1) for one, two in zip(after, anchors, strict=True)))
+        pairs = zip(after, anchors, strict=True)
+        reached.append(np.sum([np.linalg.norm(one - two, axis=-1) for one, two in pairs], axis=0))
     assert (reached[1] > reached[0]).all(), "with a lead and without, from what is to be left"
 
 

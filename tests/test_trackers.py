@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
+from there import there
 
 from engine.evaluate import trackers
 from engine.evaluate.dataset import Person
@@ -81,10 +83,10 @@ def test_softmax_regression_converges_to_scipys_minimum(noise, wrong):
 def test_a_few_rows_classes_or_dimensions_more_compile_nothing():
     rows, labels = crowd()
     softmax_regression(rows, labels, classes=9)
-    compiled = trackers._minimise._cache_size()
+    compiled = trackers._minimise._cache_size()  # type: ignore[missing-attribute]  # what jax.jit returns has it
     softmax_regression(rows[:40], labels[:40], classes=7)
     softmax_regression(*crowd(people=20, each=8, dim=100), classes=20)
-    assert trackers._minimise._cache_size() == compiled
+    assert trackers._minimise._cache_size() == compiled  # type: ignore[missing-attribute]
 
 
 def test_the_linear_head_does_not_care_for_scale_and_offset_of_the_embeddings():
@@ -138,13 +140,13 @@ def test_one_photo_of_one_person_is_enough_to_learn(head):
 class Sees:
     """A recogniser that knows each photo's embedding; None where it finds no face."""
 
-    extractors = ("tiny",)
+    extractors: tuple[str, ...] = ("tiny",)
     name, version = "sees", "1"
 
     def __init__(self, embeddings: dict[Path, np.ndarray | None]) -> None:
         self.embeddings = embeddings
 
-    def embed(self, photos: list[Path]) -> list[np.ndarray | None]:
+    def embed(self, photos: Sequence[Path]) -> list[np.ndarray | None]:
         return [self.embeddings[photo] for photo in photos]
 
 
@@ -209,7 +211,7 @@ def test_a_cloak_that_moves_embeddings_away_protects(head):
     cloaked = {photo: photo.with_suffix(".cloaked") for one in USERS for photo in one.scraped}
     for one in USERS:
         for photo in one.scraped:
-            embeddings[cloaked[photo]] = -embeddings[photo]
+            embeddings[cloaked[photo]] = -there(embeddings[photo])
     found = measure(EmbeddingTracker(Sees(embeddings), head), USERS, OTHERS, cloaked=cloaked, made_with=())
     assert found.floor.value < 0.1
     assert found.protection.value > 0.9

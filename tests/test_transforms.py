@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,8 @@ def test_without_any_the_extractors_see_the_face_as_it_is(canvas: jax.Array) -> 
 
 @pytest.mark.parametrize("field", ["jitter", "spectrum"])
 def test_each_changes_what_is_seen_by_the_key(canvas: jax.Array, field: str) -> None:
-    recipe = replace(STILL, **{field: 0.3})
+    changes: dict[str, Any] = {field: 0.3}
+    recipe = replace(STILL, **changes)
     (still,), (one,), (other,), (again,) = (
         seen(*arguments, (0,))
         for arguments in ((STILL, canvas, 0), (recipe, canvas, 0), (recipe, canvas, 1), (recipe, canvas, 0))

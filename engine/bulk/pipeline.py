@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,7 +99,7 @@ def stream(
     *,
     clock: Clock | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[S, R]]:
+) -> Generator[tuple[S, R], None, None]:
     """Every source with its result, in order. progress gets (faces done, faces in slots) after every chunk of steps.
 
     An exception of a stage that is not about one photo ends the stream; work that was begun in threads is finished.
