@@ -153,7 +153,7 @@ def calls(load: Load) -> int:
 
 
 def missing() -> str | None:
-    """Lack in the environment, None if there is none."""
+    """Fault of the settings in the environment, in words; None if they can be used."""
     return web.unset((ENDPOINT, KEY)) or web.insecure(os.environ[ENDPOINT])
 
 

@@ -129,7 +129,7 @@ def calls(load: Load) -> int:
 
 
 def missing() -> str | None:
-    """Lack in the environment, None if there is none."""
+    """Fault of the settings in the environment, in words; None if they can be used."""
     return web.unset((KEY, SECRET)) or web.insecure(_endpoint())
 
 
