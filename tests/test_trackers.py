@@ -218,15 +218,6 @@ def test_a_cloak_that_moves_embeddings_away_protects(head):
     assert math.isclose(found.others, 1, abs_tol=0.2)
 
 
-def test_trackers_are_every_head_on_every_recogniser():
-    first, second = Sees({}), Sees({})
-    second.name, second.extractors = "other", ()
-    made = trackers.trackers([first, second])
-    assert [one.name for one in made] == [f"{head} on {name}" for name in ("sees", "other") for head in HEADS]
-    assert [one.extractors for one in made] == [("tiny",)] * 3 + [()] * 3
-    assert [one.name for one in trackers.trackers([first], heads=["1-NN"])] == ["1-NN on sees"]
-
-
 def test_an_unknown_head_is_refused_naming_those_there_are():
     with pytest.raises(ValueError, match="linear head, 1-NN, nearest centroid; got 'svm'"):
         EmbeddingTracker(Sees({}), "svm")

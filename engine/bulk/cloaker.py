@@ -97,7 +97,6 @@ class Cloaker:
         self.batcher = Batcher(self.recipe, extractors, size=size, mesh=mesh)
         self.desk = Desk(self.batcher, workers=self.workers)
         self._extractors = extractors
-        self.weights = {extractor.name: extractor.weights_sha256 for extractor in extractors}
         self._goal = goal
         if goal is not None:
             _check_goal(goal, self.recipe, [extractor.dim for extractor in extractors])

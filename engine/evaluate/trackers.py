@@ -151,8 +151,3 @@ class EmbeddingTracker:
             head = self._head(np.stack([row for row, _ in learnt]), np.array([label for _, label in learnt]))
             named[seen] = head(np.stack([row for row in asked if row is not None]))
         return named
-
-
-def trackers(recognisers: Sequence[Recogniser], heads: Sequence[str] = tuple(HEADS)) -> tuple[EmbeddingTracker, ...]:
-    """Every head on every recogniser."""
-    return tuple(EmbeddingTracker(recogniser, head) for recogniser in recognisers for head in heads)
