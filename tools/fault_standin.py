@@ -109,7 +109,6 @@ class StandIn(cloaker.Cloaker):
         self.detector = Remembered(detection)
         self.batcher = cast(batching.Batcher, Batcher(recipe, batch or 4))
         self.desk = Desk(self.batcher, workers=self.workers)
-        self.weights = {}
         self._goal: Target | None = None
         self.asks = True
         self._bank: Bank = ()
