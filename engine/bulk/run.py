@@ -23,7 +23,7 @@ from engine.bulk import budget, trouble
 from engine.bulk.album import Album, publish, remove
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.goals import Targets
-from engine.bulk.inputs import OWN_FOLDER, collect
+from engine.bulk.inputs import OWN_FOLDER, Item, collect
 from engine.bulk.manifest import Manifest, Row, Status, finished
 from engine.bulk.pipeline import Clock, Stages, stream
 from engine.bulk.plan import Options, Plan, Task, announce, dry, fingerprint, plan
@@ -166,8 +166,7 @@ def run(
                 watch.row(rows[-1])
                 if why := trouble.ends_run(rows[-1]):
                     raise trouble.RunError(f"{why}: make room. {trouble.RESUME.format(out=out)}")
-        said = {row.target for row in (*rows, *todo.left)}
-        manifest.forget(_superseded(manifest, said | {item.target for item in items}, paths))
+        manifest.forget(_superseded(manifest, items, [*rows, *todo.left], paths))
     summary = summarise(rows, todo.earlier, clock, time.perf_counter() - begun, remaining=todo.left)
     summary = replace(summary, compiles=compiled.as_dict())
     return _published(summary, out, options, watch)
@@ -187,16 +186,17 @@ def _dry_run(cloaker: Callable[[], Cloaker], todo: Plan, options: Options, watch
     return [*todo.passed, *dry(one, todo.tasks, options, watch)]
 
 
-def _superseded(manifest: Manifest, current: Collection[str], paths: Sequence[Path]) -> list[str]:
+def _superseded(manifest: Manifest, items: Sequence[Item], rows: Sequence[Row], paths: Sequence[Path]) -> list[str]:
     """Targets of photos that failed or had no face in an earlier call, and are not what this one found in its paths.
 
-    Such a photo is gone, or has another place now, or it was a folder that could not be read then. current: targets of
-    what this call found, and of the rows that it has. A photo that was refused has a row of another name.
+    Such a photo is gone, or has another place now, or it was a folder that could not be read then. items: of this call.
+    rows: what it said. That of a photo that was refused has another name than its item.
     """
     ends = list(manifest.open_ends())
     if not ends:
         return []
     roots = [os.path.abspath(path) for path in paths]
+    current = {one.target for one in (*items, *rows)}
 
     def looked(source: str) -> bool:
         return any(source == root or source.startswith(os.path.join(root, "")) for root in roots)

@@ -32,9 +32,8 @@ def rows(out: Path) -> Iterator[Row]:
     """
     with ExitStack() as stack:
         databases = [(path, stack.enter_context(reading(path))) for path in manifests(out)]
-        merged = heapq.merge(
-            *starmap(_ordered, databases), key=lambda entry: entry[0]
-        )  # of equals the first's is first
+        # Of equals that of the first manifest comes first.
+        merged = heapq.merge(*starmap(_ordered, databases), key=lambda entry: entry[0])
         for _, entries in groupby(merged, key=lambda entry: entry[0]):
             row = next(entries)[1]
             yield replace(row, status="failed", reason=GONE) if _gone(out, row) else row
