@@ -14,18 +14,18 @@ from conftest import REPOSITORY
 from engine.bulk import claims
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
-NOW, BEFORE = "evaluation", "evaluation-no-lead"
-"""Of the default as it is; of the one before it had a lead and a coarse part, with the presets not measured since."""
+DEFAULT = "evaluation"
+"""Of the default recipe as it is."""
 
 
 def presets(folder: str) -> dict[str, dict]:
     return json.loads((RESULTS / folder / "results.json").read_text())["presets"]
 
 
-def rows(preset: str, folder: str | None = None, **values: Any) -> list[dict]:
-    """Of the default as it is, if they have been measured, else of the one before."""
-    found = presets(folder or (NOW if preset in presets(NOW) else BEFORE))[preset]["rows"]
-    return [row for row in found if all(row[key] == value for key, value in values.items())]
+def rows(preset: str, folder: str = DEFAULT, **values: Any) -> list[dict]:
+    """Rows of a preset that have these values."""
+    measured = presets(folder)[preset]["rows"]
+    return [row for row in measured if all(row[key] == value for key, value in values.items())]
 
 
 def protection(preset: str, **values: Any) -> float:
