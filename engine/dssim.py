@@ -5,7 +5,7 @@ Window 11x11 Gaussian, sigma 1.5, K1 = .01, K2 = .03, range 1, VALID, mean over 
 Everything is written in the change `delta` and not in the changed image. It takes mu and var of the original, and the
 blurred delta, x * delta and delta^2. With these the SSIM of x + t * delta is a rational function of t. So finding the
 largest feasible scale needs three blurs, however many scales are tried. On the device a blur is two products with a
-banded matrix; on the host, at the photo's native size, it is OpenCV's separable filter.
+banded matrix. On the host, at the photo's native size, `dssim_pixels` has the same formula in place and in strips.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, Float32, UInt8
 
 WINDOW = 11
 SIGMA = 1.5
-STRIP = 256
-"""Rows of windows that `dssim_pixels` measures at once."""
+STRIP = 64
+"""Rows of windows that `dssim_pixels` measures at once: what it works on stays in the processor's cache."""
 C1 = 0.01**2
 C2 = 0.03**2
 
@@ -57,17 +57,14 @@ def _band(size: int) -> Float32[np.ndarray, "m n"]:
 
 
 def _blur(image: Any) -> Any:
-    """VALID Gaussian blur of (h, w, 3): OpenCV for a NumPy array, two matrix products for a JAX array."""
-    if isinstance(image, np.ndarray):
-        half = WINDOW // 2
-        return cv2.sepFilter2D(image, -1, _taps(), _taps())[half:-half, half:-half]
+    """VALID Gaussian blur of (h, w, 3), as two matrix products."""
     height, width = image.shape[:2]
     # "highest": TF32 would leave an error of 1e-3 in E[x^2] - E[x]^2, as large as the quantity itself.
     return jnp.einsum("ih,hwc,jw->ijc", _band(height), image, _band(width), precision="highest")
 
 
 def clean(image: Any) -> Clean:
-    """Statistics of the original (h, w, 3) in [0, 1], h and w >= 11; NumPy or JAX float32."""
+    """Statistics of the original (h, w, 3) in [0, 1], h and w >= 11."""
     mean = _blur(image)
     return Clean(image, mean, (_blur(image * image) - mean * mean).clip(0.0))
 
@@ -129,11 +126,61 @@ def dssim_pixels(x: UInt8[np.ndarray, "h w 3"], y: UInt8[np.ndarray, "h w 3"]) -
     """
     if x.shape != y.shape or min(x.shape[:2]) < WINDOW:
         raise ValueError(f"two pictures of one size, at least {WINDOW} pixels a side, are needed: {x.shape}, {y.shape}")
-    # In strips: the statistics of a large face take 40 times the bytes of its pixels.
     total, count = 0.0, x.shape[0] - WINDOW + 1
     for top in range(0, count, STRIP):
         rows = slice(top, min(top + STRIP, count) + WINDOW - 1)
-        original = clean(x[rows].astype(np.float32) / 255)
-        delta = y[rows].astype(np.float32) / 255 - original.image
-        total += float(dssim_map(original, change(original, delta)).sum(dtype=np.float64))
-    return total / (count * (x.shape[1] - WINDOW + 1))
+        total += _dissimilarity(_unit(x[rows]), _unit(y[rows]))
+    return total / (count * (x.shape[1] - WINDOW + 1) * x.shape[2]) / 2
+
+
+def _unit(pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 3"]:
+    values = pixels.astype(np.float32)
+    values /= 255
+    return values
+
+
+def _dissimilarity(image: Float32[np.ndarray, "h w 3"], changed: Float32[np.ndarray, "h w 3"]) -> float:
+    """Sum of 1 - SSIM over windows and channels, as in `dssim_map`; both arguments are used up.
+
+    In place: an array that has to be fetched from memory takes longer than what is done to it.
+    """
+    delta = changed
+    delta -= image
+    mean, moved = _windows(image), _windows(delta)
+    variance = _windows(image * image)
+    variance -= mean * mean
+    np.maximum(variance, 0, out=variance)
+    spread = _windows(delta * delta)
+    spread -= moved * moved
+    np.maximum(spread, 0, out=spread)
+    image *= delta
+    covariance = _windows(image)
+    covariance -= mean * moved
+    moved += mean  # mean of the changed picture
+    joint = covariance
+    joint += variance  # covariance of both pictures
+    spread += joint
+    spread += joint
+    spread -= variance
+    np.maximum(spread, 0, out=spread)  # variance of the changed picture
+    similarity = mean * moved
+    similarity *= 2
+    similarity += C1
+    joint *= 2
+    joint += C2
+    similarity *= joint
+    mean *= mean
+    moved *= moved
+    mean += moved
+    mean += C1
+    variance += spread
+    variance += C2
+    mean *= variance
+    similarity /= mean
+    return similarity.size - float(similarity.sum(dtype=np.float64))
+
+
+def _windows(image: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "m n 3"]:
+    """VALID Gaussian blur on the host."""
+    half = WINDOW // 2
+    return cv2.sepFilter2D(image, -1, _taps(), _taps())[half:-half, half:-half]

@@ -268,7 +268,7 @@ def test_an_encoder_gives_what_its_function_gives_at_less_cost(scene: str, forma
 
 
 def test_a_large_face_takes_one_encoding_and_comes_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No larger scale is allowed: that the whole fits says all that trials of its part could."""
+    """No larger scale is allowed: that the whole fits says all that trials of its parts could."""
     buffer = io.BytesIO()
     Image.fromarray(tiny.texture_pixels(1, *SIZE, contrast=0.1)).save(buffer, "JPEG", quality=92, subsampling=0)
     subject = prepare(buffer.getvalue(), Found((face_at(190, 150, scale=2.7),)))
@@ -293,10 +293,10 @@ def test_a_large_face_takes_one_encoding_and_comes_out_the_same(monkeypatch: pyt
     assert tight[2] == 1  # what the codec costs by itself; what both cost is known from the whole
     monkeypatch.setattr("engine.bulk.fit.MOSTLY", 2.0)
     slowly, encoded, tried = fitted(rho=0.05)
-    assert (encoded, tried) == (1, 1)  # the part, to know the scale; what the codec costs by itself cannot matter
+    assert (encoded, tried) == (1, 1)  # a band says that there is room
     assert slowly.data == result.data
     fits, encoded, tried = fitted(rho=1.5 * result.dssim[0])
-    assert (encoded, tried) == (1, 2)  # both, each once
+    assert (encoded, tried) == (1, 3)  # a band, then the part with its cloak and without, each once
     assert fits.data == result.data
 
 

@@ -5,8 +5,9 @@ resampling and the codec take or leave. The cloak of a large face is not scaled 
 DSSIM than on the canvas, and to spend what is left would make it visible.
 
 The cost of a scale is measured on the face's part of the photo alone, encoded as the whole will be. The whole photo is
-then encoded, mostly once, and the figure that counts is measured on it. If large faces are much of the photo, the whole
-comes first. What the codec costs by itself is measured only if it could matter.
+then encoded, mostly once, and the figure that counts is measured on it. The whole comes first if large faces are much
+of the photo. So it does if some bands of them say that they cost little. What the codec costs by itself is measured
+only if it could matter.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ TOO_COARSE, FINE = 0.5, 0.25
 """Shares of the budget. A codec whose own loss is more than the first is made finer until it is under the second."""
 MOSTLY = 0.25
 """Share of the photo's pixels around large faces from which on their parts cost as much to try as the whole."""
+BAND, APART = 74, 256
+"""Rows of a band of a large face, of which there is one in so many rows."""
+LIKELY = 0.8
+"""Share of what is little enough that bands may cost: a fourth of a face is an estimate."""
 GRID = 16
 """Pixels of the largest blocks that codecs cut a photo into."""
 
@@ -87,7 +92,8 @@ def fit(
     # No larger scale is allowed. A codec is not too coarse if its loss and the cloak together cost so little.
     full, enough = np.ones(len(deltas)), TOO_COARSE * rho
     large, known = _large(regions), None
-    if large and _share(regions, photo.size) >= MOSTLY:
+    shown = encode.part if isinstance(encode, Encoder) else _as_is
+    if large and (_share(regions, photo.size) >= MOSTLY or _roughly(prepared, deltas, shown).max() <= LIKELY * enough):
         fitted = written(full)
         if max(fitted.dssim) <= enough:
             return fitted
@@ -99,7 +105,7 @@ def fit(
     def predicted(scale: np.ndarray, seen: Seen) -> np.ndarray:
         return np.array([part.cost(scale, seen, grey=photo.grey) for part in parts])
 
-    seen: Seen = lambda pixels: pixels  # noqa: E731  # without the codec, if all that is known of it is a function
+    seen: Seen = _as_is  # without the codec, if all that is known of it is a function
     lost = np.zeros(len(deltas))
     if isinstance(encode, Encoder) and not encode.exact:
         if large and known is None:
@@ -171,6 +177,29 @@ def _part(prepared: Prepared, deltas: Sequence[Float32[np.ndarray, "c c 3"]], re
     inner = region[0] - top, region[1] - left, region[2] - top, region[3] - left
     pixels = prepared.photo.pixels[top:bottom, left:right]
     return _Part(pixels, inner, faces, warp(pixels.shape[:2], matrices, [deltas[face] for face in faces]))
+
+
+def _as_is(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    return pixels
+
+
+def _roughly(prepared: Prepared, deltas: Sequence[Float32[np.ndarray, "c c 3"]], seen: Seen) -> np.ndarray:
+    """DSSIM of each large face at scale 1, of bands of it alone."""
+    full, grey = np.ones(len(deltas)), prepared.photo.grey
+
+    def cost(region: Box) -> float:
+        bands = [_part(prepared, deltas, band).cost(full, seen, grey=grey) for band in _bands(region)]
+        return sum(bands) / len(bands)
+
+    return np.array([cost(region) for region in prepared.regions])
+
+
+def _bands(region: Box) -> list[Box]:
+    """Bands of a region, spread evenly."""
+    top, left, bottom, right = region
+    count = max(1, round((bottom - top) / APART))
+    starts = [top + round((index + 0.5) * (bottom - top) / count - BAND / 2) for index in range(count)]
+    return [(max(top, start), left, min(bottom, start + BAND), right) for start in starts]
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:
