@@ -204,7 +204,7 @@ def test_other_prefixes_are_seen_through():
     assert b"z:Regions" in there(clean_xmp(body, 1).packet)
     cleaned = clean_xmp(body, 6)
     assert b"z:Regions" not in there(cleaned.packet)
-    assert "mwg-rs:Regions" in cleaned.left[0]
+    assert "mwg-rs:Regions" in cleaned.omitted[0]
 
 
 def test_sizes_in_xmp_turn_with_the_picture():
@@ -232,7 +232,7 @@ def test_entities_are_not_expanded():
     bomb = b"<!DOCTYPE a [<!ENTITY b 'face'>]><x:xmpmeta xmlns:x='adobe:ns:meta/'>&b;</x:xmpmeta>"
     cleaned = clean_xmp(bomb, 1)
     assert cleaned.packet is None
-    assert "entities" in cleaned.left[0]
+    assert "entities" in cleaned.omitted[0]
 
 
 def test_long_texts_of_people_are_kept_and_those_too_long_for_a_format_are_named():
