@@ -24,8 +24,8 @@ def presets(folder: str) -> dict[str, dict]:
 
 def rows(preset: str, folder: str | None = None, **values: Any) -> list[dict]:
     """Of the default as it is, if they have been measured, else of the one before."""
-    found = presets(folder or (NOW if preset in presets(NOW) else BEFORE))[preset]["rows"]
-    return [row for row in found if all(row[key] == value for key, value in values.items())]
+    every = presets(folder or (NOW if preset in presets(NOW) else BEFORE))[preset]["rows"]
+    return [row for row in every if all(row[key] == value for key, value in values.items())]
 
 
 def protection(preset: str, **values: Any) -> float:
@@ -46,7 +46,7 @@ def named(part: str) -> float:
     return 1 - mean(row["astray"] for row in rows("space", part=part))
 
 
-def found() -> float:
+def detected() -> float:
     detectors = rows("detection")
     assert len(detectors) == 9
     return max(row["found_at_5"] for row in detectors)
@@ -70,7 +70,7 @@ FIGURES: dict[str, Callable[[], list[float]]] = {
         protection("purification", purification=how, part="in")
         for how in ("nothing", "blur, sigma 1", "blur, sigma 2", "JPEG 75")
     ],
-    "Being noticed": lambda: [found(), 0.05],
+    "Being noticed": lambda: [detected(), 0.05],
 }
 """By limit its percentages, in the order of the text."""
 
@@ -169,9 +169,9 @@ def test_figures_of_the_first_page_are_those_of_the_results() -> None:
     assert "{} % with a linear head and {} % with 1-NN".format(*means) in text
     high = [round(100 * row["protection"]) for row in rows("protection", "evaluation-high", part="in")]
     assert f"it is {min(high)} to {max(high)} % on networks that took part" in text
-    given = [left_out(head, "leave-one-out-high.json") for head in ("linear head", "1-NN", "nearest centroid")]
-    assert [len(rates) for rates in given] == [7, 7, 7]
-    unseen = [round(100 * rate) for rates in given for rate in rates.values()]
+    rates_by_head = [left_out(head, "leave-one-out-high.json") for head in ("linear head", "1-NN", "nearest centroid")]
+    assert [len(rates) for rates in rates_by_head] == [7, 7, 7]
+    unseen = [round(100 * rate) for rates in rates_by_head for rate in rates.values()]
     assert f"On the seven that did not it is {min(unseen)} to {max(unseen)} %" in text
     sizes = json.loads((RESULTS / "jpeg.json").read_text())["rows"]
     written = [row["size"] for row in sizes if row["steps"] == "as written"]
