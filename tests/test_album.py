@@ -70,12 +70,12 @@ class Folder:
         Image.fromarray(pixels(seed)).save(source)
         if status == "cloaked":
             Image.fromarray(cloaked(pixels(seed))).save(target)
-        found = source.stat()
+        state = source.stat()
         row = Row(
             target=name,
             source=str(source),
-            size=found.st_size,
-            modified=found.st_mtime_ns,
+            size=state.st_size,
+            modified=state.st_mtime_ns,
             sha256=f"{seed:064x}",
             key="k",
             status=status,  # type: ignore[arg-type]
@@ -138,14 +138,14 @@ def test_a_cloaked_photo_is_shown_with_all_that_is_known_of_it(folder: Folder) -
     (slider,) = page.all("input")
     assert slider["type"] == "range"
     assert slider["aria-label"]
-    assert [one["viewbox"] for one in page.all("svg")] == ["0 0 120 100"] * 2
-    assert {(one["x"], one["y"], one["width"], one["height"]) for one in page.all("rect")} == {
+    assert [element["viewbox"] for element in page.all("svg")] == ["0 0 120 100"] * 2
+    assert {(element["x"], element["y"], element["width"], element["height"]) for element in page.all("rect")} == {
         ("20.0", "20.0", "40.0", "50.0")
     }
-    assert [one["alt"] for one in page.all("img")] == [
+    assert [element["alt"] for element in page.all("img")] == [
         "a.png, original", "a.png, cloaked", "a.png, difference of cloaked and original",
     ]  # fmt: skip
-    before, after, difference = (decoded(one["src"]) for one in page.all("img"))
+    before, after, difference = (decoded(element["src"]) for element in page.all("img"))
     assert np.abs(before.astype(int) - pixels(0)).mean() < 6
     assert np.abs(after.astype(int) - cloaked(pixels(0))).mean() < 6
     assert np.abs(difference[22:68, 22:38].astype(int) - 168).mean() < 2
@@ -194,12 +194,12 @@ def test_hostile_names_stay_text_in_every_place(folder: Folder) -> None:
         r"not\xffutf8.png",
     ):
         assert shown in page.text
-        assert any(shown in one["alt"] for one in page.all("img"))
+        assert any(shown in element["alt"] for element in page.all("img"))
     targets = {os.fsencode(folder.out) + b"/" + raw for raw in NAMES[::2]}
     links = {
-        os.path.normpath(os.fsencode(folder.out / ".cloak") + b"/" + unquote_to_bytes(one["href"]))
-        for one in page.all("a")
-        if not one["href"].startswith("#")
+        os.path.normpath(os.fsencode(folder.out / ".cloak") + b"/" + unquote_to_bytes(element["href"]))
+        for element in page.all("a")
+        if not element["href"].startswith("#")
     }
     assert links == targets
 
@@ -239,7 +239,7 @@ def test_what_is_gone_or_changed_since_is_said_and_not_shown(folder: Folder) -> 
     assert page.text.count("it has been moved or deleted") == 1
     assert page.text.count("The original has changed since") == 1
     assert page.text.count("The cloaked file is gone") == 1
-    alts = [one["alt"] for one in page.all("img")]
+    alts = [element["alt"] for element in page.all("img")]
     assert "0.png, original" not in alts
     assert "3.png, original" in alts
 
@@ -255,7 +255,7 @@ def test_many_photos_are_on_several_pages(folder: Folder, monkeypatch: pytest.Mo
     assert [path.name for path in folder.pages()] == ["report.html", "report-2.html", "report-3.html"]
     assert [len(page.all("article")) for page in pages] == [2, 2, 1]
     assert "Photos 3 to 4 of 5" in pages[1].text
-    assert {one["href"] for one in pages[1].all("a")} >= {"report.html", "report-3.html"}
+    assert {element["href"] for element in pages[1].all("a")} >= {"report.html", "report-3.html"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.pages()), "others can read the originals"
     with Manifest(folder.out) as manifest:
         for index in range(3):
@@ -273,7 +273,7 @@ def test_a_page_links_to_few_others_and_all_are_within_few_clicks(pages: int) ->
         assert {1, page, pages, max(page - 1, 1), min(page + 1, pages)} <= set(linked)
     reached, last, clicks = {1}, {1}, 0
     while len(reached) < pages:
-        last = {other for page in last for other in at[page]} - reached
+        last = {number for page in last for number in at[page]} - reached
         reached |= last
         clicks += 1
     assert clicks <= 20
@@ -293,7 +293,9 @@ def test_many_pages_are_written_with_few_files_open(folder: Folder, monkeypatch:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert len(pages) == 60
     (middle,) = [page for page in pages if "page 30 of 60" in page.text]
-    numbers = {one["href"]: one.get("rel") for one in middle.all("a") if one["href"].startswith("report")}
+    numbers = {
+        element["href"]: element.get("rel") for element in middle.all("a") if element["href"].startswith("report")
+    }
     assert numbers["report-29.html"] == "prev"
     assert numbers["report-31.html"] == "next"
     assert {"report.html", "report-20.html", "report-40.html", "report-60.html"} <= set(numbers)
@@ -332,10 +334,10 @@ def test_of_two_manifests_with_one_photo_the_later_counts(folder: Folder) -> Non
     folder.put(replace(row, status="no_face", reason="Later."), manifest="")
     os.utime(folder.out / ".cloak" / "manifest-0-of-2.sqlite", (1, 1))
     with Survey(folder.out) as survey:
-        assert [(one.status, one.reason) for one in survey.rows()] == [("no_face", "Later.")]
+        assert [(entry.status, entry.reason) for entry in survey.rows()] == [("no_face", "Later.")]
     os.utime(folder.out / ".cloak" / "manifest.sqlite", (0, 0))
     with Survey(folder.out) as survey:
-        assert [one.status for one in survey.rows()] == ["cloaked"]
+        assert [entry.status for entry in survey.rows()] == ["cloaked"]
 
 
 # What follows runs the command itself, with a tiny network.
@@ -381,7 +383,7 @@ def test_a_run_writes_the_report_and_decodes_no_photo_for_it(
     assert summary["report"] == str(tmp_path / "out" / ".cloak" / "report.html")
     assert read == ["text.jpg"]
     page = assert_self_contained(Path(summary["report"]).read_text())
-    assert [one["class"].split()[-1] for one in page.all("article")] == ["failed", "no_face", *["cloaked"] * 3]
+    assert [element["class"].split()[-1] for element in page.all("article")] == ["failed", "no_face", *["cloaked"] * 3]
     assert r"not\xffutf8.png" in page.text
     assert "Cloaks made against tiny mislead" in page.text
 

@@ -51,59 +51,59 @@ def alone(recipe: Recipe, index: int) -> FaceCloak:
 
 def staggered(lane: Lane[int], count: int, *, at_once: int) -> dict[int, FaceCloak]:
     """The faces 0 to count - 1, so many more offered before every chunk."""
-    found: dict[int, FaceCloak] = {}
+    cloaks: dict[int, FaceCloak] = {}
     offered = 0
     while offered < count or lane.busy:
         for _ in range(min(at_once, count - offered)):
             lane.add(offered, job(offered))
             offered += 1
-        found.update(lane.advance())
-    return found
+        cloaks.update(lane.advance())
+    return cloaks
 
 
-def assert_equal(one: FaceCloak, other: FaceCloak) -> None:
-    np.testing.assert_array_equal(one.delta, other.delta)
-    assert one[1:] == other[1:]
+def assert_equal(actual: FaceCloak, expected: FaceCloak) -> None:
+    np.testing.assert_array_equal(actual.delta, expected.delta)
+    assert actual[1:] == expected[1:]
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 7])
 @pytest.mark.parametrize("recipe", [RECIPE, SHORT, replace(RECIPE, solver="fawkes1", objective="away")])
 def test_a_face_gets_the_cloak_it_gets_alone(recipe: Recipe, at_once: int) -> None:
     """Bit for bit, whenever it enters, whatever is in the other slots and how far they are."""
-    found = staggered(batcher(recipe).lane(), 7, at_once=at_once)
-    assert sorted(found) == list(range(7))
-    for index, cloak in found.items():
+    cloaks = staggered(batcher(recipe).lane(), 7, at_once=at_once)
+    assert sorted(cloaks) == list(range(7))
+    for index, cloak in cloaks.items():
         assert_equal(cloak, alone(recipe, index))
         assert np.abs(cloak.delta).max() > 1 / 255
 
 
 def test_a_face_that_is_wanted_early_leaves_then_and_disturbs_nobody() -> None:
     early = job(1)._replace(until=2 * CHUNK)
-    found = batcher(RECIPE).solve([job(0), early, *(job(index) for index in range(2, 6))])
-    assert [cloak.steps for cloak in found] == [23, 20, 23, 23, 23, 23]
+    cloaks = batcher(RECIPE).solve([job(0), early, *(job(index) for index in range(2, 6))])
+    assert [cloak.steps for cloak in cloaks] == [23, 20, 23, 23, 23, 23]
     for index in (0, 2, 3, 4, 5):
-        assert_equal(found[index], alone(RECIPE, index))
-    assert_equal(batcher(RECIPE).solve([early])[0], found[1])
+        assert_equal(cloaks[index], alone(RECIPE, index))
+    assert_equal(batcher(RECIPE).solve([early])[0], cloaks[1])
     late = batcher(RECIPE).solve([job(1)._replace(until=4 * CHUNK)])
     assert_equal(late[0], alone(RECIPE, 1))
 
 
 def test_any_number_of_devices_gives_the_same_cloaks() -> None:
     """Three devices, slots that are filled one by one: within a quarter of a grey level, as smaller batches sum."""
-    found = staggered(batcher(RECIPE, 3, 6).lane(), 7, at_once=2)
-    for index, cloak in found.items():
+    cloaks = staggered(batcher(RECIPE, 3, 6).lane(), 7, at_once=2)
+    for index, cloak in cloaks.items():
         np.testing.assert_allclose(cloak.delta, alone(RECIPE, index).delta, atol=0.25 / 255)
 
 
 def test_faces_that_have_enough_leave_and_others_take_their_slots() -> None:
     lane: Lane[int] = batcher(SHORT).lane()
-    found = staggered(lane, 12, at_once=12)
-    steps = {cloak.steps for cloak in found.values()}
+    cloaks = staggered(lane, 12, at_once=12)
+    steps = {cloak.steps for cloak in cloaks.values()}
     assert len(steps) > 1
     assert steps <= {*range(CHUNK, SHORT.steps, CHUNK), SHORT.steps}
-    assert all(cloak.shift[0] >= 0.07 or cloak.steps == SHORT.steps for cloak in found.values())
+    assert all(cloak.shift[0] >= 0.07 or cloak.steps == SHORT.steps for cloak in cloaks.values())
     # Faces in batches of four would have cost as many chunks as the slowest of each four needs.
-    assert lane.usage.worked == sum(cloak.steps for cloak in found.values())
+    assert lane.usage.worked == sum(cloak.steps for cloak in cloaks.values())
     assert lane.usage.faces == 12
 
 

@@ -162,15 +162,15 @@ def test_objective_person_gives_each_person_the_mean_of_their_faces(photos: Path
     sources = [obama, np.ascontiguousarray(obama[:900]), biden]
     means = cloaker.targets(sources)  # type: ignore[arg-type]
     assert len(means) == 3
-    own = {}
+    embeddings = {}
     for source in sources:
         prepared = prepare(source, cloaker.detector)
-        own[prepared.sha256, 0] = cloaker.batcher.embed([prepared.cuts[0].canvas])[0][0]
-    first, second, third = (key for source in sources for key in own if key[0] == _digest(source))
-    mean = own[first] + own[second]
+        embeddings[prepared.sha256, 0] = cloaker.batcher.embed([prepared.cuts[0].canvas])[0][0]
+    first, second, third = (key for source in sources for key in embeddings if key[0] == _digest(source))
+    mean = embeddings[first] + embeddings[second]
     for key in (first, second):
         np.testing.assert_allclose(means[key][0], mean / np.linalg.norm(mean), atol=1e-5)
-    np.testing.assert_allclose(means[third][0], own[third], atol=1e-5)
+    np.testing.assert_allclose(means[third][0], embeddings[third], atol=1e-5)
     assert cloaker.targets(sources[:1]) == {}  # type: ignore[arg-type]
     with pytest.warns(WeakerWarning, match="away"):
         assert next(cloaker.stream(sources[2:])).status == "cloaked"
@@ -227,8 +227,8 @@ def test_a_network_that_computes_nothing_fails_the_photo(
     """Whatever makes its embeddings so, and whatever network moves beside it: NaN, none, or beyond float32."""
     broken = tiny.extractor(3)
     params = {name: leaf * weights.get(name, 1.0) for name, leaf in broken.params.items()}
-    given = {"broken": replace(broken, params=params, name="broken"), "tiny": tiny.extractor()}
-    monkeypatch.setattr("engine.bulk.batching.load", lambda name, precision: given[name])
+    networks = {"broken": replace(broken, params=params, name="broken"), "tiny": tiny.extractor()}
+    monkeypatch.setattr("engine.bulk.batching.load", lambda name, precision: networks[name])
     names = ("tiny", "broken") if companion else ("broken",)
     (result,) = Cloaker(recipe=replace(RECIPE, extractors=names, objective="away"), batch=1).cloak(astronaut)
     assert (result.status, result.image, result.faces) == ("failed", None, ())

@@ -54,10 +54,10 @@ def cloaks(desk: Desk, numbers: Iterable[int]) -> list[tuple[int, FaceCloak | st
     return list(stream(numbers, stages(), desk))
 
 
-def assert_alone(found: FaceCloak | str, number: int) -> None:
+def assert_alone(cloak: FaceCloak | str, number: int) -> None:
     """It is a cloak, and the one that the face gets by itself."""
-    assert isinstance(found, FaceCloak)
-    assert_equal(found, alone(STEPS, number))
+    assert isinstance(cloak, FaceCloak)
+    assert_equal(cloak, alone(STEPS, number))
 
 
 def at_once(count: int, work: Callable[[int], object]) -> list[object]:
@@ -78,8 +78,8 @@ def at_once(count: int, work: Callable[[int], object]) -> list[object]:
 def test_32_threads_fill_the_slots_and_each_gets_its_own_in_order(desk: Desk) -> None:
     mine = [[(thread + part) % 16 for part in range(2)] for thread in range(32)]
     mine[5] = [-1, 5, -1]
-    found = at_once(32, lambda thread: cloaks(desk, mine[thread]))
-    for numbers, results in zip(mine, found, strict=True):
+    outcomes = at_once(32, lambda thread: cloaks(desk, mine[thread]))
+    for numbers, results in zip(mine, outcomes, strict=True):
         assert isinstance(results, list)
         assert [number for number, _ in results] == numbers
         for number, cloak in results:
@@ -110,10 +110,10 @@ def test_who_fails_while_it_leads_harms_nobody(
         return done
 
     monkeypatch.setattr(Lane, "advance", fails)
-    found = at_once(6, lambda thread: cloaks(desk, [thread, thread + 6]))
-    (failed,) = (result for result in found if isinstance(result, BaseException))
+    outcomes = at_once(6, lambda thread: cloaks(desk, [thread, thread + 6]))
+    (failed,) = (result for result in outcomes if isinstance(result, BaseException))
     assert isinstance(failed, error)
-    for thread, results in enumerate(found):
+    for thread, results in enumerate(outcomes):
         if results is not failed:
             assert isinstance(results, list)
             assert [number for number, _ in results] == [thread, thread + 6]
@@ -159,11 +159,11 @@ def test_a_stream_whose_last_photo_was_begun_ends_well_though_it_is_closed(desk:
 
 
 def test_bytes_are_counted_over_all_callers_and_one_photo_of_each_is_let_in(desk: Desk) -> None:
-    with desk.caller() as one, desk.caller() as other:
-        assert desk.fits(one, 10**15)
-        one.bytes = desk._room - 10
-        assert desk.fits(other, 10**15)
-        other.bytes = 5
-        assert desk.fits(other, 5)
-        assert not desk.fits(other, 6)
-        assert not desk.fits(one, 6)
+    with desk.caller() as first, desk.caller() as second:
+        assert desk.fits(first, 10**15)
+        first.bytes = desk._room - 10
+        assert desk.fits(second, 10**15)
+        second.bytes = 5
+        assert desk.fits(second, 5)
+        assert not desk.fits(second, 6)
+        assert not desk.fits(first, 6)

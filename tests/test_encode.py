@@ -169,10 +169,10 @@ def test_32_threads_share_a_cloaker_and_a_bad_photo_harms_nobody(
 
 
 def test_a_closed_cloaker_begins_nothing(files: dict[str, bytes], cloaker: Cloaker) -> None:
-    with Cloaker(recipe=AWAY, batch=2, workers=2) as one:
-        assert one.encode(files["text.jpg"]).status == "failed"
+    with Cloaker(recipe=AWAY, batch=2, workers=2) as closed:
+        assert closed.encode(files["text.jpg"]).status == "failed"
     with pytest.raises(RuntimeError, match="closed"):
-        one.encode(files["text.jpg"])
+        closed.encode(files["text.jpg"])
     assert cloaker.encode(files["text.jpg"]).status == "failed"
 
 
@@ -218,33 +218,33 @@ def test_a_person_is_the_same_whatever_the_order_and_survives_being_kept(
 ) -> None:
     me = knowing.person([others["first"], others["again"], others["group"]])
     again = knowing.person([others["group"], others["again"], others["first"], others["first"]])
-    kept = me.to_bytes()
-    assert again.to_bytes() == kept == Person.from_bytes(kept).to_bytes()
-    assert len(kept) < 10_000
-    assert kept != knowing.person(others["first"]).to_bytes()
-    body = kept[:-32]
-    turned = bytearray(kept)
-    turned[len(kept) // 2] ^= 1
+    stored = me.to_bytes()
+    assert again.to_bytes() == stored == Person.from_bytes(stored).to_bytes()
+    assert len(stored) < 10_000
+    assert stored != knowing.person(others["first"]).to_bytes()
+    body = stored[:-32]
+    turned = bytearray(stored)
+    turned[len(stored) // 2] ^= 1
     whole = [body + hashlib.sha256(body).digest() for body in (body[:-4], body[:60], body[:-4] + b"\0\0\xc0\x7f")]
-    for wrong in (b"", kept[:-4], kept + b"0000", b"x" + kept[1:], bytes(turned), *whole):
+    for wrong in (b"", stored[:-4], stored + b"0000", b"x" + stored[1:], bytes(turned), *whole):
         with pytest.raises(ValueError, match="no Person"):
             Person.from_bytes(wrong)
     with pytest.raises(ValueError, match=r"another version .* make it again"):
-        Person.from_bytes(kept.replace(b"person 2", b"person 1"))
+        Person.from_bytes(stored.replace(b"person 2", b"person 1"))
 
 
 def test_in_a_group_the_persons_face_is_theirs_and_the_others_are_not(
     knowing: Cloaker, others: dict[str, bytes], face: Image.Image
 ) -> None:
     first, second = knowing.person(others["first"]), knowing.person(others["second"])
-    by_first, by_second = (knowing.encode(others["group"], person=one) for one in (first, second))
+    by_first, by_second = (knowing.encode(others["group"], person=person) for person in (first, second))
     assert by_first.data is not None
     assert by_second.data is not None
     assert by_first.data != by_second.data
     shown = [prepare(others["group"], knowing.detector).faces[i].box[0] < 300 for i in range(2)]
-    whose = [first if left else second for left in shown]
+    whose = [first if is_left else second for is_left in shown]
     both = knowing.encode(others["group"], person=whose)
-    alone = knowing.encode(others["group"], person=[one if one is first else None for one in whose])
+    alone = knowing.encode(others["group"], person=[person if person is first else None for person in whose])
     assert alone == by_first
     assert both.data not in (by_first.data, by_second.data)
     stranger = knowing.person(saved(face, "PNG"))
@@ -258,7 +258,7 @@ def test_in_a_group_the_persons_face_is_theirs_and_the_others_are_not(
 def test_a_person_of_whom_nothing_sure_is_known_is_refused(
     knowing: Cloaker, others: dict[str, bytes], files: dict[str, bytes]
 ) -> None:
-    for given, said in (
+    for references, said in (
         ([others["group"]], "one face alone"),
         ([files["wall.png"]], "one face alone"),
         ([], "one face alone"),
@@ -266,7 +266,7 @@ def test_a_person_of_whom_nothing_sure_is_known_is_refused(
         ([others["first"], files["text.jpg"]], "not a picture"),
     ):
         with pytest.raises(ValueError, match=said):
-            knowing.person(given)
+            knowing.person(references)
 
 
 def test_a_person_that_cannot_be_used_is_a_clear_error(

@@ -51,16 +51,16 @@ class Found:
 
 def prepared(faces: tuple[Face, ...], *, grey: bool = False) -> Prepared:
     pixels = tiny.texture_pixels(1, *SIZE, contrast=0.1)
-    found = prepare(pixels[..., 0].copy() if grey else pixels, Found(faces))
-    assert len(found.cuts) == len(faces)
-    return found
+    subject = prepare(pixels[..., 0].copy() if grey else pixels, Found(faces))
+    assert len(subject.cuts) == len(faces)
+    return subject
 
 
 def noises(subject: Prepared, size: float) -> list[np.ndarray]:
     """For each face smooth noise of this root mean square, inside its mask."""
     return [
-        one.mask * (tiny.texture(50 + index, CANVAS, CANVAS, sigma=2, contrast=0.1) - 0.5) * (size / 0.1)
-        for index, one in enumerate(subject.cuts)
+        crop.mask * (tiny.texture(50 + index, CANVAS, CANVAS, sigma=2, contrast=0.1) - 0.5) * (size / 0.1)
+        for index, crop in enumerate(subject.cuts)
     ]
 
 

@@ -26,8 +26,8 @@ EAST, NORTH = np.eye(2, dtype=np.float32)
 def face(number: int, person: np.ndarray, *, index: int = 0) -> Seen:
     """A face whose embeddings by both networks, and by the one that tells people apart, are `person`."""
     turn = np.float32(0.01 * number)
-    own = (person + turn * person[::-1]) / np.hypot(1, turn)
-    return Seen(f"{number:064x}", index, (own, own), np.pad(person, (0, 510)), 10 + number)
+    embedding = (person + turn * person[::-1]) / np.hypot(1, turn)
+    return Seen(f"{number:064x}", index, (embedding, embedding), np.pad(person, (0, 510)), 10 + number)
 
 
 def fixed(ways: Sequence[Target | None], asked: list[list[Sample]]):
@@ -42,25 +42,25 @@ def test_a_person_of_several_photos_is_moved_one_way_and_a_lone_face_from_its_me
     asked: list[list[Sample]] = []
     way = np.array([3.0, 4.0], np.float32)
     crowd = Crowd([face(0, EAST), face(1, EAST), face(2, NORTH)])
-    found = aims(RECIPE, crowd, (), probe=fixed([(way, way), (way, 2 * way)], asked))
-    assert [[one.place for one in some] for some in asked] == [[10, 11]]
-    (mean,) = {one.mean[0].tobytes() for one in asked[0]}
+    targets = aims(RECIPE, crowd, (), probe=fixed([(way, way), (way, 2 * way)], asked))
+    assert [[sample.place for sample in some] for some in asked] == [[10, 11]]
+    (mean,) = {sample.mean[0].tobytes() for sample in asked[0]}
     anchor = np.frombuffer(mean, np.float32) - [0.6, 0.8]
     for number in (0, 1):
-        for row in found[f"{number:064x}", 0]:
+        for row in targets[f"{number:064x}", 0]:
             np.testing.assert_allclose(row, anchor, atol=1e-6)
-    np.testing.assert_allclose(found[f"{2:064x}", 0][0], crowd[2].own[0], atol=1e-6)
+    np.testing.assert_allclose(targets[f"{2:064x}", 0][0], crowd[2].own[0], atol=1e-6)
 
 
 def test_only_people_in_photos_that_are_wanted_are_probed() -> None:
     asked: list[list[Sample]] = []
     crowd = Crowd([face(0, EAST), face(1, EAST), face(2, NORTH), face(3, NORTH)])
-    found = aims(RECIPE, crowd, (), probe=fixed([None, None], asked), wanted={f"{3:064x}"})
-    assert [[one.sha256 for one in some] for some in asked] == [[f"{2:064x}", f"{3:064x}"]]
-    assert sorted(found) == [(f"{2:064x}", 0), (f"{3:064x}", 0)], (
+    targets = aims(RECIPE, crowd, (), probe=fixed([None, None], asked), wanted={f"{3:064x}"})
+    assert [[sample.sha256 for sample in some] for some in asked] == [[f"{2:064x}", f"{3:064x}"]]
+    assert sorted(targets) == [(f"{2:064x}", 0), (f"{3:064x}", 0)], (
         "the other one is known as well, from its whole person"
     )
-    assert all(abs(np.linalg.norm(row) - 1) < 1e-6 for goal in found.values() for row in goal), "no way was found"
+    assert all(abs(np.linalg.norm(row) - 1) < 1e-6 for goal in targets.values() for row in goal), "no way was found"
 
 
 def test_a_few_faces_are_probed_whatever_their_order_and_a_photo_that_is_there_twice_once() -> None:
@@ -68,7 +68,9 @@ def test_a_few_faces_are_probed_whatever_their_order_and_a_photo_that_is_there_t
     mean = (EAST, EAST)
     chosen = samples(RECIPE, faces, mean)
     assert len(chosen) == SAMPLES
-    assert [one.sha256 for one in samples(RECIPE, [*faces[::-1], faces[0]], mean)] == [one.sha256 for one in chosen]
+    assert [sample.sha256 for sample in samples(RECIPE, [*faces[::-1], faces[0]], mean)] == [
+        sample.sha256 for sample in chosen
+    ]
     assert samples(RECIPE, [faces[0], faces[0]], mean) == []
 
 
@@ -86,9 +88,9 @@ def test_the_common_way_is_of_length_one_and_faces_that_found_none_do_not_count(
     assert common([]) is common([None]) is None
     assert common([(EAST, NORTH), (-EAST, NORTH)]) is None, "they go nowhere together"
     assert common([(np.array([np.nan, 1], np.float32),)]) is None
-    found = common([(3 * EAST, NORTH), None, (EAST, NORTH)])
-    assert found is not None
-    np.testing.assert_array_equal(found, (EAST, NORTH))
+    lead = common([(3 * EAST, NORTH), None, (EAST, NORTH)])
+    assert lead is not None
+    np.testing.assert_array_equal(lead, (EAST, NORTH))
 
 
 def test_many_people_are_probed_in_blocks_and_each_gets_the_way_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,16 +101,16 @@ def test_many_people_are_probed_in_blocks_and_each_gets_the_way_of_their_own(mon
 
     def probe(wanted: Sequence[Sample]) -> list[Target | None]:
         asked.append(len(wanted))
-        ways = [np.array([1.0, one.place // 2], np.float32) for one in wanted]
+        ways = [np.array([1.0, sample.place // 2], np.float32) for sample in wanted]
         return [(way, way) for way in ways]
 
-    found = aims(RECIPE, crowd, (), probe=probe)
+    targets = aims(RECIPE, crowd, (), probe=probe)
     assert asked == [4, 4, 2]
     for number in range(10):
         pair = [crowd[i].own[0] for i in (number // 2 * 2, number // 2 * 2 + 1)]
         mean = np.sum(pair, axis=0) / np.linalg.norm(np.sum(pair, axis=0))
         way = np.array([1.0, (10 + number) // 2]) / np.hypot(1, (10 + number) // 2)
-        np.testing.assert_allclose(found[f"{number:064x}", 0][0], mean - way, atol=1e-5)
+        np.testing.assert_allclose(targets[f"{number:064x}", 0][0], mean - way, atol=1e-5)
 
 
 @pytest.fixture
@@ -140,16 +142,16 @@ def test_real_photos_of_a_person_go_one_way_which_is_found_once(
 
     def counted(jobs):
         jobs = list(jobs)
-        solved.extend(one.until for one in jobs)
+        solved.extend(job.until for job in jobs)
         return solve(jobs)
 
     monkeypatch.setattr(cloaker.batcher, "solve", counted)
     sources = sorted(album.iterdir())
     seen, steps = Sightings(cloaker.detector), []
-    found = cloaker.targets(sources, sightings=seen, probing=lambda done, faces: steps.append((done, faces)))
+    targets = cloaker.targets(sources, sightings=seen, probing=lambda done, faces: steps.append((done, faces)))
     assert solved == [LEAD] * 3, "one face of another person goes its own way"
     assert steps == [(3, 3)]
-    goals = {path.name: found[digest(path), 0][0] for path in sources}
+    goals = {path.name: targets[digest(path), 0][0] for path in sources}
     np.testing.assert_array_equal(goals["a.png"], goals["b.png"])
     assert np.linalg.norm(goals["a.png"]) > 1.01
     assert np.linalg.norm(goals["d.png"]) == pytest.approx(1, abs=1e-5)
@@ -161,12 +163,12 @@ def test_real_photos_of_a_person_go_one_way_which_is_found_once(
     assert _agreement(cloaker, sources[:3]) > _agreement(alone, sources[:3])
     # A person whom the caller knows is moved the same way, also after having been kept.
     me = cloaker.person(sources[:3])
-    kept = Person.from_bytes(me.to_bytes())
-    assert kept.to_bytes() == me.to_bytes()
-    np.testing.assert_allclose(cloaker.goal_of(kept)[0], goals["a.png"], atol=1e-5)
-    one = cloaker.person(sources[0])
-    assert one.lead is None
-    assert np.linalg.norm(cloaker.goal_of(one)[0]) == pytest.approx(1, abs=1e-5)
+    restored = Person.from_bytes(me.to_bytes())
+    assert restored.to_bytes() == me.to_bytes()
+    np.testing.assert_allclose(cloaker.goal_of(restored)[0], goals["a.png"], atol=1e-5)
+    single = cloaker.person(sources[0])
+    assert single.lead is None
+    assert np.linalg.norm(cloaker.goal_of(single)[0]) == pytest.approx(1, abs=1e-5)
 
 
 def _agreement(cloaker: Cloaker, sources: list[Path]) -> float:
@@ -174,7 +176,7 @@ def _agreement(cloaker: Cloaker, sources: list[Path]) -> float:
     ways = []
     for path, result in zip(sources, cloaker.cloak(sources), strict=True):
         assert result.image is not None
-        pair = [prepare(one, cloaker.detector).cuts[0].canvas for one in (path, result.image)]
+        pair = [prepare(source, cloaker.detector).cuts[0].canvas for source in (path, result.image)]
         (before,), (after,) = cloaker.batcher.embed(pair)
         ways.append((after - before) / np.linalg.norm(after - before))
     cosines = np.array(ways) @ np.array(ways).T

@@ -39,10 +39,10 @@ def test_cells_that_are_all_looked_into_miss_nothing(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(neighbours, "PROBES", 300)
     monkeypatch.setattr(neighbours, "BATCH", 50)
     rows = np.arange(300)
-    one = Everybody(VECTORS).near(rows, rows, count=5, floor=0.1)
-    other = Cells(VECTORS, exact=10).near(rows, rows, count=5, floor=0.1)
-    np.testing.assert_array_equal(one.ids, other.ids)
-    np.testing.assert_allclose(one.bound, other.bound, atol=1e-6)
+    exact = Everybody(VECTORS).near(rows, rows, count=5, floor=0.1)
+    celled = Cells(VECTORS, exact=10).near(rows, rows, count=5, floor=0.1)
+    np.testing.assert_array_equal(exact.ids, celled.ids)
+    np.testing.assert_allclose(exact.bound, celled.bound, atol=1e-6)
 
 
 def test_cells_are_those_of_the_vectors_as_they_are_now() -> None:
@@ -57,5 +57,5 @@ def test_cells_are_those_of_the_vectors_as_they_are_now() -> None:
 
 def test_few_are_all_compared() -> None:
     rows = np.arange(40)
-    one = Everybody(VECTORS).near(rows, rows, count=4, floor=-1.0)
-    np.testing.assert_array_equal(Cells(VECTORS, exact=40).near(rows, rows, count=4, floor=-1.0).ids, one.ids)
+    exact = Everybody(VECTORS).near(rows, rows, count=4, floor=-1.0)
+    np.testing.assert_array_equal(Cells(VECTORS, exact=40).near(rows, rows, count=4, floor=-1.0).ids, exact.ids)

@@ -54,7 +54,7 @@ def test_the_options_are_those_that_users_know() -> None:
 def test_no_help_is_written_twice() -> None:
     trees = [ast.parse(path.read_text()) for path in sorted(Path(options.__file__).parent.glob("*.py"))]
     keywords = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.keyword)]
-    helps = Counter(ast.unparse(one.value) for one in keywords if one.arg == "help")
+    helps = Counter(ast.unparse(option.value) for option in keywords if option.arg == "help")
     assert len(helps) > 60
     assert {text: count for text, count in helps.items() if count > 1} == {}
 
@@ -86,9 +86,9 @@ def test_a_training_has_the_defaults_of_its_engine() -> None:
     from engine.robust.job import Options
     from engine.robust.presets import PRESETS
 
-    given = train_robust.TrainOptions()
-    assert given.preset in PRESETS
-    assert (given.every, given.validation, given.freeze, given.precision, given.seed) == (
+    defaults = train_robust.TrainOptions()
+    assert defaults.preset in PRESETS
+    assert (defaults.every, defaults.validation, defaults.freeze, defaults.precision, defaults.seed) == (
         Options.every,
         Options.held_out,
         Options.freeze,

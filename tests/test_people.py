@@ -31,7 +31,7 @@ def crowd(
 
 
 def partition(number: np.ndarray) -> set[frozenset[int]]:
-    return {frozenset(np.flatnonzero(number == one).tolist()) for one in np.unique(number)}
+    return {frozenset(np.flatnonzero(number == label).tolist()) for label in np.unique(number)}
 
 
 @pytest.mark.parametrize(("persons", "each"), [(1, 1), (1, 2), (2, 1), (1, 30), (30, 1), (12, 7), (40, 3)])
@@ -96,10 +96,10 @@ def test_same_person_is_decided_at_the_threshold():
     def at(cosine: float) -> np.ndarray:
         return np.array([cosine, np.sqrt(1 - cosine**2)], np.float32)
 
-    one = np.array([1, 0], np.float32)
-    assert people.same_person(one, one)
-    assert people.same_person(one, at(people.SAME_PERSON + 0.01))
-    assert not people.same_person(one, at(people.SAME_PERSON - 0.01))
+    reference = np.array([1, 0], np.float32)
+    assert people.same_person(reference, reference)
+    assert people.same_person(reference, at(people.SAME_PERSON + 0.01))
+    assert not people.same_person(reference, at(people.SAME_PERSON - 0.01))
 
 
 def test_mean_embedding_is_the_direction_of_the_mean():
@@ -132,9 +132,11 @@ def test_the_rows_of_a_bank_are_the_same_people_in_every_extractor():
         pytest.skip("one extractor only")
     first, second = people.bank(names[:2])
     pairs = np.triu_indices(len(first), k=1)
-    one, other = (first @ first.T)[pairs], (second @ second.T)[pairs]
+    in_first, in_second = (first @ first.T)[pairs], (second @ second.T)[pairs]
     shifted = np.roll(second, 1, axis=0)
-    assert np.corrcoef(one, other)[0, 1] > 0.3 > np.corrcoef(one, (shifted @ shifted.T)[pairs])[0, 1] + 0.1
+    assert (
+        np.corrcoef(in_first, in_second)[0, 1] > 0.3 > np.corrcoef(in_first, (shifted @ shifted.T)[pairs])[0, 1] + 0.1
+    )
 
 
 def test_the_bank_comes_in_the_order_asked_for():
@@ -170,7 +172,9 @@ def test_centroids_of_other_weights_are_refused(monkeypatch):
 
 
 def distances(person: tuple[np.ndarray, ...], bank: tuple[np.ndarray, ...]) -> np.ndarray:
-    return np.mean([np.linalg.norm(rows - own, axis=1) for own, rows in zip(person, bank, strict=True)], axis=0)
+    return np.mean(
+        [np.linalg.norm(rows - embedding, axis=1) for embedding, rows in zip(person, bank, strict=True)], axis=0
+    )
 
 
 def test_targets_in_the_shipped_bank_are_stable_and_far():
@@ -194,7 +198,10 @@ def test_real_photos_are_grouped_by_person(faces_folder):
         for path in sorted(folder.iterdir())[:6]:
             pixels = photo.read(path).pixels
             middle = np.array(pixels.shape[1::-1]) / 2
-            face = min(detector.detect(pixels), key=lambda one: np.abs(one.box[:2] + one.box[2:] / 2 - middle).sum())
+            face = min(
+                detector.detect(pixels),
+                key=lambda candidate: np.abs(candidate.box[:2] + candidate.box[2:] / 2 - middle).sum(),
+            )
             canvases.append(faces.cut(pixels, face).canvas)
             label.append(number)
     network = extractors.load(people.EXTRACTOR)

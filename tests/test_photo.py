@@ -138,31 +138,31 @@ def test_lossless_formats_come_back_bit_for_bit(kind, mode):
     if mode.endswith("A"):
         image.putalpha(Image.fromarray(scene(seed=1)[..., 0]))  # colours under full transparency among them
     data = save(image, kind, **({"mct": 1} if kind == "JPEG2000" and mode == "RGB" else {}))
-    found = photo.read(data)
-    assert found.format == kind
-    assert found.grey == mode.startswith("L")
-    np.testing.assert_array_equal(found.pixels, np.asarray(image.convert("RGB")))
-    written = photo.encode(found, found.pixels)
+    decoded = photo.read(data)
+    assert decoded.format == kind
+    assert decoded.grey == mode.startswith("L")
+    np.testing.assert_array_equal(decoded.pixels, np.asarray(image.convert("RGB")))
+    written = photo.encode(decoded, decoded.pixels)
     again = photo.read(written)
-    assert (again.format, again.grey) == (found.format, found.grey)
-    np.testing.assert_array_equal(again.pixels, found.pixels)
+    assert (again.format, again.grey) == (decoded.format, decoded.grey)
+    np.testing.assert_array_equal(again.pixels, decoded.pixels)
     if mode.endswith("A"):
         np.testing.assert_array_equal(again.alpha, np.asarray(image.getchannel("A")))
     else:
         assert again.alpha is None
-    assert written == photo.encode(found, found.pixels)
+    assert written == photo.encode(decoded, decoded.pixels)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "AVIF", "HEIF"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_lossy_formats_come_back_close(kind, mode):
-    found = photo.read(save(Image.fromarray(scene()).convert(mode), kind))
-    assert found.grey == (mode == "L")
-    written = photo.encode(found, found.pixels)
+    decoded = photo.read(save(Image.fromarray(scene()).convert(mode), kind))
+    assert decoded.grey == (mode == "L")
+    written = photo.encode(decoded, decoded.pixels)
     again = photo.read(written)
     assert (again.format, again.grey) == (kind, mode == "L")
-    assert np.abs(again.pixels.astype(int) - found.pixels).max() <= (2 if kind == "JPEG" else 8)
-    assert written == photo.encode(found, found.pixels)
+    assert np.abs(again.pixels.astype(int) - decoded.pixels).max() <= (2 if kind == "JPEG" else 8)
+    assert written == photo.encode(decoded, decoded.pixels)
 
 
 @given(orientation=st.integers(1, 8), kind=st.sampled_from(["JPEG", "PNG", "TIFF", "WEBP"]), seed=st.integers(0, 99))
@@ -172,9 +172,9 @@ def test_every_orientation_is_made_upright_once(orientation, kind, seed):
     exif[0x0112] = orientation
     data = save(scene(seed=seed), kind, exif=exif.tobytes())
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    found = photo.read(data)
-    np.testing.assert_array_equal(found.pixels, expected)
-    written = photo.encode(found, found.pixels)
+    decoded = photo.read(data)
+    np.testing.assert_array_equal(decoded.pixels, expected)
+    written = photo.encode(decoded, decoded.pixels)
     shown = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(written))))  # what a viewer that obeys EXIF shows
     assert shown.shape == expected.shape
     # libjpeg's integer transform rounds rows and columns differently, so a turned JPEG moves by one level more.
@@ -188,32 +188,32 @@ def test_avif_is_turned_by_its_boxes_and_not_again_by_exif(orientation):
     exif[0x0112] = orientation
     data = save(scene(), "AVIF", exif=exif.tobytes())  # Pillow moves the orientation into irot and imir
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    found = photo.read(data)
-    np.testing.assert_array_equal(found.pixels, expected)
-    assert photo.decode_pixels(photo.encode(found, found.pixels)).shape == expected.shape
+    decoded = photo.read(data)
+    np.testing.assert_array_equal(decoded.pixels, expected)
+    assert photo.decode_pixels(photo.encode(decoded, decoded.pixels)).shape == expected.shape
 
 
 @pytest.mark.parametrize("transparency", [None, 3, bytes(range(0, 256, 2))])
 def test_palette_becomes_the_same_colours_in_full(transparency):
     image = Image.fromarray(scene()).quantize(128)
     data = save(image, "PNG", **({} if transparency is None else {"transparency": transparency}))
-    found = photo.read(data)
+    decoded = photo.read(data)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
-    np.testing.assert_array_equal(found.pixels, expected[..., :3])
-    assert (found.alpha is None) == (transparency is None)
-    if found.alpha is not None:
-        np.testing.assert_array_equal(found.alpha, expected[..., 3])
-    np.testing.assert_array_equal(photo.decode_pixels(photo.encode(found, found.pixels)), found.pixels)
+    np.testing.assert_array_equal(decoded.pixels, expected[..., :3])
+    assert (decoded.alpha is None) == (transparency is None)
+    if decoded.alpha is not None:
+        np.testing.assert_array_equal(decoded.alpha, expected[..., 3])
+    np.testing.assert_array_equal(photo.decode_pixels(photo.encode(decoded, decoded.pixels)), decoded.pixels)
 
 
 def test_colour_key_becomes_alpha_so_that_a_changed_pixel_cannot_turn_transparent():
     data = save(scene(), transparency=tuple(int(v) for v in scene()[5, 7]))
-    found = photo.read(data)
-    assert found.alpha is not None
-    assert found.alpha[5, 7] == 0
-    flooded = np.broadcast_to(found.pixels[5, 7], found.pixels.shape).copy()
-    again = photo.read(photo.encode(found, flooded))
-    np.testing.assert_array_equal(again.alpha, found.alpha)
+    decoded = photo.read(data)
+    assert decoded.alpha is not None
+    assert decoded.alpha[5, 7] == 0
+    flooded = np.broadcast_to(decoded.pixels[5, 7], decoded.pixels.shape).copy()
+    again = photo.read(photo.encode(decoded, flooded))
+    np.testing.assert_array_equal(again.alpha, decoded.alpha)
 
 
 # --- quality
@@ -223,8 +223,8 @@ def test_colour_key_becomes_alpha_so_that_a_changed_pixel_cannot_turn_transparen
 def test_jpeg_has_fine_luminance_and_chrominance_that_snaps_back(source):
     """Luminance as the source, or as quality 95; chrominance in whole fractions of the source's steps."""
     data = save(scene(), "JPEG", quality=source, subsampling=2, progressive=True)
-    found = photo.read(data)
-    written = jpeg(photo.encode(found, found.pixels))
+    decoded = photo.read(data)
+    written = jpeg(photo.encode(decoded, decoded.pixels))
     before = jpeg(data).quantization
     fine, standard = (jpeg(save(scene(), "JPEG", quality=n)).quantization for n in (95, 75))
     np.testing.assert_array_equal(written.quantization[0], np.minimum(before[0], fine[0]))
@@ -238,9 +238,9 @@ def test_jpeg_has_fine_luminance_and_chrominance_that_snaps_back(source):
 
 @pytest.mark.parametrize("sampling", [0, 1, 2])
 def test_jpeg_keeps_its_chroma_sampling_at_any_quality(sampling):
-    found = photo.read(save(scene(), "JPEG", subsampling=sampling))
+    decoded = photo.read(save(scene(), "JPEG", subsampling=sampling))
     for quality in (None, 80):
-        written = jpeg(photo.encode(found, found.pixels, quality=quality))
+        written = jpeg(photo.encode(decoded, decoded.pixels, quality=quality))
         assert {layer[1:3] for layer in written.layer[1:]} == {(1, 1)}
         assert written.layer[0][1:3] == [(1, 1), (2, 1), (2, 2)][sampling]
 
@@ -248,8 +248,8 @@ def test_jpeg_keeps_its_chroma_sampling_at_any_quality(sampling):
 @pytest.mark.parametrize(("sampling", "expected"), [(0, (1, 1)), (1, (1, 1)), (2, (2, 2))])
 def test_a_turned_jpeg_is_quantised_as_before(sampling, expected):
     exif = b"Exif\0\0" + camera_exif(6)
-    found = photo.read(save(scene(), "JPEG", quality=97, subsampling=sampling, exif=exif))
-    written = jpeg(photo.encode(found, found.pixels))
+    decoded = photo.read(save(scene(), "JPEG", quality=97, subsampling=sampling, exif=exif))
+    written = jpeg(photo.encode(decoded, decoded.pixels))
     source = jpeg(save(scene(), "JPEG", quality=97))
     for number, table in source.quantization.items():
         np.testing.assert_array_equal(np.reshape(written.quantization[number], (8, 8)), np.reshape(table, (8, 8)).T)
@@ -257,18 +257,18 @@ def test_a_turned_jpeg_is_quantised_as_before(sampling, expected):
 
 
 def test_quality_overrides_the_tables():
-    found = photo.read(save(scene(), "JPEG", quality=97))
-    sizes = [len(photo.encode(found, found.pixels, quality=quality)) for quality in (30, 60, 90)]
+    decoded = photo.read(save(scene(), "JPEG", quality=97))
+    sizes = [len(photo.encode(decoded, decoded.pixels, quality=quality)) for quality in (30, 60, 90)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[2]
 
 
 def test_rgb_jpeg_stays_rgb():
     data = save(scene(), "JPEG", keep_rgb=True)
-    found = photo.read(data)
-    written = photo.encode(found, found.pixels)
+    decoded = photo.read(data)
+    written = photo.encode(decoded, decoded.pixels)
     assert containers.jpeg_parts(written).payloads(0xEE, b"Adobe")[0][6] == 0
-    assert np.abs(photo.decode_pixels(written).astype(int) - found.pixels).max() <= 2
+    assert np.abs(photo.decode_pixels(written).astype(int) - decoded.pixels).max() <= 2
 
 
 # --- metadata
@@ -283,8 +283,8 @@ def test_exif_icc_and_xmp_survive(kind, format):
     if kind == "TIFF":
         tags = containers.tiff_parts(data).tags
         data = containers.tiff_with(data, {**tags, 0x02BC: metadata.Entry(1, len(XMP), XMP)})
-    found = photo.read(data)
-    written = photo.encode(found, found.pixels, format=format)
+    decoded = photo.read(data)
+    written = photo.encode(decoded, decoded.pixels, format=format)
     image = Image.open(io.BytesIO(written)) if not (kind == "HEIF" and format == "keep") else None
     info = image.info if image else pillow_heif.HeifFile(written)[0].info
     assert info["icc_profile"] == ICC
@@ -307,8 +307,8 @@ def test_exif_icc_and_xmp_survive(kind, format):
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_exif_agrees_with_the_turned_picture(orientation):
     data = save(scene(), "JPEG", exif=b"Exif\0\0" + camera_exif(orientation), dpi=(300, 200), xmp=XMP)
-    found = photo.read(data)
-    image = Image.open(io.BytesIO(photo.encode(found, found.pixels)))
+    decoded = photo.read(data)
+    image = Image.open(io.BytesIO(photo.encode(decoded, decoded.pixels)))
     exif = image.getexif()
     camera = exif.get_ifd(0x8769)
     assert exif[0x0112] == 1
@@ -320,8 +320,8 @@ def test_exif_agrees_with_the_turned_picture(orientation):
 
 def test_maker_note_stays_where_its_own_offsets_point():
     exif = camera_exif(thumbnail=save(scene(16, 16), "JPEG"))
-    found = photo.read(save(scene(), "JPEG", exif=b"Exif\0\0" + exif))
-    written = containers.jpeg_parts(photo.encode(found, found.pixels)).payloads(0xE1, b"Exif\0\0")[0]
+    decoded = photo.read(save(scene(), "JPEG", exif=b"Exif\0\0" + exif))
+    written = containers.jpeg_parts(photo.encode(decoded, decoded.pixels)).payloads(0xE1, b"Exif\0\0")[0]
     note = b"\x01\x02maker note" * 3
     assert written.find(note) == exif.find(note) > 0
 
@@ -332,8 +332,8 @@ def test_png_text_gamma_and_resolution_survive():
         (b"tEXt", b"Author\0me"),
         (b"pHYs", struct.pack(">IIB", 11811, 11811, 1)),
     ]
-    found = photo.read(with_chunks(save(scene()), *chunks))
-    written = Image.open(io.BytesIO(photo.encode(found, found.pixels)))
+    decoded = photo.read(with_chunks(save(scene()), *chunks))
+    written = Image.open(io.BytesIO(photo.encode(decoded, decoded.pixels)))
     assert isinstance(written, PngImagePlugin.PngImageFile)
     written.load()
     assert written.info["gamma"] == 0.45455
@@ -344,19 +344,19 @@ def test_png_text_gamma_and_resolution_survive():
 def test_imagemagick_exif_text_is_exif():
     raw = b"Exif\0\0" + camera_exif(6)
     text = b"Raw profile type exif\0\nexif\n%8d\n%s\n" % (len(raw), raw.hex().encode())
-    found = photo.read(with_chunks(save(scene()), (b"tEXt", text)))
-    assert found.size == (64, 48)
-    written = photo.encode(found, found.pixels)
+    decoded = photo.read(with_chunks(save(scene()), (b"tEXt", text)))
+    assert decoded.size == (64, 48)
+    written = photo.encode(decoded, decoded.pixels)
     assert b"Raw profile" not in written
     assert Image.open(io.BytesIO(written)).getexif()[0x010F] == "Maker"
 
 
 def test_tiff_keeps_its_compression():
     for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
-        found = photo.read(save(scene(), "TIFF", compression=compression))
-        assert Image.open(io.BytesIO(photo.encode(found, found.pixels))).info["compression"] == compression
-    found = photo.read(save(scene(), "TIFF", compression="jpeg"))
-    np.testing.assert_array_equal(photo.decode_pixels(photo.encode(found, found.pixels)), found.pixels)
+        decoded = photo.read(save(scene(), "TIFF", compression=compression))
+        assert Image.open(io.BytesIO(photo.encode(decoded, decoded.pixels))).info["compression"] == compression
+    decoded = photo.read(save(scene(), "TIFF", compression="jpeg"))
+    np.testing.assert_array_equal(photo.decode_pixels(photo.encode(decoded, decoded.pixels)), decoded.pixels)
 
 
 # --- privacy: no second picture leaves with the file
@@ -432,8 +432,8 @@ HIDING_PLACES = {
 @pytest.mark.parametrize("place", HIDING_PLACES)
 @pytest.mark.parametrize("format", ["keep", "png", "jpeg"])
 def test_no_second_picture_leaves_with_the_file(place, format):
-    found = photo.read(HIDING_PLACES[place])
-    written = photo.encode(found, np.full_like(found.pixels, 128), format=format)
+    decoded = photo.read(HIDING_PLACES[place])
+    written = photo.encode(decoded, np.full_like(decoded.pixels, 128), format=format)
     body = CLEAN[-60:-10]  # of the coded picture: headers are the same in every JPEG
     assert body not in written
     assert _BASE64[8:60] not in written
@@ -454,8 +454,8 @@ def test_no_second_picture_leaves_with_the_file(place, format):
 
 
 def test_photoshop_captions_survive():
-    found = photo.read(HIDING_PLACES["Photoshop"])
-    assert resource(0x0404, b"text") in photo.encode(found, found.pixels)
+    decoded = photo.read(HIDING_PLACES["Photoshop"])
+    assert resource(0x0404, b"text") in photo.encode(decoded, decoded.pixels)
 
 
 # --- refusals
@@ -586,14 +586,14 @@ def test_mutated_files_are_read_or_refused(kind):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             try:
-                found = photo.read(bytes(mutated[:cut]))
+                decoded = photo.read(bytes(mutated[:cut]))
             except PhotoError:
                 return
-            assert isinstance(found, Photo)
-            assert found.pixels.dtype == np.uint8
-            assert found.pixels.shape == (*found.size, 3)
+            assert isinstance(decoded, Photo)
+            assert decoded.pixels.dtype == np.uint8
+            assert decoded.pixels.shape == (*decoded.size, 3)
             try:
-                photo.encode(found, found.pixels)
+                photo.encode(decoded, decoded.pixels)
             except PhotoError:
                 return
 
@@ -604,23 +604,25 @@ def test_mutated_files_are_read_or_refused(kind):
 
 
 def test_gif_needs_another_format():
-    found = photo.read(save(Image.fromarray(scene()).quantize(32), "GIF"))
+    decoded = photo.read(save(Image.fromarray(scene()).quantize(32), "GIF"))
     with pytest.raises(PhotoError, match="--format png"):
-        photo.encode(found, found.pixels)
-    np.testing.assert_array_equal(photo.decode_pixels(photo.encode(found, found.pixels, format="png")), found.pixels)
-    assert photo.suffix(found, "png") == ".png"
+        photo.encode(decoded, decoded.pixels)
+    np.testing.assert_array_equal(
+        photo.decode_pixels(photo.encode(decoded, decoded.pixels, format="png")), decoded.pixels
+    )
+    assert photo.suffix(decoded, "png") == ".png"
 
 
 def test_transparency_needs_a_format_that_holds_it():
     image = Image.fromarray(scene())
     image.putalpha(128)
-    found = photo.read(save(image))
+    decoded = photo.read(save(image))
     with pytest.raises(PhotoError, match="transparent"):
-        photo.encode(found, found.pixels, format="jpeg")
-    np.testing.assert_array_equal(photo.read(photo.encode(found, found.pixels, format="webp")).alpha, found.alpha)
+        photo.encode(decoded, decoded.pixels, format="jpeg")
+    np.testing.assert_array_equal(photo.read(photo.encode(decoded, decoded.pixels, format="webp")).alpha, decoded.alpha)
     image.putalpha(255)  # opaque after all
-    found = photo.read(save(image))
-    assert photo.read(photo.encode(found, found.pixels, format="jpeg")).format == "JPEG"
+    decoded = photo.read(save(image))
+    assert photo.read(photo.encode(decoded, decoded.pixels, format="jpeg")).format == "JPEG"
 
 
 @pytest.mark.parametrize(("format", "expected"), [("keep", ""), ("jpeg", ""), ("png", ".png"), ("webp", ".webp")])
@@ -630,15 +632,15 @@ def test_suffix(format, expected):
 
 @pytest.mark.usefixtures("unchecked")
 def test_arguments_that_do_not_fit():
-    found = photo.read(CLEAN)
+    decoded = photo.read(CLEAN)
     grey = photo.read(save(Image.fromarray(scene()).convert("L")))
     wrong: tuple[dict[str, Any], ...] = ({"format": "gif"}, {"quality": 0}, {"quality": 101})
     for arguments in wrong:
         with pytest.raises(ValueError, match="must be"):
-            photo.encode(found, found.pixels, **arguments)
-    for pixels in (found.pixels[1:], found.pixels.astype(np.float32)):
+            photo.encode(decoded, decoded.pixels, **arguments)
+    for pixels in (decoded.pixels[1:], decoded.pixels.astype(np.float32)):
         with pytest.raises(ValueError, match="pixels must be"):
-            photo.encode(found, pixels)
+            photo.encode(decoded, pixels)
     with pytest.raises(ValueError, match="grey"):
         photo.encode(grey, scene())
     by_hand = Photo(scene(), "PSD")
@@ -673,8 +675,8 @@ def test_from_array():
 # --- the folder of odd files
 
 
-def psnr(one, other):
-    error = np.mean((one.astype(np.float64) - other) ** 2)
+def psnr(first, second):
+    error = np.mean((first.astype(np.float64) - second) ** 2)
     return np.inf if error == 0 else 10 * np.log10(255**2 / error)
 
 
@@ -685,34 +687,34 @@ def test_wild_files():
     read = 0
     for row in rows:
         try:
-            found = photo.read(WILD / row["path"])
+            decoded = photo.read(WILD / row["path"])
         except PhotoError as error:
             unkeepable = row["mode"] in ("1", "CMYK", "LAB", "I;16", "F") or row["frames"] not in ("", "1")
             if unkeepable or row["error"] or "8 bits" in str(error):
                 continue
             raise
         try:
-            written = photo.encode(found, found.pixels)
+            written = photo.encode(decoded, decoded.pixels)
         except PhotoError:
-            assert found.format == "GIF", row["path"]
+            assert decoded.format == "GIF", row["path"]
             continue
         read += 1
         again = photo.read(written)
         name = row["path"]
-        assert (again.format, again.grey, again.size) == (found.format, found.grey, found.size), name
-        if found.format in ("PNG", "TIFF", "BMP", "PPM"):
-            np.testing.assert_array_equal(again.pixels, found.pixels, err_msg=name)
-            assert found.alpha is None or np.array_equal(there(again.alpha), found.alpha), name
+        assert (again.format, again.grey, again.size) == (decoded.format, decoded.grey, decoded.size), name
+        if decoded.format in ("PNG", "TIFF", "BMP", "PPM"):
+            np.testing.assert_array_equal(again.pixels, decoded.pixels, err_msg=name)
+            assert decoded.alpha is None or np.array_equal(there(again.alpha), decoded.alpha), name
         else:
             # One that Pillow alone refuses lacks an end marker, and is a picture of 100 x 100 dots of pure colours.
-            assert psnr(again.pixels, found.pixels) > (25 if row["error"] else 39), name
+            assert psnr(again.pixels, decoded.pixels) > (25 if row["error"] else 39), name
         for key in ("icc", "xmp", "photoshop", "comment", "density"):
-            assert again.encoding.get(key, (0, 1, 1)) == found.encoding.get(key, (0, 1, 1)), (name, key)
-        before, after = (metadata_of(item) for item in (found, again))
+            assert again.encoding.get(key, (0, 1, 1)) == decoded.encoding.get(key, (0, 1, 1)), (name, key)
+        before, after = (metadata_of(item) for item in (decoded, again))
         assert {k: v for k, v in before.items() if k != (0x0112,)} == {
             k: v for k, v in after.items() if k != (0x0112,)
         }, name
-        assert found.format != "JPEG" or written.count(b"\xff\xd8\xff") == 1, name
+        assert decoded.format != "JPEG" or written.count(b"\xff\xd8\xff") == 1, name
     assert read > 200
 
 

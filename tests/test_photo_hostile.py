@@ -46,11 +46,11 @@ def loops():
 @pytest.mark.parametrize(("name", "body"), [*loops()])
 def test_exif_that_loops_is_dropped_and_named_and_the_photo_done(name, body):
     block = b"II*\0\x08\0\0\0" + body
-    found = timed(lambda: photo.read(with_segments(save(scene(), "JPEG"), (0xE1, b"Exif\0\0" + block[:65000]))))
-    assert "EXIF" in found.notes[0] or name == "next"
+    decoded = timed(lambda: photo.read(with_segments(save(scene(), "JPEG"), (0xE1, b"Exif\0\0" + block[:65000]))))
+    assert "EXIF" in decoded.notes[0] or name == "next"
     if name != "count":
-        assert found.size == (64, 48)  # the orientation beside it is kept
-    assert photo.read(photo.encode(found, found.pixels)).size == found.size
+        assert decoded.size == (64, 48)  # the orientation beside it is kept
+    assert photo.read(photo.encode(decoded, decoded.pixels)).size == decoded.size
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -136,9 +136,9 @@ def test_pages_of_a_tiff_cost_no_memory():
     for number in range(60):
         following = len(page) + size if number < 59 else 0
         page += ifd((0xFE, 4, 1, 1), (0xFE00, 7, 4_000_000, entry.offset), following=following)
-    found = timed(lambda: containers.tiff_parts(bytes(page)))
-    assert len(found.pages) == 60
-    assert all(set(one) <= {0xFE, 0x100} for one in found.pages)
+    tiff = timed(lambda: containers.tiff_parts(bytes(page)))
+    assert len(tiff.pages) == 60
+    assert all(set(tags) <= {0xFE, 0x100} for tags in tiff.pages)
     assert photo.read(bytes(page)).size == (48, 64)
 
 
@@ -173,8 +173,8 @@ def test_a_footprint_is_no_promise_of_a_photo(tmp_path):
 
 
 def test_exif_of_a_camera_is_whole():
-    found = photo.read(save(scene(), "JPEG", exif=b"Exif\0\0" + camera_exif(6, thumbnail=CLEAN)))
-    assert not any("broken" in note for note in found.notes)
-    exif = Image.open(io.BytesIO(photo.encode(found, found.pixels))).getexif()
+    decoded = photo.read(save(scene(), "JPEG", exif=b"Exif\0\0" + camera_exif(6, thumbnail=CLEAN)))
+    assert not any("broken" in note for note in decoded.notes)
+    exif = Image.open(io.BytesIO(photo.encode(decoded, decoded.pixels))).getexif()
     assert exif[0x010F] == "Maker"
     assert set(exif.get_ifd(0x8769)) == {0x829A, 0x927C, 0xA002, 0xA003}

@@ -155,13 +155,13 @@ def places(form):
 
 def inflated(data):
     """The file, and all that is packed in its chunks."""
-    found = [data]
+    contents = [data]
     if data.startswith(containers.PNG_MAGIC):
         for kind, body in containers.png_chunks(data):
             start = bytes(body).find(b"\x78")
             if kind in (b"zTXt", b"iTXt", b"iCCP") and start >= 0:
-                found.append(zlib.decompressobj().decompress(bytes(body)[start:]))
-    return b"".join(found)
+                contents.append(zlib.decompressobj().decompress(bytes(body)[start:]))
+    return b"".join(contents)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -170,10 +170,10 @@ def test_a_picture_hides_nowhere_in_any_form(form):
     same = save(scene(), "JPEG")  # the tables of any two JPEGs are the same
     pieces = [piece for at in range(64, len(value) - 16, 16) if (piece := value[at : at + 16]) not in same]
     for place, data in places(value):
-        found = photo.read(data)
-        written = inflated(photo.encode(found, np.full_like(found.pixels, 128)))
-        left = sum(piece in written for piece in pieces if len(set(piece)) > 4)
-        assert left <= 0.15 * len(pieces), (place, left, len(pieces))
+        decoded = photo.read(data)
+        written = inflated(photo.encode(decoded, np.full_like(decoded.pixels, 128)))
+        surviving = sum(piece in written for piece in pieces if len(set(piece)) > 4)
+        assert surviving <= 0.15 * len(pieces), (place, surviving, len(pieces))
 
 
 @pytest.mark.parametrize("orientation", [1, 2, 3, 6])
@@ -190,13 +190,13 @@ def test_a_picture_hides_nowhere_in_any_form(form):
 def test_xmp_loses_a_property_and_not_the_packet(orientation, properties, gone, always):
     body = packet(properties, b" crs:Exposure2012='+0.50' crs:Version='15.0'")
     segments = [(0xE1, b"Exif\0\0" + camera_exif(orientation)), (0xE1, ADOBE + body)]
-    found = photo.read(with_segments(save(scene(), "JPEG"), *segments))
-    written = photo.encode(found, found.pixels)
-    for kept in (b'xmp:Rating="5"', b"At the beach", b"family", b'crs:Exposure2012="+0.50"'):
-        assert kept in written
+    decoded = photo.read(with_segments(save(scene(), "JPEG"), *segments))
+    written = photo.encode(decoded, decoded.pixels)
+    for piece in (b'xmp:Rating="5"', b"At the beach", b"family", b'crs:Exposure2012="+0.50"'):
+        assert piece in written
     lost = always or orientation != 1
     assert (gone in written) != lost
-    assert (f"XMP {properties[1:].split()[0].split(b'>')[0].decode()} (" in " ".join(photo.notes(found))) == lost
+    assert (f"XMP {properties[1:].split()[0].split(b'>')[0].decode()} (" in " ".join(photo.notes(decoded))) == lost
 
 
 def test_other_prefixes_are_seen_through():
@@ -204,7 +204,7 @@ def test_other_prefixes_are_seen_through():
     assert b"z:Regions" in there(clean_xmp(body, 1).packet)
     cleaned = clean_xmp(body, 6)
     assert b"z:Regions" not in there(cleaned.packet)
-    assert "mwg-rs:Regions" in cleaned.left[0]
+    assert "mwg-rs:Regions" in cleaned.omitted[0]
 
 
 def test_sizes_in_xmp_turn_with_the_picture():
@@ -232,24 +232,24 @@ def test_entities_are_not_expanded():
     bomb = b"<!DOCTYPE a [<!ENTITY b 'face'>]><x:xmpmeta xmlns:x='adobe:ns:meta/'>&b;</x:xmpmeta>"
     cleaned = clean_xmp(bomb, 1)
     assert cleaned.packet is None
-    assert "entities" in cleaned.left[0]
+    assert "entities" in cleaned.omitted[0]
 
 
 def test_long_texts_of_people_are_kept_and_those_too_long_for_a_format_are_named():
     story = b'{"prompt": "a portrait of a woman at the beach, soft light", "steps": 20}\n' * 700
     large = packet(b"<dc:description>" + b"a walk at the beach in the evening. " * 2500 + b"</dc:description>")
     chunks = [(b"tEXt", b"parameters\0" + story), (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + large)]
-    found = photo.read(with_chunks(save(scene()), *chunks))
-    assert not photo.notes(found)
-    written = photo.encode(found, found.pixels)
+    decoded = photo.read(with_chunks(save(scene()), *chunks))
+    assert not photo.notes(decoded)
+    written = photo.encode(decoded, decoded.pixels)
     assert story in written
     xmp = photo.read(written).encoding["xmp"]
     assert isinstance(xmp, bytes)
     assert xmp.count(b"evening") == 2500
-    as_jpeg = photo.encode(found, found.pixels, format="jpeg")
+    as_jpeg = photo.encode(decoded, decoded.pixels, format="jpeg")
     assert b"At the beach" in as_jpeg
     assert b"evening" not in as_jpeg
-    named = " ".join(photo.notes(found, "jpeg"))
+    named = " ".join(photo.notes(decoded, "jpeg"))
     assert "dc:description" in named
     assert "tEXt" in named
 
@@ -257,10 +257,10 @@ def test_long_texts_of_people_are_kept_and_those_too_long_for_a_format_are_named
 @pytest.mark.parametrize("format", ["png", "webp"])
 def test_what_a_format_has_no_place_for_is_named(format):
     block = resource(0x0404, iptc(2, 120, b"At the beach") + iptc(2, 25, b"family"))
-    found = photo.read(with_segments(save(scene(), "JPEG"), (0xED, b"Photoshop 3.0\0" + block), (0xFE, b"hello")))
-    assert photo.notes(found) == ()
-    assert b"At the beach" in photo.encode(found, found.pixels)
-    named = " ".join(photo.notes(found, format))
+    decoded = photo.read(with_segments(save(scene(), "JPEG"), (0xED, b"Photoshop 3.0\0" + block), (0xFE, b"hello")))
+    assert photo.notes(decoded) == ()
+    assert b"At the beach" in photo.encode(decoded, decoded.pixels)
+    named = " ".join(photo.notes(decoded, format))
     assert "IPTC" in named
     assert "comment" in named
 
@@ -282,13 +282,13 @@ def test_prose_of_ordinary_length_is_kept_wherever_it_stands():
     blocks = [(0xE1, b"Exif\0\0" + exif_of(exif)), (0xE1, ADOBE + xmp), (0xED, b"Photoshop 3.0\0" + caption)]
     short = "在海边散步的照片" * 9  # 216 bytes without a blank
     comments = [(0xFE, story.encode()) for _ in range(3)] + [(0xFE, short.encode()) for _ in range(5)]
-    found = photo.read(with_segments(save(scene(), "JPEG"), *blocks, *comments))
-    assert photo.notes(found) == ()
-    assert photo.encode(found, found.pixels).count(story.encode()) == 6
+    decoded = photo.read(with_segments(save(scene(), "JPEG"), *blocks, *comments))
+    assert photo.notes(decoded) == ()
+    assert photo.encode(decoded, decoded.pixels).count(story.encode()) == 6
     texts = [(b"tEXt", b"Comment\0" + story.encode("latin-1")), (b"iTXt", b"Description\0\0\0\0\0" + story.encode())]
-    found = photo.read(with_chunks(save(scene()), *texts))
-    assert photo.notes(found) == ()
-    assert photo.encode(found, found.pixels).count(story.encode()) == 1
+    decoded = photo.read(with_chunks(save(scene()), *texts))
+    assert photo.notes(decoded) == ()
+    assert photo.encode(decoded, decoded.pixels).count(story.encode()) == 1
 
 
 @pytest.mark.parametrize("size", [20, 60, 120, 230])
@@ -299,38 +299,38 @@ def test_many_small_values_together_hold_no_more_than_one(size):
     def pieces(number):
         return [form[size * n : size * n + size] for n in range(number * 30, number * 30 + 30)]
 
-    own = {0xB000 + n: metadata.Entry(7, len(value), value) for n, value in enumerate(pieces(0))}
+    entries = {0xB000 + n: metadata.Entry(7, len(value), value) for n, value in enumerate(pieces(0))}
     texts = {
         tag: metadata.Entry(2, size + 1, value + b"\0")
         for tag, value in zip((0x10E, 0x131, 0x13B), pieces(1), strict=False)
     }
     values = b"".join(iptc(2, 25, value) for value in pieces(2))
     blocks = [
-        (0xE1, b"Exif\0\0" + exif_of(texts | {0x8769: own})),
+        (0xE1, b"Exif\0\0" + exif_of(texts | {0x8769: entries})),
         (0xED, b"Photoshop 3.0\0" + resource(0x404, values)),
     ]
     jpeg = with_segments(save(scene(), "JPEG"), *blocks, *((0xFE, value) for value in pieces(3)))
     png = with_chunks(save(scene()), *((b"tEXt", b"Comment\0" + value) for value in pieces(4)))
     for file in (jpeg, png):
-        found = photo.read(file)
-        written = photo.encode(found, found.pixels)
+        decoded = photo.read(file)
+        written = photo.encode(decoded, decoded.pixels)
         there = [form[n : n + 10] for n in range(0, len(form), 10)]
-        assert sum(one in written for one in there) * 10 < 300
-        assert "Left out" in photo.notes(found)[0]
+        assert sum(piece in written for piece in there) * 10 < 300
+        assert "Left out" in photo.notes(decoded)[0]
 
 
 def test_all_comments_stay():
-    found = photo.read(with_segments(save(scene(), "JPEG"), (0xFE, b"one"), (0xFE, "zwei äö".encode("latin-1"))))
-    segments = containers.jpeg_parts(photo.encode(found, found.pixels)).segments
+    decoded = photo.read(with_segments(save(scene(), "JPEG"), (0xFE, b"one"), (0xFE, "zwei äö".encode("latin-1"))))
+    segments = containers.jpeg_parts(photo.encode(decoded, decoded.pixels)).segments
     assert [body for marker, body in segments if marker == 0xFE] == [b"one", b"zwei \xe4\xf6"]
 
 
 @pytest.mark.parametrize("place", HIDING_PLACES)
 def test_what_goes_is_named(place):
-    found = photo.read(HIDING_PLACES[place])
+    decoded = photo.read(HIDING_PLACES[place])
     # Bytes that nothing points to have no name, and Pillow's AVIF writer left the thumbnail out before us.
-    assert bool(found.notes) == (place not in ("gap in the EXIF", "JFIF", "AVIF"))
-    assert all(note.startswith("Left out of the file: ") and note.endswith(".") for note in found.notes)
+    assert bool(decoded.notes) == (place not in ("gap in the EXIF", "JFIF", "AVIF"))
+    assert all(note.startswith("Left out of the file: ") and note.endswith(".") for note in decoded.notes)
 
 
 def test_a_profile_of_known_tags_stays_as_it_is():
@@ -350,9 +350,9 @@ def test_a_maker_note_keeps_its_small_values_where_they_were():
     table = struct.pack("<H", 3) + short
     table += struct.pack("<HHII", 2, 7, len(preview), 60) + struct.pack("<HHII", 3, 2, len(lens), 60 + len(preview))
     note = b"MAKER\0\0\0" + table + bytes(60 - 8 - len(table)) + preview + lens
-    found = photo.read(save(scene(), "JPEG", exif=b"Exif\0\0" + camera_exif(note=note)))
-    written = photo.encode(found, found.pixels)
+    decoded = photo.read(save(scene(), "JPEG", exif=b"Exif\0\0" + camera_exif(note=note)))
+    written = photo.encode(decoded, decoded.pixels)
     assert preview[-120:-60] not in written
     assert short in written
     assert lens in written
-    assert "maker note" in " ".join(found.notes)
+    assert "maker note" in " ".join(decoded.notes)

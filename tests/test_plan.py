@@ -52,10 +52,10 @@ class Album:
         out = out or self.out
         index, count = more.get("shard", (0, 1))
         with Manifest(out, shard="" if count == 1 else f"{index}-of-{count}") as manifest:
-            found = self.plan(*names, out=out, **more)
-            manifest.put(*found.renewed)
-            manifest.put(*found.passed)
-            for task in found.tasks:
+            planned = self.plan(*names, out=out, **more)
+            manifest.put(*planned.renewed)
+            manifest.put(*planned.passed)
+            for task in planned.tasks:
                 if "bad" in task.item.source.name or not task.size:
                     manifest.put(task.row("failed", "Damaged."))
                     continue
@@ -67,7 +67,7 @@ class Album:
                 (out / task.item.target).parent.mkdir(parents=True, exist_ok=True)
                 (out / task.item.target).write_bytes(data)
                 manifest.put(finished(task.row("cloaked", "", faces=[{"dssim": 0.1}]), out, data))
-        return found
+        return planned
 
     def written(self) -> dict[str, bytes]:
         files = (path for path in self.out.rglob("*") if path.is_file() and ".cloak" not in path.parts)
@@ -79,12 +79,12 @@ def album(tmp_path: Path) -> Album:
     return Album(tmp_path)
 
 
-def said(found: Plan) -> dict[str, str]:
-    return {Path(row.source).name: row.reason for row in (*found.passed, *found.left)}
+def said(planned: Plan) -> dict[str, str]:
+    return {Path(row.source).name: row.reason for row in (*planned.passed, *planned.left)}
 
 
-def tasks(found: Plan) -> list[str]:
-    return [task.item.target for task in found.tasks]
+def tasks(planned: Plan) -> list[str]:
+    return [task.item.target for task in planned.tasks]
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -93,9 +93,9 @@ def test_a_name_stays_the_photos_whose_cloak_lies_there(album: Album, shards: in
     for index in range(shards):
         album.call("2019", shard=(index, shards))
     first = album.written()
-    found = album.call("2020")
-    assert tasks(found) == ["b.jpg"]
-    (row,) = found.passed
+    planned = album.call("2020")
+    assert tasks(planned) == ["b.jpg"]
+    (row,) = planned.passed
     assert row.status == "failed"
     assert str(album.root / "2019/a.jpg") in row.reason
     assert "another --out" in row.reason.lower()
@@ -115,8 +115,8 @@ def test_one_photo_is_known_however_it_is_spelled(album: Album, monkeypatch: pyt
     monkeypatch.chdir(album.root)
     (album.root / "link").symlink_to("in")
     for spelled in ("in", "in/../in", "link", "in/a.jpg"):
-        found = plan(collect([Path(spelled)], out=Path("out")), Path("out"), "s", Options())
-        assert (tasks(found), found.passed, found.earlier["cloaked"]) == ([], [], 1), spelled
+        planned = plan(collect([Path(spelled)], out=Path("out")), Path("out"), "s", Options())
+        assert (tasks(planned), planned.passed, planned.earlier["cloaked"]) == ([], [], 1), spelled
     album.photo("in/a.jpg", "edited")
     for spelled in ("in", "link"):
         assert tasks(plan(collect([Path(spelled)], out=Path("out")), Path("out"), "s", Options())) == ["a.jpg"], spelled
@@ -126,13 +126,13 @@ def test_a_relative_path_is_not_taken_for_that_of_another_folder(album: Album, m
     for year in ("2019", "2020"):
         album.photo(f"{year}/a.jpg")
         monkeypatch.chdir(album.root / year)
-        found = plan(collect([Path("a.jpg")], out=album.out), album.out, "s", Options())
+        planned = plan(collect([Path("a.jpg")], out=album.out), album.out, "s", Options())
         if year == "2019":
             monkeypatch.chdir(album.root / "2019")
             album.call("2019")
         else:
-            assert tasks(found) == []
-            assert [row.status for row in found.passed] == ["failed"]
+            assert tasks(planned) == []
+            assert [row.status for row in planned.passed] == ["failed"]
 
 
 def test_a_renamed_album_is_the_same_and_what_was_edited_in_it_is_not(album: Album) -> None:
@@ -140,13 +140,13 @@ def test_a_renamed_album_is_the_same_and_what_was_edited_in_it_is_not(album: Alb
         album.photo(f"old/{name}.jpg")
     album.call("old")
     (album.root / "old").rename(album.root / "new")
-    found = album.call("new")
-    assert (tasks(found), found.earlier["cloaked"]) == ([], 2)
-    assert {row.place for row in found.renewed} == {str(album.root / f"new/{name}.jpg") for name in "ab"}
-    assert all(row.faces for row in found.renewed), "renewed rows lost their faces"
+    planned = album.call("new")
+    assert (tasks(planned), planned.earlier["cloaked"]) == ([], 2)
+    assert {row.place for row in planned.renewed} == {str(album.root / f"new/{name}.jpg") for name in "ab"}
+    assert all(row.faces for row in planned.renewed), "renewed rows lost their faces"
     album.photo("new/a.jpg", "edited")
-    found = album.call("new")
-    assert (tasks(found), found.renewed) == (["a.jpg"], [])
+    planned = album.call("new")
+    assert (tasks(planned), planned.renewed) == (["a.jpg"], [])
     (album.root / "new").rename(album.root / "newer")
     album.photo("newer/a.jpg", "edited again")
     assert [row.status for row in album.call("newer").passed] == ["failed"], "for all that is known it is another photo"
@@ -154,9 +154,9 @@ def test_a_renamed_album_is_the_same_and_what_was_edited_in_it_is_not(album: Alb
 
 def test_of_photos_named_one_by_one_each_is_done_or_named(album: Album) -> None:
     album.photo("x/a.jpg"), album.photo("y/a.jpg"), album.photo("z/a.jpg", "x/a.jpg"), album.photo("y/b.jpg")
-    found = album.call("x/a.jpg", "y/a.jpg", "y/b.jpg", "z/a.jpg", "x/a.jpg")
-    assert sorted(tasks(found)) == ["a.jpg", "b.jpg"]
-    failed, twin = sorted(found.passed, key=lambda row: row.status)
+    planned = album.call("x/a.jpg", "y/a.jpg", "y/b.jpg", "z/a.jpg", "x/a.jpg")
+    assert sorted(tasks(planned)) == ["a.jpg", "b.jpg"]
+    failed, twin = sorted(planned.passed, key=lambda row: row.status)
     assert (failed.status, failed.source) == ("failed", str(album.root / "y/a.jpg"))
     assert str(album.root / "x/a.jpg") in failed.reason
     assert (twin.status, twin.source) == ("skipped", str(album.root / "z/a.jpg"))
@@ -165,12 +165,12 @@ def test_of_photos_named_one_by_one_each_is_done_or_named(album: Album) -> None:
 def test_a_new_format_does_not_take_the_name_of_another_photo(album: Album) -> None:
     album.photo("in/a.jpg"), album.photo("else/a.heic")
     album.call("in", format="png")
-    found = album.call("else", format="png")
-    assert (tasks(found), [row.status for row in found.passed]) == ([], ["failed"])
+    planned = album.call("else", format="png")
+    assert (tasks(planned), [row.status for row in planned.passed]) == ([], ["failed"])
     album.photo("many/a.png"), album.photo("many/a.jpg"), album.photo("many/a.jpg.png")
-    found = album.plan("many", format="png", out=album.root / "other")
-    assert len(found.tasks) == 2
-    assert [row.status for row in found.passed] == ["failed"]
+    planned = album.plan("many", format="png", out=album.root / "other")
+    assert len(planned.tasks) == 2
+    assert [row.status for row in planned.passed] == ["failed"]
 
 
 @pytest.mark.parametrize(
@@ -188,10 +188,10 @@ def test_names_that_are_one_on_the_output_disk(
     monkeypatch.setattr(places, "probe", lambda out, *, write=True: disk)
     for name in ("A/IMG_1.JPG", "a/img_1.jpg", "caf\u00e9.jpg", "cafe\u0301.jpg"):
         album.photo(f"in/{name}")
-    found = album.call("in")
-    assert len(found.tasks) == pairs
-    assert len(found.passed) == 4 - pairs
-    assert all("rename one" in row.reason for row in found.passed)
+    planned = album.call("in")
+    assert len(planned.tasks) == pairs
+    assert len(planned.passed) == 4 - pairs
+    assert all("rename one" in row.reason for row in planned.passed)
     again = album.call("in")
     assert (again.tasks, again.passed) == ([], [])
     assert len(again.left) == 4 - pairs
@@ -218,10 +218,10 @@ def test_shards_know_what_all_of_them_did(album: Album) -> None:
     assert sum(done) == 12
     assert min(done) > 0
     for shard in ((0, 1), (1, 3)):
-        found = album.call("in", shard=shard)
-        assert (found.tasks, found.passed) == ([], [])
-    other = album.call("in", settings="other")
-    assert (len(other.tasks), other.passed) == (12, [])
+        planned = album.call("in", shard=shard)
+        assert (planned.tasks, planned.passed) == ([], [])
+    elsewhere = album.call("in", settings="other")
+    assert (len(elsewhere.tasks), elsewhere.passed) == (12, [])
     assert album.call("in", shard=(0, 2), settings="other").tasks == [], "the newest row counts, whoever wrote it"
 
 
@@ -230,8 +230,8 @@ def test_shards_then_one_call_then_other_shards_make_each_photo_once(album: Albu
         album.photo(f"in/{index}.jpg")
     album.photo("in/bad.jpg")
     done = [album.call("in", shard=(index, 3)) for index in range(3)]
-    assert [len(one.passed) for one in done] == [0, 0, 0]
-    assert sum(len(one.tasks) for one in done) == 25
+    assert [len(made.passed) for made in done] == [0, 0, 0]
+    assert sum(len(made.tasks) for made in done) == 25
     written = album.written()
     whole = album.call("in")
     assert (whole.tasks, whole.passed) == ([], [])
@@ -242,7 +242,7 @@ def test_shards_then_one_call_then_other_shards_make_each_photo_once(album: Albu
     # A photo that has changed, and one that is new, are done by the one whose turn it is, whoever made the others.
     album.photo("in/3.jpg", "edited"), album.photo("in/new.jpg")
     done = [album.call("in", shard=(index, 2)) for index in range(2)]
-    assert sorted(name for one in done for name in tasks(one)) == ["3.jpg", "new.jpg"]
+    assert sorted(name for made in done for name in tasks(made)) == ["3.jpg", "new.jpg"]
     assert album.call("in").tasks == album.call("in", shard=(2, 3)).tasks == []
     with Survey(album.out) as survey:
         rows = list(survey.rows())
@@ -259,9 +259,9 @@ def test_what_a_killed_shard_left_is_done_by_a_call_without(album: Album) -> Non
         announce(manifest, mine)
     album.out.joinpath(mine[0].item.target).write_bytes(b"whole, and without its row")
     album.out.joinpath(mine[1].item.target).write_bytes(b"")
-    found = album.call("in")
-    assert {task.item.target for task in mine} <= set(tasks(found))
-    assert (found.passed, album.call("in", shard=(1, 3)).tasks) == ([], [])
+    planned = album.call("in")
+    assert {task.item.target for task in mine} <= set(tasks(planned))
+    assert (planned.passed, album.call("in", shard=(1, 3)).tasks) == ([], [])
     assert len(album.written()) == 12
 
 
@@ -282,8 +282,8 @@ def test_a_false_failure_of_an_earlier_version_is_set_right(album: Album) -> Non
         album.call("in", shard=(index, 2))
     with Manifest(album.out) as manifest:
         manifest.put(Row("a.jpg", "in/a.jpg", 1, 1, "0", "", "failed", "A file that is not this tool's lies there."))
-    found = album.call("in")
-    assert found.earlier == Counter(cloaked=1)
+    planned = album.call("in")
+    assert planned.earlier == Counter(cloaked=1)
     with Manifest(album.out) as manifest:
         assert [(row.status, len(row.faces)) for row in manifest.rows()] == [("cloaked", 1)]
 
@@ -373,11 +373,11 @@ def test_a_copied_output_folder_is_looked_at_once(album: Album, monkeypatch: pyt
     album.photo("in/a.jpg")
     album.call("in")
     shutil.copytree(album.out, album.root / "copy")
-    found = album.call("in", out=album.root / "copy")
-    assert (found.tasks, len(found.renewed)) == ([], 1)
+    planned = album.call("in", out=album.root / "copy")
+    assert (planned.tasks, len(planned.renewed)) == ([], 1)
     monkeypatch.setattr(Row, "_reads_as_written", lambda *_: pytest.fail("read again"))
-    found = album.call("in", out=album.root / "copy")
-    assert (found.tasks, found.renewed) == ([], [])
+    planned = album.call("in", out=album.root / "copy")
+    assert (planned.tasks, planned.renewed) == ([], [])
 
 
 def first_manifest(out: Path, *rows: tuple[object, ...]) -> None:
@@ -397,8 +397,8 @@ def test_what_version_0_1_did_is_taken_over(album: Album) -> None:
     first_manifest(album.out, ("a.jpg", "in/a.jpg", task.size, task.modified, task.sha256, task.key, 7))
     (album.out / "a.jpg").write_bytes(b"cloaked")
     assert album.plan("in").earlier == Counter(cloaked=1), "read as it is, by a dry run or a shard"
-    found = album.call("in")
-    assert found.earlier == Counter(cloaked=1)
+    planned = album.call("in")
+    assert planned.earlier == Counter(cloaked=1)
     with Manifest(album.out) as manifest:
         (row,) = manifest.rows()
         assert (row.source, row.place) == (str(source), str(source))
@@ -425,12 +425,12 @@ def test_what_version_0_1_did_with_other_settings_is_done_again(
         (album.out / name).parent.mkdir(parents=True, exist_ok=True)
         (album.out / name).write_bytes(b"cloaked")
     first_manifest(album.out, *rows)
-    for found in (album.plan("in"), album.call("in")):
-        assert sorted(tasks(found)) == ["deep/moved.jpg", "edited.jpg", "same.jpg"]
-        ((name, reason),) = ((row.target, row.reason) for row in found.passed)
+    for planned in (album.plan("in"), album.call("in")):
+        assert sorted(tasks(planned)) == ["deep/moved.jpg", "edited.jpg", "same.jpg"]
+        ((name, reason),) = ((row.target, row.reason) for row in planned.passed)
         assert "strange.jpg" in name
         assert "Another photo of that name" in reason
-        assert set(found.holders) == {"deep/moved.jpg", "edited.jpg", "same.jpg"}
+        assert set(planned.holders) == {"deep/moved.jpg", "edited.jpg", "same.jpg"}
     assert album.call("in").earlier["cloaked"] == 3
 
 
@@ -452,8 +452,8 @@ def test_a_damaged_row_is_named_and_raises_nothing_else(album: Album, column: st
         database.execute(f"UPDATE photos SET {column} = ? WHERE target = 'b.jpg'", (value,))
     with Survey(album.out) as survey, pytest.raises(sqlite3.Error, match=column):
         list(survey.rows())
-    with Manifest(album.out) as one, pytest.raises(sqlite3.Error, match=column):
-        list(one.rows())
+    with Manifest(album.out) as opened, pytest.raises(sqlite3.Error, match=column):
+        list(opened.rows())
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="what is open is listed in /proc")
@@ -486,10 +486,10 @@ def test_a_damaged_manifest_is_not_left_open(album: Album) -> None:
 def test_an_output_folder_in_the_album_is_passed_over(album: Album, inner: str) -> None:
     album.photo("in/a.jpg")
     album.call("in", out=album.root / inner)
-    found = album.call("in", out=album.root / "in" / "second")
-    assert tasks(found) == ["a.jpg"]
-    assert [(row.status, Path(row.source).name) for row in found.passed] == [("skipped", "out")]
-    assert "output folder" in found.passed[0].reason
+    planned = album.call("in", out=album.root / "in" / "second")
+    assert tasks(planned) == ["a.jpg"]
+    assert [(row.status, Path(row.source).name) for row in planned.passed] == [("skipped", "out")]
+    assert "output folder" in planned.passed[0].reason
 
 
 def test_what_a_manifest_knows_as_an_output_is_no_input(album: Album) -> None:
@@ -499,10 +499,10 @@ def test_what_a_manifest_knows_as_an_output_is_no_input(album: Album) -> None:
     (album.root / "copied").mkdir()
     shutil.copy(album.out / "2019/a.jpg", album.root / "copied/b.jpg")
     for named, status in (("out", "skipped"), ("out/2019", "skipped"), ("out/2019/a.jpg", "failed")):
-        found = album.plan(named, out=album.root / "second")
-        (row,) = found.passed
+        planned = album.plan(named, out=album.root / "second")
+        (row,) = planned.passed
         assert (row.status, str(original) in row.reason) == (status, True), named
-        assert [task.item.source.name for task in found.tasks] == (["own.jpg"] if status == "skipped" else [])
+        assert [task.item.source.name for task in planned.tasks] == (["own.jpg"] if status == "skipped" else [])
     assert said(album.plan("copied"))["b.jpg"] == f"It is the cloaked version of {original}: name the original instead."
 
 
@@ -516,10 +516,10 @@ def test_a_dry_plan_writes_nothing_and_says_what_would_fail(album: Album) -> Non
         manifest.put(*manifest.rows())
         before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in album.out.rglob("*")}
         assert album.plan("2019", dry_run=True).earlier == Counter(cloaked=1)
-        found = album.plan("2020", dry_run=True)
+        planned = album.plan("2020", dry_run=True)
         assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in album.out.rglob("*")} == before
-    assert tasks(found) == ["c.jpg"]
-    assert set(said(found)) == {"a.jpg", "b.jpg"}
+    assert tasks(planned) == ["c.jpg"]
+    assert set(said(planned)) == {"a.jpg", "b.jpg"}
     folder = album.out / ".cloak"
     listed = {path.name for path in folder.iterdir()}
     album.plan("2020", dry_run=True)
@@ -538,8 +538,8 @@ def test_a_time_that_no_database_holds_is_no_reason_to_fail(album: Album) -> Non
 def test_whatever_is_wrong_with_one_photo_is_its_row(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
     album.photo("in/a.jpg"), album.photo("in/b.jpg")
     (album.root / "in" / ("\u00e9" * 125 + ".jpeg")).write_bytes(JPEG)
-    found = album.plan("in", format="webp")
-    assert len(found.tasks) == 3
+    planned = album.plan("in", format="webp")
+    assert len(planned.tasks) == 3
     claim = places.Places.claim
 
     def wrong(self: places.Places, item, sha256: str) -> places.Place:
@@ -548,18 +548,18 @@ def test_whatever_is_wrong_with_one_photo_is_its_row(album: Album, monkeypatch: 
         return claim(self, item, sha256)
 
     monkeypatch.setattr(places.Places, "claim", wrong)
-    found = album.plan("in")
-    assert len(found.tasks) == 2
-    assert "odd" in said(found)["a.jpg"]
+    planned = album.plan("in")
+    assert len(planned.tasks) == 2
+    assert "odd" in said(planned)["a.jpg"]
 
 
 def test_a_name_that_is_too_long_for_the_output_is_a_row(album: Album) -> None:
     album.photo(f"in/{'x' * 251}.jpg"), album.photo(f"in/{'x' * 251}.png"), album.photo("in/a.jpg")
     album.out.mkdir()
-    found = album.plan("in", format="webp")
-    assert tasks(found) == ["a.webp"]
-    assert len(found.passed) == 2
-    assert all("too long" in row.reason for row in found.passed)
+    planned = album.plan("in", format="webp")
+    assert tasks(planned) == ["a.webp"]
+    assert len(planned.passed) == 2
+    assert all("too long" in row.reason for row in planned.passed)
 
 
 def test_an_original_is_never_written_over(album: Album) -> None:
@@ -567,9 +567,9 @@ def test_an_original_is_never_written_over(album: Album) -> None:
     album.call("in")
     shutil.rmtree(album.out / "sub")
     (album.out / "sub").symlink_to(album.root / "in" / "other", target_is_directory=True)
-    found = album.call("in", settings="new")
-    assert tasks(found) == ["other/a.jpg"]
-    assert "original" in said(found)["a.jpg"]
+    planned = album.call("in", settings="new")
+    assert tasks(planned) == ["other/a.jpg"]
+    assert "original" in said(planned)["a.jpg"]
     assert (album.root / "in/other/a.jpg").read_bytes() == JPEG + b"in/other/a.jpg"
 
 

@@ -76,9 +76,9 @@ def album(photos: Path, home: Path) -> dict[str, bytes]:
 def expected(faces: list[bytes]) -> list[bytes]:
     """What they come out as."""
     with Cloaker(recipe=AWAY) as cloaker:
-        found = [result.data for result in cloaker.encode_stream(faces)]
-    assert None not in found
-    return [data for data in found if data is not None]
+        written = [result.data for result in cloaker.encode_stream(faces)]
+    assert None not in written
+    return [data for data in written if data is not None]
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +108,13 @@ def test_rows_come_out_as_they_went_in_with_what_became_of_them(faces: list[byte
     rows = pa.table({"id": [1, 2, 3, 4], "bytes": [faces[0], b"no picture", None, faces[1]], "faces": ["old"] * 4})
     done = ray_data.Cloak(recipe=AWAY)(rows)
     assert done.column_names == ["id", "bytes", "faces", "status", "reason", "notes"]
-    found = done.to_pylist()
-    assert [row["id"] for row in found] == [1, 2, 3, 4]
-    assert [row["status"] for row in found] == ["cloaked", "failed", "failed", "cloaked"]
-    assert [row["bytes"] for row in found] == [expected[0], None, None, expected[1]]
-    assert "not a picture" in found[1]["reason"]
-    assert 0 < found[0]["faces"][0]["dssim"] <= AWAY.rho
-    assert found[0]["faces"][0]["shift"]["tiny"] > 0
+    records = done.to_pylist()
+    assert [row["id"] for row in records] == [1, 2, 3, 4]
+    assert [row["status"] for row in records] == ["cloaked", "failed", "failed", "cloaked"]
+    assert [row["bytes"] for row in records] == [expected[0], None, None, expected[1]]
+    assert "not a picture" in records[1]["reason"]
+    assert 0 < records[0]["faces"][0]["dssim"] <= AWAY.rho
+    assert records[0]["faces"][0]["shift"]["tiny"] > 0
     none = ray_data.Cloak(recipe=AWAY)(rows.slice(1, 1))
     assert none.schema == done.schema, "a batch without any cloaked photo would not fit the others"
     assert ray_data.Cloak(recipe=AWAY)(rows.slice(0, 0)).schema == done.schema
@@ -147,7 +147,7 @@ def test_people_by_name_and_by_a_table_of_faces_kept_as_parquet(album: dict[str,
     assert [row["status"] for row in by_faces] == ["cloaked"] * 5 + ["no_face", "failed"]
     # A worker that is told the names by rows does the same.
     people = ray_data.persons(table)
-    assert all(isinstance(one, Person) for one in people.values())
+    assert all(isinstance(person, Person) for person in people.values())
     named = rows.slice(0, 4).append_column("person", pa.array([next(iter(whose[name])) for name in list(album)[:4]]))
     by_rows = ray_data.Cloak(recipe=PERSON, people=people)(named).to_pylist()
     assert [row["bytes"] for row in by_rows] == [row["bytes"] for row in by_faces[:4]]
@@ -215,10 +215,10 @@ def test_parquet_to_parquet_with_a_worker_killed_in_the_middle_loses_and_doubles
     said = start("-c", KILLED, *arguments, home / "killed")
     assert (home / "killed").exists(), "no worker was killed"
     assert set(said.splitlines()) >= {f"cloaked {COUNT}", f"failed {COUNT // 2}"}
-    found = {row["id"]: row["bytes"] for row in pq.read_table(home / "parquet").to_pylist()}
+    written = {row["id"]: row["bytes"] for row in pq.read_table(home / "parquet").to_pylist()}
     bad = dict.fromkeys(range(-1, -COUNT, -2))
-    assert found == {**dict(enumerate(expected_of_workers)), **bad}
-    assert pq.read_table(home / "parquet").num_rows == len(found)
+    assert written == {**dict(enumerate(expected_of_workers)), **bad}
+    assert pq.read_table(home / "parquet").num_rows == len(written)
 
 
 def test_webdataset_to_webdataset(
@@ -232,20 +232,20 @@ def test_webdataset_to_webdataset(
                 entry.size = len(content)
                 shard.addfile(entry, io.BytesIO(content))
     start(REPOSITORY / "examples" / "ray_webdataset.py", "shards", "tars", "--suffix", "png", *SETTINGS)
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     for path in (home / "tars").rglob("*.tar"):
         with tarfile.open(path) as shard:
             for entry in shard:
-                assert entry.name not in found
+                assert entry.name not in contents
                 content = shard.extractfile(entry)
                 assert content is not None
-                found[entry.name] = content.read()
-    assert {name: data for name, data in found.items() if name.endswith("png")} == {
+                contents[entry.name] = content.read()
+    assert {name: data for name, data in contents.items() if name.endswith("png")} == {
         f"{key:03}.png": data for key, data in enumerate(expected_of_workers[:3])
     }
-    assert {found[f"{key:03}.txt"] for key in range(4)} == {f"text {key}".encode() for key in range(4)}
-    said = [json.loads(found[f"{key:03}.cloak.json"]) for key in range(4)]
-    assert [one["status"] for one in said] == ["cloaked"] * 3 + ["failed"]
+    assert {contents[f"{key:03}.txt"] for key in range(4)} == {f"text {key}".encode() for key in range(4)}
+    said = [json.loads(contents[f"{key:03}.cloak.json"]) for key in range(4)]
+    assert [record["status"] for record in said] == ["cloaked"] * 3 + ["failed"]
     assert said[0]["faces"][0]["dssim"] <= AWAY.rho
 
 

@@ -86,16 +86,16 @@ def rows(out: Path) -> list[Row]:
         return list(manifest.rows())
 
 
-def assert_alike(rows: list[Row], others: list[Row]) -> None:
+def assert_alike(rows: list[Row], expected: list[Row]) -> None:
     """The same in all but the files' own stamps and the last digits of shifts.
 
     Those depend on which faces shared a batch, here as elsewhere.
     """
     assert [replace(row, faces=[], stamp="", state="") for row in rows] == [
-        replace(row, faces=[], stamp="", state="") for row in others
+        replace(row, faces=[], stamp="", state="") for row in expected
     ]
-    for row, other in zip(rows, others, strict=True):
-        for face, same in zip(row.faces, other.faces, strict=True):
+    for row, twin in zip(rows, expected, strict=True):
+        for face, same in zip(row.faces, twin.faces, strict=True):
             assert face | {"shift": None} == same | {"shift": None}
             assert face["shift"] == pytest.approx(same["shift"], rel=1e-4)
 

@@ -108,14 +108,14 @@ def test_every_input_is_accounted_for_and_a_second_call_does_nothing(
     assert 0 < summary["dssim_mean"] <= summary["dssim_max"] <= 0.007
     assert contents(collection) == before, "an original was touched"
     assert set(contents(out)) == {"turned.jpg", "album/same.png", "grey.png"}
-    found = rows(out)
-    assert {name: row[0] for name, row in found.items()} == {
+    outcomes = rows(out)
+    assert {name: row[0] for name, row in outcomes.items()} == {
         "turned.jpg": "cloaked", "album/same.png": "cloaked", "grey.png": "cloaked", "wall.png": "no_face",
         "text.jpg": "failed", "empty.png": "failed", "cut.png": "failed", "loop.jpg": "failed", "notes.txt": "skipped",
     }  # fmt: skip
-    assert all(reason for status, reason, _ in found.values() if status != "cloaked")
-    assert "empty" in found["empty.png"][1]
-    assert "symbolic link" in found["loop.jpg"][1]
+    assert all(reason for status, reason, _ in outcomes.values() if status != "cloaked")
+    assert "empty" in outcomes["empty.png"][1]
+    assert "symbolic link" in outcomes["loop.jpg"][1]
     assert cli.main(["status", str(out), "--json"]) == cli.FAILED
     totals = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {name: totals[name] for name in ("counts", "faces", "dssim_max", "unprotected")} == {
@@ -244,10 +244,10 @@ def test_shards_share_the_work_without_overlap(
 def test_wrong_usage_is_exit_2_and_says_what_is_wrong(
     collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
-    given = [argument.format(photos=collection) for argument in arguments]
-    settings = [option for option in SETTINGS if "--batch" not in given or option not in ("--batch", "2")]
-    settings = settings if "--steps" not in given else ["--extractors", "tiny"]
-    assert cli.main(["run", *given, "--out", str(tmp_path / "out"), *settings]) == cli.USAGE
+    call_arguments = [argument.format(photos=collection) for argument in arguments]
+    settings = [option for option in SETTINGS if "--batch" not in call_arguments or option not in ("--batch", "2")]
+    settings = settings if "--steps" not in call_arguments else ["--extractors", "tiny"]
+    assert cli.main(["run", *call_arguments, "--out", str(tmp_path / "out"), *settings]) == cli.USAGE
     assert said in capsys.readouterr().err
 
 
@@ -430,18 +430,18 @@ def test_paths_are_of_the_folder_in_which_a_call_was_made(
         monkeypatch.chdir(folder)
         call("album", "--out", out, capsys=capsys)
     with Manifest(out) as manifest:
-        found = {row.target: row for row in manifest.rows()}
-    assert found["bad.jpg"].status == "failed", "the second call did not look there"
-    assert str(first / "album" / "a.png") in next(row for name, row in found.items() if " of " in name).reason
-    assert found["a.png"].named == str(first / "album" / "a.png")
-    assert article.notes(found["a.png"], out) == ()
-    assert article.read(found["a.png"], out).change < 100, "beside its own original"
+        by_target = {row.target: row for row in manifest.rows()}
+    assert by_target["bad.jpg"].status == "failed", "the second call did not look there"
+    assert str(first / "album" / "a.png") in next(row for name, row in by_target.items() if " of " in name).reason
+    assert by_target["a.png"].named == str(first / "album" / "a.png")
+    assert article.notes(by_target["a.png"], out) == ()
+    assert article.read(by_target["a.png"], out).change < 100, "beside its own original"
     assert cli.main(["status", str(out), "--failed"]) == cli.FAILED
     said = capsys.readouterr().out
     assert str(first / "album" / "bad.jpg") in said
     assert "FAILED album/a.png" in said
     monkeypatch.chdir(first)
-    assert found["a.png"].named == str(Path("album", "a.png"))
+    assert by_target["a.png"].named == str(Path("album", "a.png"))
 
 
 def test_a_folder_that_can_be_read_again_is_no_failure_for_ever(

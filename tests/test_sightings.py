@@ -89,13 +89,13 @@ def call(tmp_path: Path, *arguments: object) -> int:
     return cli.main(["run", *map(str, arguments), *settings])
 
 
-def same(one: list[Face] | None, other: list[Face]) -> None:
-    assert one is not None
-    assert len(one) == len(other)
-    for left, right in zip(one, other, strict=True):
-        np.testing.assert_array_equal(left.box, right.box)
-        np.testing.assert_array_equal(left.landmarks, right.landmarks)
-        assert left.score == right.score
+def same(actual: list[Face] | None, expected: list[Face]) -> None:
+    assert actual is not None
+    assert len(actual) == len(expected)
+    for face, right in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(face.box, right.box)
+        np.testing.assert_array_equal(face.landmarks, right.landmarks)
+        assert face.score == right.score
 
 
 @pytest.mark.parametrize("faces", [FACES, []], ids=["faces", "none"])
@@ -136,15 +136,15 @@ def test_the_key_of_the_detector_is_its_weights_and_settings(tmp_path: Path) -> 
 
 def test_embeddings_are_known_if_all_networks_are(tmp_path: Path) -> None:
     seen = Sightings(Blind(), tmp_path)
-    one, two = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4, dtype=np.float32).reshape(2, 2)
-    seen.keep_embeddings(PHOTO, {"one": one})
+    first, second = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4, dtype=np.float32).reshape(2, 2)
+    seen.keep_embeddings(PHOTO, {"one": first})
     assert seen.embeddings(PHOTO, ["one", "two"]) is None
-    seen.keep_embeddings(PHOTO, {"two": two})
-    found = Sightings(Blind(), tmp_path).embeddings(PHOTO, ["two", "one"])
-    assert found is not None
-    np.testing.assert_array_equal(found[0], two)
-    np.testing.assert_array_equal(found[1], one)
-    seen.keep_embeddings(PHOTO, {"two": np.full((2, 2), np.nan, np.float32), "three": two})
+    seen.keep_embeddings(PHOTO, {"two": second})
+    embeddings = Sightings(Blind(), tmp_path).embeddings(PHOTO, ["two", "one"])
+    assert embeddings is not None
+    np.testing.assert_array_equal(embeddings[0], second)
+    np.testing.assert_array_equal(embeddings[1], first)
+    seen.keep_embeddings(PHOTO, {"two": np.full((2, 2), np.nan, np.float32), "three": second})
     assert seen.embeddings(PHOTO, ["three"]) is None
 
 
@@ -203,8 +203,8 @@ def test_a_row_that_is_no_faces_is_not_believed(values: tuple[object, object], t
     with sqlite3.connect(tmp_path / NAME) as database:
         database.execute("UPDATE seen SET faces = ?, data = ?", values)
     database.close()
-    found = seen.faces(PHOTO)
-    assert found is None
+    faces = seen.faces(PHOTO)
+    assert faces is None
 
 
 @pytest.mark.parametrize("place", [0, 20, -1])
@@ -273,7 +273,7 @@ def test_one_call_of_the_api_detects_every_photo_once(
     with Image.open(album / "a.png") as image:
         array = np.asarray(image)
     results = cloaker.cloak([*sorted(album.iterdir()), array])
-    assert [one.status for one in results] == ["cloaked"] * 3 + ["no_face", "cloaked"]
+    assert [result.status for result in results] == ["cloaked"] * 3 + ["no_face", "cloaked"]
     assert len(looks) == 5
     assert sum(embeds) == 4
 

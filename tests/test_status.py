@@ -28,17 +28,17 @@ HOSTILE = "album/\x1b[2Jb\u202egpj.jpg"
 
 def row(target: str, kind: manifest.Status = "cloaked", reason: str = "", *, faces: int = 1, **more: object) -> Row:
     cloaked = kind == "cloaked"
-    found = [dict(FACE) for _ in range(faces)] if cloaked else []
-    return Row(target, f"album/{target}", 1, 1, "s", "k", kind, reason, 4 if cloaked else 0, found, **more)  # type: ignore[arg-type]
+    entries = [dict(FACE) for _ in range(faces)] if cloaked else []
+    return Row(target, f"album/{target}", 1, 1, "s", "k", kind, reason, 4 if cloaked else 0, entries, **more)  # type: ignore[arg-type]
 
 
 def fill(out: Path, *rows: Row, shard: str = "") -> None:
     """Rows in a manifest, each cloaked one with its file."""
     with Manifest(out, shard=shard) as opened:
         opened.put(*rows)
-    for one in rows:
-        if one.status == "cloaked":
-            (out / one.target).write_bytes(b"file")
+    for entry in rows:
+        if entry.status == "cloaked":
+            (out / entry.target).write_bytes(b"file")
 
 
 def call(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -94,7 +94,11 @@ def test_json_is_an_object_a_line_and_the_totals(out: Path, capsys: pytest.Captu
     code, said, _ = call(out, "--json", capsys=capsys)
     *rows, totals = map(json.loads, said.splitlines())
     assert code == cli.FAILED
-    assert [one["source"] for one in rows if one["unprotected"]] == ["album/b.jpg", "album/c.jpg", "album/gone.jpg"]
+    assert [record["source"] for record in rows if record["unprotected"]] == [
+        "album/b.jpg",
+        "album/c.jpg",
+        "album/gone.jpg",
+    ]
     assert rows[0] == {
         "source": "album/a.jpg",
         "output": "a.jpg",
@@ -121,7 +125,7 @@ def test_a_table_is_safe_in_a_spreadsheet_and_in_a_terminal(tmp_path: Path, caps
     head, *rows = csv.reader(io.StringIO(said))
     assert code == cli.FAILED
     assert tuple(head) == status.Record._fields
-    assert [one[0] for one in rows] == [
+    assert [record[0] for record in rows] == [
         "'=cmd|' /C calc'!A0",
         "'+1",
         "'-1",
@@ -223,8 +227,8 @@ def test_a_row_is_let_go_before_the_next_is_read(tmp_path: Path, monkeypatch: py
     alive: weakref.WeakSet[Row] = weakref.WeakSet()
     read = status.read_row
 
-    def counted(found: dict) -> Row:
-        made = read(found)
+    def counted(columns: dict) -> Row:
+        made = read(columns)
         seen.append(made.target)
         alive.add(made)
         return made
@@ -260,7 +264,7 @@ def test_an_interrupt_is_a_sentence(
 def test_a_manifest_that_breaks_on_the_way_is_said(
     out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(found: dict) -> Row:
+    def broken(columns: dict) -> Row:
         raise sqlite3.DatabaseError("a row is damaged")
 
     monkeypatch.setattr(status, "read_row", broken)

@@ -123,8 +123,8 @@ def publish(out: Path, *, workers: int, progress: Callable[[int, int], None] = l
         if not (_marked(first, mark) and all((folder / _name(n)).is_file() for n in range(1, contents.pages + 1))):
             _write(survey, out, contents, mark, workers=workers, progress=progress)
         # Whoever holds the lock is alone: these are of calls that were killed, or taken into the pages.
-        for left in (*folder.glob("report-*.spool"), *folder.glob(f".report*{files.PART}")):
-            left.unlink(missing_ok=True)
+        for path in (*folder.glob("report-*.spool"), *folder.glob(f".report*{files.PART}")):
+            path.unlink(missing_ok=True)
     return Published(first)
 
 
@@ -174,7 +174,7 @@ def _name(page: int) -> str:
 def _linked(page: int, pages: int) -> list[int]:
     """The pages to which one has links, itself included: few however many there are, and all within few clicks."""
     leaps = [*range(NEAR + 1), *(10**power for power in range(1, len(str(pages))))]
-    near = {page + way * leap for leap in leaps for way in (-1, 1)}
+    near = {page + sign * leap for leap in leaps for sign in (-1, 1)}
     return sorted({1, pages} | {number for number in near if 1 <= number <= pages})
 
 
@@ -201,7 +201,7 @@ def _write(
     rows = (row for row in survey.rows() if not _passed_by(row))
     with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
         drafts = []
-        lines = _lines(rows, out, _kept(folder), pool, ahead=2 * workers)
+        lines = _lines(rows, out, _places(folder), pool, ahead=2 * workers)
         for page in range(1, contents.pages + 1):
             start = (page - 1) * PAGE
             shown = (html.safe(line.decode()) for line in islice(lines, PAGE))
@@ -224,15 +224,15 @@ def _write(
             drafts.append(stack.enter_context(_put(folder / _name(page), pieces)))
         for draft in drafts:
             draft.place()
-    for left in folder.glob("report-*.html"):
-        number = left.stem.partition("-")[2]
+    for path in folder.glob("report-*.html"):
+        number = path.stem.partition("-")[2]
         if number.isdecimal() and int(number) > contents.pages:
-            left.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def _counted(shown: Iterable[str], start: int, total: int, progress: Callable[[int, int], None]) -> Iterator[str]:
-    for done, one in enumerate(shown, start + 1):
-        yield one
+    for done, article in enumerate(shown, start + 1):
+        yield article
         progress(done, total)
 
 
@@ -246,24 +246,24 @@ def _put(path: Path, pieces: Iterable[str]) -> files.Draft:
         raise
 
 
-def _kept(folder: Path) -> dict[str, tuple[Path, int, int]]:
+def _places(folder: Path) -> dict[str, tuple[Path, int, int]]:
     """Places of the articles of earlier pages and of the spools: by identity the file, the first byte, how many."""
-    found = {}
+    places = {}
     for path in (*folder.glob("report*.html"), *folder.glob("report-*.spool")):
         with path.open("rb") as file:
             start = 0
             for line in file:
-                identity = articles.found(line)
+                identity = articles.identity_in(line)
                 if identity is not None:
-                    found[identity] = path, start, len(line)
+                    places[identity] = path, start, len(line)
                 start += len(line)
-    return found
+    return places
 
 
 def _lines(
     rows: Iterable[Row],
     out: Path,
-    kept: dict[str, tuple[Path, int, int]],
+    places: dict[str, tuple[Path, int, int]],
     pool: ThreadPoolExecutor,
     *,
     ahead: int,
@@ -271,9 +271,9 @@ def _lines(
     """The articles in order; those that are not kept anywhere are made in threads, at most `ahead` at a time."""
     waiting: deque[Future[bytes]] = deque()
 
-    def made(row: Row) -> bytes:
+    def line_of(row: Row) -> bytes:
         notes = articles.notes(row, out)
-        place = kept.get(articles.identity(row, notes))
+        place = places.get(articles.identity(row, notes))
         if place is None:
             return _made(row, out, notes)
         path, start, length = place
@@ -282,7 +282,7 @@ def _lines(
             return file.read(length)
 
     for row in rows:
-        waiting.append(pool.submit(made, row))
+        waiting.append(pool.submit(line_of, row))
         if len(waiting) > ahead:
             yield waiting.popleft().result()
     while waiting:

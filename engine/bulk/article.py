@@ -77,7 +77,7 @@ def identity(row: Row, notes: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def found(line: bytes) -> str | None:
+def identity_in(line: bytes) -> str | None:
     """The identity of an article, None if the line is not a whole one."""
     if not (line.startswith(BEGIN) and line.endswith(END)):
         return None
@@ -113,18 +113,18 @@ def _measured(row: Row) -> tuple[tuple[str, str], ...]:
 
 def notes(row: Row, out: Path) -> tuple[str, ...]:
     """Changes since the photo was cloaked, one sentence each."""
-    said = []
+    changes = []
     try:
         source = Path(row.at).lstat() if row.status == "failed" else Path(row.at).stat()
     except OSError:
-        said.append("The original was not found when this report was written: it has been moved or deleted.")
+        changes.append("The original was not found when this report was written: it has been moved or deleted.")
     else:
-        now = source.st_size, files.modified(source)
-        if row.status != "failed" and row.sha256 and now != (row.size, row.modified):
-            said.append("The original has changed since: run the command again.")
+        current = source.st_size, files.modified(source)
+        if row.status != "failed" and row.sha256 and current != (row.size, row.modified):
+            changes.append("The original has changed since: run the command again.")
     if row.status == "cloaked" and not row.intact(out):
-        said.append("The cloaked file is gone or has changed since: run the command again.")
-    return tuple(said)
+        changes.append("The cloaked file is gone or has changed since: run the command again.")
+    return tuple(changes)
 
 
 def pictures(row: Row, before: Photo | None, after: UInt8[np.ndarray, "h w 3"] | None) -> Pictures:
@@ -137,8 +137,8 @@ def pictures(row: Row, before: Photo | None, after: UInt8[np.ndarray, "h w 3"] |
         return NONE
     icc = _profile(before)
     if before is None or after is None or before.pixels.shape != after.shape:
-        whole = _pair("", pixels, None, side=SIDE, icc=icc)
-        return Pictures(pixels.shape[1::-1], (whole,), "", 0)
+        pair = _pair("", pixels, None, side=SIDE, icc=icc)
+        return Pictures(pixels.shape[1::-1], (pair,), "", 0)
     difference = cv2.subtract(after, before.pixels, dtype=cv2.CV_16S)
     pairs = [_pair("", before.pixels, after, side=SIDE, icc=icc)]
     if max(pixels.shape[:2]) > SIDE and row.faces:

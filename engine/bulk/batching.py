@@ -143,13 +143,13 @@ class Batcher:
     def embed(self, canvases: Sequence[Float32[np.ndarray, "c c 3"]]) -> list[tuple[Float32[np.ndarray, "_d"], ...]]:
         """Embedding of each canvas by every extractor, for any number of canvases."""
         self.prepare()
-        found: list[tuple[Float32[np.ndarray, "_d"], ...]] = []
+        embeddings: list[tuple[Float32[np.ndarray, "_d"], ...]] = []
         for first in range(0, len(canvases), self.size):
-            some = list(canvases[first : first + self.size])
-            padded = some + some[:1] * (self.size - len(some))
+            part = list(canvases[first : first + self.size])
+            padded = part + part[:1] * (self.size - len(part))
             columns = jax.device_get(solver.embed(self.extractors, self.put(np.stack(padded))))
-            found += [tuple(column[i] for column in columns) for i in range(len(some))]
-        return found
+            embeddings += [tuple(column[i] for column in columns) for i in range(len(part))]
+        return embeddings
 
     def no_target(self) -> tuple[Float32[np.ndarray, "_d"], ...]:
         """Stand-in in a FaceJob for the face's own embedding."""
@@ -232,27 +232,29 @@ class Lane(Generic[T]):
         limits = np.array([_limit(recipe, seat) for seat in self._seats])
         count = min(solver.CHUNK, int((limits - self._steps)[seated].max()))
         self._slots = solver.advance(recipe, self.batcher.extractors, self._slots, count)
-        found: Any = jax.device_get(solver.result(recipe, self._slots))
+        result: Any = jax.device_get(solver.result(recipe, self._slots))
         self._ended = time.perf_counter()
         self.usage.seconds += self._ended - begun
         self.usage.calls += 1
         self.usage.slot_steps += count * self.batcher.size
-        self.usage.worked += int((found.step - self._steps)[seated].sum())
-        self._steps = np.array(found.step)
-        ended = found.done | (self._steps >= limits)
-        done = [self._leave(slot, found) for slot in np.flatnonzero(seated & ended).tolist()]
+        self.usage.worked += int((result.step - self._steps)[seated].sum())
+        self._steps = np.array(result.step)
+        ended = result.done | (self._steps >= limits)
+        done = [self._leave(slot, result) for slot in np.flatnonzero(seated & ended).tolist()]
         if not self.busy:
             self._ended = None
         return done
 
-    def _leave(self, slot: int, found: Any) -> tuple[T, FaceCloak]:
+    def _leave(self, slot: int, result: Any) -> tuple[T, FaceCloak]:
         face = self._seats[slot]
         assert face is not None
         self._seats[slot] = None
         self.usage.faces += 1
-        shift = tuple(float(value) for value in found.shift[slot])
+        shift = tuple(float(value) for value in result.shift[slot])
         # A copy: the whole batch would stay for the sake of one face.
-        return face.ticket, FaceCloak(found.delta[slot].copy(), float(found.dssim[slot]), shift, int(found.step[slot]))
+        return face.ticket, FaceCloak(
+            result.delta[slot].copy(), float(result.dssim[slot]), shift, int(result.step[slot])
+        )
 
     def _enter(self) -> None:
         vacant = [slot for slot, seat in enumerate(self._seats) if seat is None]
@@ -264,8 +266,8 @@ class Lane(Generic[T]):
         if not fresh.any():
             return
         entered = [seat if new else None for seat, new in zip(self._seats, fresh, strict=True)]
-        some = next(face for face in entered if face is not None)
-        faces = [face or some for face in entered]
+        filler = next(face for face in entered if face is not None)
+        faces = [face or filler for face in entered]
         put = self.batcher.put
         jobs = [face.job for face in faces]
         batch = solver.Batch(
@@ -276,21 +278,21 @@ class Lane(Generic[T]):
             grey=put(np.array([job.grey for job in jobs])),
             identity=put(np.array([_identity(self.batcher.recipe.seed, job) for job in jobs], np.uint32)),
         )
-        clean, which = _columns(put, [face.clean for face in faces]), put(fresh)
+        clean, entering = _columns(put, [face.clean for face in faces]), put(fresh)
         # XLA copies what begins as a constant to every device. Without this the step would be compiled again later,
         # when it is no constant any more.
-        new = put(solver.begin(self.batcher.recipe, batch, clean, which))
+        new = put(solver.begin(self.batcher.recipe, batch, clean, entering))
         if self._slots is None:
             self._slots = put(solver.begin(self.batcher.recipe, batch, clean, put(np.zeros_like(fresh))))
-        self._slots = solver.enter(self._slots, new, which)
+        self._slots = solver.enter(self._slots, new, entering)
         self._steps[fresh] = 0
 
     def _pose(self, wanted: int) -> None:
         """Embed so many waiting faces that `wanted` can enter: a whole batch if there is one, as it costs the same."""
         while len(self._posed) < wanted and self._waiting:
-            some = [self._waiting.popleft() for _ in range(min(self.batcher.size, len(self._waiting)))]
-            cleans = self.batcher.embed([face.job.cut.canvas for face in some])
-            self._posed.extend(face._replace(clean=clean) for face, clean in zip(some, cleans, strict=True))
+            faces = [self._waiting.popleft() for _ in range(min(self.batcher.size, len(self._waiting)))]
+            cleans = self.batcher.embed([face.job.cut.canvas for face in faces])
+            self._posed.extend(face._replace(clean=clean) for face, clean in zip(faces, cleans, strict=True))
 
 
 def _limit(recipe: Recipe, seat: _Face | None) -> int:

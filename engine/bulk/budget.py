@@ -29,11 +29,11 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def cores() -> int:
     """CPU cores that this process may use: of the machine, its affinity (taskset) and its container."""
-    found = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     with suppress(OSError, ValueError):
         quota, period = (_CGROUP / "cpu.max").read_text().split()
-        found += [] if quota == "max" else [math.ceil(int(quota) / int(period))]
-    return max(min(found), 1)
+        counts += [] if quota == "max" else [math.ceil(int(quota) / int(period))]
+    return max(min(counts), 1)
 
 
 def footprint(source: Source) -> int:
@@ -47,17 +47,17 @@ def footprint(source: Source) -> int:
 
 def available() -> int:
     """Bytes of memory that this process could still take: of the machine, its container and its limits."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    amounts = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with suppress(OSError, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+        amounts += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
     with suppress(OSError, ValueError):
-        found.append(int((_CGROUP / "memory.max").read_text()) - int((_CGROUP / "memory.current").read_text()))
+        amounts.append(int((_CGROUP / "memory.max").read_text()) - int((_CGROUP / "memory.current").read_text()))
     with suppress(OSError, ValueError):
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        found += [limit - taken] if limit != resource.RLIM_INFINITY else []
-    return max(min(found), 0)
+        amounts += [limit - taken] if limit != resource.RLIM_INFINITY else []
+    return max(min(amounts), 0)
 
 
 def allowed() -> int:

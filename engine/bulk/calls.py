@@ -91,8 +91,8 @@ def results(
         cost=lambda work: budget.footprint(work.source),
         output=output,
     )
-    with closing(stream(works, stages(cloaker, stations, sightings), cloaker.desk)) as found:  # type: ignore[type-var]
-        for _, result in found:
+    with closing(stream(works, stages(cloaker, stations, sightings), cloaker.desk)) as pairs:  # type: ignore[type-var]
+        for _, result in pairs:
             yield result
 
 
@@ -118,12 +118,12 @@ def _check(cloaker: Cloaker, whose: Whose) -> None:
             )
         return
     persons = [whose] if isinstance(whose, Person) else list(whose)
-    if not all(one is None or isinstance(one, Person) for one in persons):
+    if not all(person is None or isinstance(person, Person) for person in persons):
         raise TypeError(f"person must be made by Cloaker.person, or a list of such; got a {type(whose).__name__}")
     if not cloaker.asks or objective == "away":
-        what = 'objective "away"' if cloaker.asks else "a goal"
-        raise ValueError(f"with {what} nobody asks who is in a photo: leave the person out")
-    if any(one is not None and one.networks != cloaker.named for one in persons):
+        setting = 'objective "away"' if cloaker.asks else "a goal"
+        raise ValueError(f"with {setting} nobody asks who is in a photo: leave the person out")
+    if any(person is not None and person.networks != cloaker.named for person in persons):
         raise ValueError("other networks describe this person: make it again by this Cloaker's .person(photos)")
 
 
@@ -136,10 +136,10 @@ def _aimed(cloaker: Cloaker, photo: Prepared, whose: Whose) -> tuple[Prepared, T
         weaker = cloaker.asks and cloaker.recipe.objective == "person"
         return replace(photo, notes=(*photo.notes, NOT_NAMED)) if weaker else photo, {}
     if isinstance(whose, Person):
-        one = whose
+        person = whose
         canvases = [cut.canvas for cut in photo.cuts]
-        own = [one.identity] if len(canvases) == 1 else cloaker.identify(canvases)
-        whose = [one if people.same_person(one.identity, identity) else None for identity in own]
+        identities = [person.identity] if len(canvases) == 1 else cloaker.identify(canvases)
+        whose = [person if people.same_person(person.identity, identity) else None for identity in identities]
         if not any(whose):
             photo = replace(photo, notes=(*photo.notes, NOT_THERE))
     if len(whose) != len(photo.cuts):
@@ -147,8 +147,8 @@ def _aimed(cloaker: Cloaker, photo: Prepared, whose: Whose) -> tuple[Prepared, T
             f"It has {len(photo.cuts)} faces that can be cloaked, and {len(whose)} persons were named for them: name "
             "one for each face, or one for the whole photo."
         )
-    named = ((index, one) for index, one in enumerate(whose) if one is not None)
-    return photo, {(photo.sha256, index): cloaker.goal_of(one) for index, one in named}
+    named = ((index, person) for index, person in enumerate(whose) if person is not None)
+    return photo, {(photo.sha256, index): cloaker.goal_of(person) for index, person in named}
 
 
 def _outside(frame: FrameType | None) -> int:

@@ -89,9 +89,9 @@ LIMITS: tuple[Limit, ...] = (
 
 def protection(networks: Sequence[str]) -> tuple[str, str]:
     """Protection by cloaks made on these networks: against them, and against others."""
-    these = "this network" if len(networks) == 1 else "these networks"
+    basis = "this network" if len(networks) == 1 else "these networks"
     return (
-        f"Cloaks made against {listed(networks)} mislead recognisers built on {these}: by network and budget from some "
+        f"Cloaks made against {listed(networks)} mislead recognisers built on {basis}: by network and budget from some "
         "of a person's photos to nearly all.",
         "Against others it is anything from most of a person's photos to none: see 'Does it protect?' in the README.",
     )
@@ -103,17 +103,17 @@ def measured(sides: Sequence[float], dssim: float, shifts: Mapping[str, float]) 
     sides: longer side of each face box in pixels. dssim: the largest. shifts: by network how far the embedding of the
     face that moved least went, empty if nothing was measured.
     """
-    said = [("How visible", visible(max(sides), dssim))]
+    pairs = [("How visible", visible(max(sides), dssim))]
     if shifts:
         least, most = min(shifts.values()), max(shifts.values())
         moved = f"{least:.2f}" if least == most else f"{least:.2f} to {most:.2f}"
         text = (
             f"{listed(list(shifts))}. On this file the embedding moved by {moved}; 0 is not at all and 2 is the most."
         )
-        said.append(("Against which networks", f"{text} Whether you are still named was not tried."))
+        pairs.append(("Against which networks", f"{text} Whether you are still named was not tried."))
     unknown = "Which recogniser will see this photo, how it was trained, and which clean photos of you it has."
-    said.append(("Not known", f"{unknown} A face without a box is not cloaked."))
-    return tuple(said)
+    pairs.append(("Not known", f"{unknown} A face without a box is not cloaked."))
+    return tuple(pairs)
 
 
 def visible(side: float, dssim: float) -> str:

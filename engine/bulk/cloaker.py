@@ -163,12 +163,12 @@ class Cloaker:
         def failed(source: Source, error: Exception) -> None:
             raise ValueError(f"a photo of the person cannot be used: {trouble.reason(error, logged)}") from error
 
-        sources, kept = [source_of(photo) for photo in _several(photos)], Sightings(self.detector)
+        sources, sightings = [source_of(photo) for photo in _several(photos)], Sightings(self.detector)
         by_photo: dict[str, dict[int, Seen]] = {}
-        for face in self.look(sources, failed=failed, sightings=kept):
+        for face in self.look(sources, failed=failed, sightings=sightings):
             by_photo.setdefault(face.sha256, {})[face.index] = face
-        person, chosen = of_faces([tuple(found.values()) for found in by_photo.values()], self._networks)
-        probed = self.probe(sources, samples(self.recipe, chosen, person.own), sightings=kept)
+        person, chosen = of_faces([tuple(faces.values()) for faces in by_photo.values()], self._networks)
+        probed = self.probe(sources, samples(self.recipe, chosen, person.own), sightings=sightings)
         return person.going(common(probed))
 
     @property
@@ -205,10 +205,10 @@ class Cloaker:
             return prepared
         known = None if sightings is None else sightings.embeddings(prepared.sha256, [self._networks[-1]])
         if known is not None and len(known[0]) == len(prepared.cuts):
-            found = list(known[0])
+            identities = list(known[0])
         else:
-            found = self.identify([cut.canvas for cut in prepared.cuts])
-        return subset(prepared, [i for i, own in enumerate(found) if self._is_wanted(own)])
+            identities = self.identify([cut.canvas for cut in prepared.cuts])
+        return subset(prepared, [i for i, identity in enumerate(identities) if self._is_wanted(identity)])
 
     def nothing(self, prepared: Prepared) -> tuple[Literal["no_face", "skipped"], str]:
         """Status and reason of a photo in which there is nothing to cloak."""
@@ -279,9 +279,9 @@ class Cloaker:
         """
         if not (self.asks and grouped(self.recipe, len(sources))):
             return {}
-        kept = Sightings(self.detector) if sightings is None else sightings
-        faces = self.look(sources, progress=progress, sightings=kept)
-        probe = partial(self.probe, sources, sightings=kept, progress=probing)
+        cache = Sightings(self.detector) if sightings is None else sightings
+        faces = self.look(sources, progress=progress, sightings=cache)
+        probe = partial(self.probe, sources, sightings=cache, progress=probing)
         return aims(self.recipe, faces, self._bank, probe=probe, wanted=wanted)
 
     def probe(
@@ -297,47 +297,52 @@ class Cloaker:
         None for a face that cannot be cloaked. sources: those that `place` counts. progress: how many faces are done,
         of how many. sightings: as in `look`.
         """
-        found: dict[int, Target] = {}
-        left: list[int] = []
-        for number, one in enumerate(wanted):
-            known = sightings.embeddings(one.sha256, [self._probe_key(one)])
-            if known is not None and known[0].shape == (1, sum(map(len, one.own))):
-                found[number] = tuple(np.split(known[0][0], np.cumsum([len(own) for own in one.own])[:-1]))
+        ways: dict[int, Target] = {}
+        unprobed: list[int] = []
+        for number, sample in enumerate(wanted):
+            known = sightings.embeddings(sample.sha256, [self._probe_key(sample)])
+            if known is not None and known[0].shape == (1, sum(map(len, sample.own))):
+                ways[number] = tuple(
+                    np.split(known[0][0], np.cumsum([len(embedding) for embedding in sample.own])[:-1])
+                )
             else:
-                left.append(number)
+                unprobed.append(number)
         room = budget.Budget()
 
         def posed(number: int) -> FaceJob | None:
-            one = wanted[number]
-            source = sources[one.place]
+            sample = wanted[number]
+            source = sources[sample.place]
             try:
                 with room.hold(budget.footprint(source)):
-                    prepared = prepare(source, self.detector, sha256=one.sha256, sightings=sightings)
+                    prepared = prepare(source, self.detector, sha256=sample.sha256, sightings=sightings)
                     prepared = self.selected(prepared, sightings)
-                return FaceJob(prepared.cuts[one.index], prepared.photo.grey, one.sha256, one.index, one.mean, LEAD)
+                return FaceJob(
+                    prepared.cuts[sample.index], prepared.photo.grey, sample.sha256, sample.index, sample.mean, LEAD
+                )
             except Exception:
                 return None  # its turn comes, and then it is said
 
         with ThreadPoolExecutor(self.workers) as pool:
             step = 4 * self.batcher.size
-            for some in (left[first : first + step] for first in range(0, len(left), step)):  # canvases are in memory
-                jobs = [(number, job) for number, job in zip(some, pool.map(posed, some), strict=True) if job]
+            # A few at a time: canvases are in memory.
+            for numbers in (unprobed[first : first + step] for first in range(0, len(unprobed), step)):
+                jobs = [(number, job) for number, job in zip(numbers, pool.map(posed, numbers), strict=True) if job]
                 cloaks = self.batcher.solve(job for _, job in jobs)
                 moved = self.batcher.embed(
                     [job.cut.canvas + cloak.delta for (_, job), cloak in zip(jobs, cloaks, strict=True)]
                 )
                 for (number, _), after in zip(jobs, moved, strict=True):
-                    one = wanted[number]
-                    way = tuple(np.subtract(there, here) for there, here in zip(after, one.own, strict=True))
+                    sample = wanted[number]
+                    way = tuple(np.subtract(there, here) for there, here in zip(after, sample.own, strict=True))
                     if all(np.isfinite(row).all() for row in way):
-                        found[number] = way
-                        sightings.keep_embeddings(one.sha256, {self._probe_key(one): np.concatenate(way)[None]})
-                progress(len(found), len(wanted))
-        return [found.get(number) for number in range(len(wanted))]
+                        ways[number] = way
+                        sightings.keep_embeddings(sample.sha256, {self._probe_key(sample): np.concatenate(way)[None]})
+                progress(len(ways), len(wanted))
+        return [ways.get(number) for number in range(len(wanted))]
 
-    def _probe_key(self, one: Sample) -> str:
-        mean = b"".join(np.asarray(row, "<f4").tobytes() for row in one.mean)
-        return repr((CLOAKS, self.recipe, self.named, one.index, hashlib.sha256(mean).hexdigest()))
+    def _probe_key(self, sample: Sample) -> str:
+        mean = b"".join(np.asarray(row, "<f4").tobytes() for row in sample.mean)
+        return repr((CLOAKS, self.recipe, self.named, sample.index, hashlib.sha256(mean).hexdigest()))
 
     def look(
         self,
@@ -355,51 +360,51 @@ class Cloaker:
         faces = Crowd()
         remaining, done = enumerate(sources), 0
         room = budget.Budget()
-        kept = Sightings(self.detector) if sightings is None else sightings
+        cache = Sightings(self.detector) if sightings is None else sightings
 
         def looked(numbered: tuple[int, Source]) -> _Look | None:
             """A photo without its pixels, as no more is wanted here. None if it fails, whatever the reason."""
             place, source = numbered
             try:
                 sha256 = digest(source)
-                known = kept.embeddings(sha256, self._networks)
+                known = cache.embeddings(sha256, self._networks)
                 if known is not None:
                     return _Look(place, sha256, [], known)
                 with room.hold(budget.footprint(source)):
-                    one = prepare(source, self.detector, sha256=sha256, sightings=kept)
-                return _Look(place, sha256, [cut.canvas for cut in one.cuts])
+                    prepared = prepare(source, self.detector, sha256=sha256, sightings=cache)
+                return _Look(place, sha256, [cut.canvas for cut in prepared.cuts])
             except Exception as error:
                 failed(source, error)
                 return None  # its turn comes, and then it is said
 
         with ThreadPoolExecutor(self.workers) as pool:
-            while some := list(islice(remaining, 4 * self.workers)):  # a few at a time: photos are large
-                found = [one for one in pool.map(looked, some) if one is not None]
-                for one, (*own, identity) in zip(found, self._embedded(found, kept), strict=True):
-                    mine = [i for i, who in enumerate(identity) if self._is_wanted(who)]
+            while batch := list(islice(remaining, 4 * self.workers)):  # a few at a time: photos are large
+                looks = [look for look in pool.map(looked, batch) if look is not None]
+                for look, (*matrices, identity) in zip(looks, self._embedded(looks, cache), strict=True):
+                    mine = [i for i, embedding in enumerate(identity) if self._is_wanted(embedding)]
                     faces.extend(
-                        Seen(one.sha256, index, tuple(rows[i] for rows in own), identity[i], one.place)
+                        Seen(look.sha256, index, tuple(rows[i] for rows in matrices), identity[i], look.place)
                         for index, i in enumerate(mine)
                     )
-                done += len(some)
+                done += len(batch)
                 progress(done)
         return faces
 
     def _embedded(self, looks: Sequence[_Look], sightings: Sightings) -> list[list[Matrix]]:
         """The embeddings of each photo's faces by each of `_networks`."""
-        canvases = [canvas for one in looks for canvas in one.canvases]
+        canvases = [canvas for look in looks for canvas in look.canvases]
         embedded = self.batcher.embed(canvases)
         columns = [*zip(*embedded, strict=True), self.identify(canvases, embedded)] if canvases else []
         result, first = [], 0
-        for one in looks:
-            rows = one.known
+        for look in looks:
+            rows = look.known
             if rows is None:
-                count = len(one.canvases)
+                count = len(look.canvases)
                 rows = [np.empty((0, 0), np.float32) for _ in self._networks]
                 if count:
                     rows = [np.stack(column[first : first + count]).astype(np.float32) for column in columns]
                 first += count
-                sightings.keep_embeddings(one.sha256, dict(zip(self._networks, rows, strict=True)))
+                sightings.keep_embeddings(look.sha256, dict(zip(self._networks, rows, strict=True)))
             result.append(rows)
         return result
 
@@ -407,7 +412,10 @@ class Cloaker:
     def _networks(self) -> list[str]:
         """The `sightings.network_key` of every extractor, then of the network that tells people apart."""
         identity = load(people.EXTRACTOR)
-        return [network_key(one.weights_sha256, one.precision, one.spec) for one in (*self._extractors, identity)]
+        return [
+            network_key(network.weights_sha256, network.precision, network.spec)
+            for network in (*self._extractors, identity)
+        ]
 
     @cached_property
     def named(self) -> str:
@@ -427,8 +435,8 @@ class Cloaker:
         known = [(extractor.name, extractor.precision) for extractor in self._extractors]
         if embedded is not None and (people.EXTRACTOR, "float32") in known:
             index = known.index((people.EXTRACTOR, "float32"))
-            return [own[index] for own in embedded]
-        return [own for (own,) in self._identifier.embed(canvases)]
+            return [embeddings[index] for embeddings in embedded]
+        return [embedding for (embedding,) in self._identifier.embed(canvases)]
 
     @cached_property
     def _identifier(self) -> Batcher:
@@ -436,14 +444,14 @@ class Cloaker:
         return Batcher(self.recipe, (load(people.EXTRACTOR),), size=batcher.size, mesh=batcher.mesh)
 
     def _reference(self, source: Source) -> Float32[np.ndarray, "d"]:
-        which = f"the reference photo {source}" if isinstance(source, Path) else "the reference photo"
+        label = f"the reference photo {source}" if isinstance(source, Path) else "the reference photo"
         try:
             prepared = prepare(source, self.detector)
         except PhotoError as error:
-            raise ValueError(f"{which}: {error}") from None
+            raise ValueError(f"{label}: {error}") from None
         if len(prepared.cuts) != 1:
             raise ValueError(
-                f"{which} must show one face, the person's; {len(prepared.cuts)} were found: crop it, or name another"
+                f"{label} must show one face, the person's; {len(prepared.cuts)} were found: crop it, or name another"
             )
         return self.identify([prepared.cuts[0].canvas])[0]
 
@@ -457,10 +465,10 @@ def _refuse(faults: Iterable[str | None]) -> None:
 def _check_goal(goal: Target, recipe: Recipe, dims: Sequence[int]) -> None:
     if recipe.objective != "target":
         raise ValueError('a goal is what objective "target" moves faces to; under "away" nothing reads it')
-    given = [np.shape(one) for one in goal]
-    if given != [(dim,) for dim in dims]:
-        raise ValueError(f"a goal must have an embedding for each extractor, of {dims} numbers; got shapes {given}")
-    lengths = [float(np.linalg.norm(np.asarray(one, np.float64))) for one in goal]
+    shapes = [np.shape(embedding) for embedding in goal]
+    if shapes != [(dim,) for dim in dims]:
+        raise ValueError(f"a goal must have an embedding for each extractor, of {dims} numbers; got shapes {shapes}")
+    lengths = [float(np.linalg.norm(np.asarray(embedding, np.float64))) for embedding in goal]
     if not all(abs(length - 1) <= LENGTH for length in lengths):  # NaN is refused too
         raise ValueError(f"a goal's embeddings must be of length 1, as the extractors give them; got lengths {lengths}")
 

@@ -62,9 +62,9 @@ class Crowd(Sequence[Seen]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"there are {len(self)} faces; got index {index}")
         row = np.array(self._rows()[index])
-        *own, identity = np.split(row, self._edges[1:-1])
+        *embeddings, identity = np.split(row, self._edges[1:-1])
         sha256, number, place = self._keys[index]
-        return Seen(sha256, number, tuple(own), identity, place)
+        return Seen(sha256, number, tuple(embeddings), identity, place)
 
     def _rows(self) -> Float32[np.ndarray, "n d"]:
         self._file.flush()

@@ -87,7 +87,7 @@ class Desk:
 
     def fits(self, caller: Caller, cost: int) -> bool:
         """Whether there is room for so many bytes more. One photo of each caller is let in whatever it takes."""
-        return not caller.bytes or sum(one.bytes for one in tuple(self._callers)) + cost <= self._room
+        return not caller.bytes or sum(holder.bytes for holder in tuple(self._callers)) + cost <= self._room
 
     def close(self) -> None:
         """Let nobody begin anything any more. What callers have begun is finished, and then the threads end."""
@@ -141,10 +141,10 @@ class Desk:
                 patience = known * self.vacant / self.batcher.size
                 self._arrival.wait_for(lambda: not (self._expected and self.vacant), patience)
                 lane, before = self._lane, self._lane.usage.seconds
-            found = lane.advance()
+            cloaks = lane.advance()
             with self.lock:
                 self.chunk = lane.usage.seconds - before
-                for (owner, number), cloak in found:
+                for (owner, number), cloak in cloaks:
                     owner.take(number, cloak)
                 lane.keep(self._is_here)
                 self._chunks += 1

@@ -111,9 +111,9 @@ def fit(
         if large and known is None:
             known = predicted(full, encode.part)
         if known is None or known.max() > enough:
-            given = encode
+            requested = encode
             encode, lost = _fine(encode, lambda encoder: predicted(0 * full, encoder.part), rho)
-            known = known if encode is given else None
+            known = known if encode is requested else None
         seen = encode.part
     scale = _spent(lambda scale: predicted(scale, seen), lost, regions, rho=rho, known=known)
     for trial in range(TRIALS):
@@ -261,8 +261,8 @@ def _spent(
         if (fits & ((cost >= SPENT * rho) | (scale >= most))).all():
             break
         # Beyond the codec's own loss DSSIM is nearly quadratic in the scale.
-        left, used = np.maximum(AIM**2 * rho - lost, 0), np.maximum(cost - lost, 1e-9)
-        wanted = np.minimum(scale * np.sqrt(left / used), most)
+        spare, used = np.maximum(AIM**2 * rho - lost, 0), np.maximum(cost - lost, 1e-9)
+        wanted = np.minimum(scale * np.sqrt(spare / used), most)
         wanted = np.where((wanted <= low) | (wanted >= high), (low + np.minimum(high, most)) / 2, wanted)
         scale = scale * _together(wanted / scale, regions)
     # A face that no scale was found for gets the last that was tried: what the whole file costs is measured in the end.
@@ -278,7 +278,7 @@ def _together(factor: np.ndarray, regions: Sequence[Box]) -> np.ndarray:
     """Faces that overlap spend one budget: each takes the smallest factor among those it overlaps."""
     result = factor.copy()
     for i, (top, left, bottom, right) in enumerate(regions):
-        for j, other in enumerate(regions):
-            if top < other[2] and other[0] < bottom and left < other[3] and other[1] < right:
+        for j, neighbour in enumerate(regions):
+            if top < neighbour[2] and neighbour[0] < bottom and left < neighbour[3] and neighbour[1] < right:
                 result[i] = min(result[i], factor[j])
     return result

@@ -91,7 +91,7 @@ def _people(recipe: Recipe, faces: Crowd, wanted: Collection[str] | None) -> Ite
         if wanted is not None and not any(face.sha256 in wanted for face in members):
             continue
         # A face on which a network fails is failed by itself (`FaceCloak.fault`), not with all others of its person.
-        sound = [face for face in members if all(np.isfinite(one).all() for one in face.own)]
+        sound = [face for face in members if all(np.isfinite(row).all() for row in face.own)]
         if sound:
             mean = people.mean_embedding([face.own for face in sound])
             yield _Known([(face.sha256, face.index) for face in members], mean, samples(recipe, sound, mean))
@@ -127,10 +127,10 @@ def common(ways: Sequence[Target | None]) -> Target | None:
     if not sound:
         return None
     sums = [np.stack(column).astype(np.float64).sum(axis=0) for column in zip(*sound, strict=True)]
-    lengths = [float(np.linalg.norm(one)) for one in sums]
+    lengths = [float(np.linalg.norm(total)) for total in sums]
     if not all(0 < length < np.inf for length in lengths):
         return None
-    return tuple(np.asarray(one / length, np.float32) for one, length in zip(sums, lengths, strict=True))
+    return tuple(np.asarray(total / length, np.float32) for total, length in zip(sums, lengths, strict=True))
 
 
 def goal_of(recipe: Recipe, mean: Target, lead: Target | None, bank: Bank) -> Target:
@@ -140,4 +140,4 @@ def goal_of(recipe: Recipe, mean: Target, lead: Target | None, bank: Bank) -> Ta
         return tuple(np.asarray(rows[chosen], np.float32) for rows in bank)
     if lead is None or not recipe.leads:
         return mean
-    return tuple((own - recipe.lead * way).astype(np.float32) for own, way in zip(mean, lead, strict=True))
+    return tuple((row - recipe.lead * direction).astype(np.float32) for row, direction in zip(mean, lead, strict=True))

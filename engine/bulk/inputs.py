@@ -47,10 +47,10 @@ def collect(paths: Sequence[Path], *, out: Path, format: Format = "keep") -> lis
     if not paths:
         raise InputError("no photos given: name files or folders")
     items: list[Item] = []
-    own = os.path.realpath(out)
+    real_out = os.path.realpath(out)
     for path in paths:
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except FileNotFoundError:
             if not path.is_symlink():
                 raise InputError(f"{path}: there is no such file or folder") from None
@@ -58,9 +58,9 @@ def collect(paths: Sequence[Path], *, out: Path, format: Format = "keep") -> lis
         except (OSError, ValueError) as error:
             items.append(Item(path, path.name, fault=_away(error, "It"), named=True))
         else:
-            if stat.S_ISDIR(found.st_mode):
+            if stat.S_ISDIR(status.st_mode):
                 prefix = Path() if len(paths) == 1 else Path(os.path.basename(os.path.realpath(path)))
-                items += _walk(path, prefix, own)
+                items += _walk(path, prefix, real_out)
             else:
                 items.append(_item(path, Path(path.name), named=True))
     items = _single(sorted(items, key=lambda item: item.target))
@@ -77,12 +77,12 @@ def _item(path: Path, target: Path, *, named: bool = False) -> Item:
     return Item(path, str(target), named=named)
 
 
-def _away(error: OSError | ValueError, what: str) -> str:
+def _away(error: OSError | ValueError, subject: str) -> str:
     reason = getattr(error, "strerror", None) or str(error)
-    return f"{what} cannot be read ({reason}), and nothing in it is protected: see to its name and permissions."
+    return f"{subject} cannot be read ({reason}), and nothing in it is protected: see to its name and permissions."
 
 
-def _walk(root: Path, prefix: Path, own: str) -> Iterator[Item]:
+def _walk(root: Path, prefix: Path, real_out: str) -> Iterator[Item]:
     ancestors: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
     unread: list[OSError] = []
 
@@ -94,7 +94,7 @@ def _walk(root: Path, prefix: Path, own: str) -> Iterator[Item]:
         for name in sorted(folders):
             child = os.path.join(folder, name)
             real = os.path.realpath(child)
-            if real == own:
+            if real == real_out:
                 folders.remove(name)
             elif name == OWN_FOLDER or os.path.lexists(os.path.join(child, OWN_FOLDER)):
                 folders.remove(name)
@@ -124,10 +124,10 @@ def _unread(errors: list[OSError], root: Path, prefix: Path) -> Iterator[Item]:
 
 def _single(items: list[Item]) -> list[Item]:
     """The items without a file that was found twice. Raises InputError if two folders would fill one."""
-    kept: dict[str, Item] = {}
+    by_target: dict[str, Item] = {}
     result = []
     for item in items:
-        first = kept.setdefault(item.target, item)
+        first = by_target.setdefault(item.target, item)
         if first is item:
             result.append(item)
         elif _same(first.source, item.source):
@@ -142,9 +142,9 @@ def _single(items: list[Item]) -> list[Item]:
     return result
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(first: Path, second: Path) -> bool:
     try:
-        return os.path.abspath(one) == os.path.abspath(other) or os.path.samefile(one, other)
+        return os.path.abspath(first) == os.path.abspath(second) or os.path.samefile(first, second)
     except (OSError, ValueError):
         return False
 
@@ -153,9 +153,9 @@ def _renamed(items: list[Item], *, out: Path, format: Format) -> list[Item]:
     """The items with the suffix of the wanted format. Raises InputError for one that would fall on its original."""
     if format != "keep":
         stems = Counter(_stem(item) for item in items if not item.skip)
-        new = OPTIONS[format].suffixes[0]
+        suffix = OPTIONS[format].suffixes[0]
         items = [
-            item if item.skip else replace(item, target=_target(item.target, new, keep_old=stems[_stem(item)] > 1))
+            item if item.skip else replace(item, target=_target(item.target, suffix, keep_old=stems[_stem(item)] > 1))
             for item in items
         ]
     for item in items:

@@ -37,14 +37,14 @@ def average_linkage(
     """
     owner = np.arange(len(vectors))
     for look in range(LOOKS):
-        some = len(vectors) > exact
-        search: Search = Cells(vectors, exact=exact, seed=look) if some else Everybody(vectors)
+        inexact = len(vectors) > exact
+        search: Search = Cells(vectors, exact=exact, seed=look) if inexact else Everybody(vectors)
         merged = _Groups(vectors, sizes, similarity, search).merged()
-        left = np.flatnonzero(merged == np.arange(len(merged)))
-        owner = np.searchsorted(left, merged)[owner]
-        if not some or len(left) == len(merged):
+        places = np.flatnonzero(merged == np.arange(len(merged)))
+        owner = np.searchsorted(places, merged)[owner]
+        if not inexact or len(places) == len(merged):
             break
-        vectors, sizes = vectors[left], sizes[left]
+        vectors, sizes = vectors[places], sizes[places]
     return owner
 
 
@@ -102,21 +102,21 @@ class _Groups:
 
     def _look_up(self, rows: Int[np.ndarray, "m"]) -> None:
         """Find the nearest of each in its list: of equals the first, so that two choose each other."""
-        for some in _chunks(rows):
-            others, values = self._valued(some, self._lists[some])
+        for chunk in _chunks(rows):
+            groups, values = self._valued(chunk, self._lists[chunk])
             best = values.max(axis=1)
-            equal = np.where(values == best[:, None], others, len(self._means))
-            self._best[some] = best
-            self._nearest[some] = np.where(best > -np.inf, equal.min(axis=1), -1)
+            equal = np.where(values == best[:, None], groups, len(self._means))
+            self._best[chunk] = best
+            self._nearest[chunk] = np.where(best > -np.inf, equal.min(axis=1), -1)
         self._offer(rows[self._nearest[rows] >= 0])
 
     def _offer(self, rows: Int[np.ndarray, "m"]) -> None:
         """Have the nearest of each know of it: a search that misses some may list a pair on one side only."""
         rows = rows[np.argsort(self._best[rows], kind="stable")]
-        other = self._nearest[rows]
-        better = self._best[rows] > self._best[other]
-        rows, other = rows[better], other[better]
-        self._nearest[other], self._best[other] = rows, self._best[rows]  # of several the best, which comes last
+        nearest = self._nearest[rows]
+        better = self._best[rows] > self._best[nearest]
+        rows, nearest = rows[better], nearest[better]
+        self._nearest[nearest], self._best[nearest] = rows, self._best[rows]  # of several the best, which comes last
 
     def _paired(self, active: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
         """Make the most similar pair mutual if none is: every group waits for one that was missed or is in a ring of
@@ -125,42 +125,42 @@ class _Groups:
         active = np.union1d(active, self._nearest[active])
         self._offer(active[self._nearest[active] >= 0])
         top = active[self._best[active].argmax()]
-        other = self._nearest[top]
-        self._nearest[other], self._best[other] = top, self._best[top]
+        nearest = self._nearest[top]
+        self._nearest[nearest], self._best[nearest] = top, self._best[top]
         return active
 
     def _valued(
         self, rows: Int[np.ndarray, "m"], listed: Int[np.ndarray, "m k"]
     ) -> tuple[Int[np.ndarray, "m k"], Float32[np.ndarray, "m k"]]:
         """The groups that hold the listed ones now, and how similar they are; -inf for none, and for itself."""
-        others = self._owner[listed]
-        values = np.einsum("mkd,md->mk", self._means[others], self._means[rows])
-        values[(listed < 0) | (others == rows[:, None])] = -np.inf
-        return others, values
+        groups = self._owner[listed]
+        values = np.einsum("mkd,md->mk", self._means[groups], self._means[rows])
+        values[(listed < 0) | (groups == rows[:, None])] = -np.inf
+        return groups, values
 
     def _merge(
         self, active: Int[np.ndarray, "m"], left: Int[np.ndarray, "k"], right: Int[np.ndarray, "k"]
     ) -> Int[np.ndarray, "r"]:
         """Put the groups of `right` into those of `left`, and their lists together. Returns what is left."""
-        for some in (slice(first, first + CHUNK) for first in range(0, len(left), CHUNK)):
-            one, other = left[some], right[some]
-            total = self._sizes[one] + self._sizes[other]
-            share = self._sizes[one] / total
-            self._means[one] = share[:, None] * self._means[one] + (1 - share)[:, None] * self._means[other]
-            self._bound[one] = share * self._bound[one] + (1 - share) * self._bound[other]
-            self._sizes[one] = total
+        for chunk in (slice(first, first + CHUNK) for first in range(0, len(left), CHUNK)):
+            host, guest = left[chunk], right[chunk]
+            total = self._sizes[host] + self._sizes[guest]
+            share = self._sizes[host] / total
+            self._means[host] = share[:, None] * self._means[host] + (1 - share)[:, None] * self._means[guest]
+            self._bound[host] = share * self._bound[host] + (1 - share) * self._bound[guest]
+            self._sizes[host] = total
         self._owner[right] = left
         self._owner = self._owner[self._owner]
         self._search.moved(left)
-        for some in (slice(first, first + CHUNK) for first in range(0, len(left), CHUNK)):
-            one, other = left[some], right[some]
-            listed, values = self._valued(one, np.sort(self._both(one, other), axis=1))
+        for chunk in (slice(first, first + CHUNK) for first in range(0, len(left), CHUNK)):
+            host, guest = left[chunk], right[chunk]
+            listed, values = self._valued(host, np.sort(self._both(host, guest), axis=1))
             values[:, 1:][listed[:, 1:] == listed[:, :-1]] = -np.inf
             values[values < self._floor] = -np.inf
             order = np.argsort(-values, axis=1, kind="stable")[:, : LISTED + 1]
             values, listed = np.take_along_axis(values, order, 1), np.take_along_axis(listed, order, 1)
-            self._lists[one] = np.where(values > -np.inf, listed, -1)[:, :LISTED]
-            self._bound[one] = np.maximum(self._bound[one], values[:, LISTED])
+            self._lists[host] = np.where(values > -np.inf, listed, -1)[:, :LISTED]
+            self._bound[host] = np.maximum(self._bound[host], values[:, LISTED])
         keep = np.ones(len(self._means), bool)
         keep[right] = False
         return active[keep[active]]

@@ -162,8 +162,10 @@ class Manifest:
             try:
                 locks = stack.enter_context(files.locked(folder / f"{name}.lock"))
             except files.HeldError as error:
-                who = f" ({error.by})" if error.by else ""
-                raise BusyError(f"another run is writing to {out}{who}: wait for it, or choose another --out") from None
+                holder = f" ({error.by})" if error.by else ""
+                raise BusyError(
+                    f"another run is writing to {out}{holder}: wait for it, or choose another --out"
+                ) from None
             self._share(stack, out, shard.rpartition("-of-")[2] or "1")
             if not os.path.lexists(self.path):
                 files.write(self.path, _blank(), name=shard or "1-of-1")  # whole, so that one without a byte is damaged
@@ -184,15 +186,15 @@ class Manifest:
 
     def _share(self, stack: ExitStack, out: Path, count: str) -> None:
         """Announce into how many shares the photos are divided, and see that no run is at work with another number."""
-        own = self.path.with_name(f"shares-{count}.lock")
-        stack.enter_context(files.locked(own, shared=True, wait=True))
-        for other in sorted(self.path.parent.glob("shares-*.lock")):
+        own_lock = self.path.with_name(f"shares-{count}.lock")
+        stack.enter_context(files.locked(own_lock, shared=True, wait=True))
+        for lock in sorted(self.path.parent.glob("shares-*.lock")):
             try:
-                if other != own:
-                    with files.locked(other):
+                if lock != own_lock:
+                    with files.locked(lock):
                         pass
             except files.HeldError:
-                number = other.stem.partition("-")[2]
+                number = lock.stem.partition("-")[2]
                 by = "without --shard" if number == "1" else f"with --shard I/{number}"
                 raise BusyError(f"a run {by} is writing to {out}, and has the same photos: wait for it") from None
 
@@ -205,8 +207,8 @@ class Manifest:
             raise ManifestError(
                 f"{self.path} was written by another version of this program: use that one, or choose another --out"
             )
-        if (found := run("PRAGMA quick_check(1)").fetchone()) != ("ok",):
-            raise sqlite3.DatabaseError(f"it is damaged: {found}")
+        if (verdict := run("PRAGMA quick_check(1)").fetchone()) != ("ok",):
+            raise sqlite3.DatabaseError(f"it is damaged: {verdict}")
         _make(self._database)
 
     def __enter__(self) -> Manifest:
@@ -219,8 +221,8 @@ class Manifest:
 
     def get(self, target: str) -> Row | None:
         """The row of one output, or None."""
-        found = self._database.execute(f"SELECT {COLUMNS} FROM photos WHERE target = ?", (stored(target),)).fetchone()
-        return None if found is None else _row(found)
+        values = self._database.execute(f"SELECT {COLUMNS} FROM photos WHERE target = ?", (stored(target),)).fetchone()
+        return None if values is None else _row(values)
 
     def put(self, *rows: Row, kept: Row | None = None) -> None:
         """Write or replace rows, at once and all or none.
@@ -243,19 +245,19 @@ class Manifest:
         """The rows of photos that failed or have no face, and of which no earlier file is kept; by target."""
         asked = "status IN ('failed', 'no_face') AND reason <> ? AND target NOT IN (SELECT target FROM kept)"
         query = f"SELECT {COLUMNS} FROM photos WHERE {asked} ORDER BY target"
-        for found in self._database.execute(query, (INTERRUPTED,)).fetchall():
-            yield _row(found)
+        for values in self._database.execute(query, (INTERRUPTED,)).fetchall():
+            yield _row(values)
 
     def forget(self, targets: Iterable[str]) -> None:
         """Remove rows, all or none."""
         with self._database:
             self._database.execute("BEGIN")
-            self._database.executemany("DELETE FROM photos WHERE target = ?", [(stored(one),) for one in targets])
+            self._database.executemany("DELETE FROM photos WHERE target = ?", [(stored(target),) for target in targets])
 
     def rows(self) -> Iterator[Row]:
         """All rows, by target."""
-        for found in self._database.execute(f"SELECT {COLUMNS} FROM photos ORDER BY target").fetchall():
-            yield _row(found)
+        for values in self._database.execute(f"SELECT {COLUMNS} FROM photos ORDER BY target").fetchall():
+            yield _row(values)
 
 
 class Survey:
@@ -296,17 +298,17 @@ class Survey:
         rank = " ".join(f"WHEN '{status}' THEN {place}" for place, status in enumerate(ORDER))
         columns = columns_of(self._databases[index], "photos")
         query = f"SELECT CASE status {rank} END AS rank, * FROM photos ORDER BY rank, CAST(target AS BLOB)"
-        for place, *found in self._databases[index].execute(query):
+        for place, *values in self._databases[index].execute(query):
             # The listing comes from the index, these rows from the table: a damaged manifest has different ones.
-            if self._chosen.setdefault(found[0], index) == index:
-                row = read_row(dict(zip(columns, found, strict=True)))
+            if self._chosen.setdefault(values[0], index) == index:
+                row = read_row(dict(zip(columns, values, strict=True)))
                 yield (place, os.fsencode(row.target)), row
 
 
 def last_written(path: Path) -> int:
     """When a manifest was written to, in nanoseconds."""
     log = path.with_name(path.name + "-wal")
-    return max((one.stat().st_mtime_ns for one in (path, log) if one.exists()), default=0)
+    return max((file.stat().st_mtime_ns for file in (path, log) if file.exists()), default=0)
 
 
 @contextmanager
@@ -396,23 +398,23 @@ def stored(value: object) -> object:
     return value
 
 
-NAMES = tuple(one.name for one in fields(Row))
+NAMES = tuple(column.name for column in fields(Row))
 COLUMNS = ", ".join(NAMES)
 """The columns, in the order of a Row."""
 _KINDS = {name: int if name in ("size", "modified", "written") else list if name == "faces" else str for name in NAMES}
 
 
-def _row(found: tuple) -> Row:
-    return read_row(dict(zip((one.name for one in fields(Row)), found, strict=True)))
+def _row(values: tuple) -> Row:
+    return read_row(dict(zip((column.name for column in fields(Row)), values, strict=True)))
 
 
-def read_row(found: dict[str, Any]) -> Row:
+def read_row(columns: dict[str, Any]) -> Row:
     """A Row of columns as SQLite gives them; those that are missing get their defaults.
 
     Raises sqlite3.DatabaseError for values that no run has written.
     """
     values: dict[str, Any] = {
-        name: os.fsdecode(value) if isinstance(value, bytes) else value for name, value in found.items()
+        name: os.fsdecode(value) if isinstance(value, bytes) else value for name, value in columns.items()
     }
     try:
         if "faces" in values:

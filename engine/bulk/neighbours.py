@@ -51,17 +51,17 @@ class Everybody:
 
     def near(self, rows: Int[np.ndarray, "n"], among: Int[np.ndarray, "m"], *, count: int, floor: float) -> Near:
         """The same as in Search, and exact."""
-        others = self._vectors[among].T
+        candidates = self._vectors[among].T
         step = max(TILE // len(among), 1)
-        found = []
+        neighbours = []
         for first in range(0, len(rows), step):
-            some = rows[first : first + step]
-            products = self._vectors[some] @ others
-            place = np.minimum(np.searchsorted(among, some), len(among) - 1)
-            products[np.flatnonzero(among[place] == some), place[among[place] == some]] = -np.inf
+            block = rows[first : first + step]
+            products = self._vectors[block] @ candidates
+            place = np.minimum(np.searchsorted(among, block), len(among) - 1)
+            products[np.flatnonzero(among[place] == block), place[among[place] == block]] = -np.inf
             row, column = np.nonzero(_best(products, count + 1, floor))
-            found.append(_sorted(row, among[column], products[row, column], len(some), count, floor))
-        return Near(*map(np.concatenate, zip(*found, strict=True)))
+            neighbours.append(_sorted(row, among[column], products[row, column], len(block), count, floor))
+        return Near(*map(np.concatenate, zip(*neighbours, strict=True)))
 
     def moved(self, rows: Int[np.ndarray, "n"]) -> None:
         """Nothing is kept of them."""
@@ -95,13 +95,13 @@ class Cells:
             return self._all.near(rows, among, count=count, floor=floor)
         new = among[self._cell[among] < 0]
         for first in range(0, len(new), BATCH):
-            some = new[first : first + BATCH]
-            self._cell[some] = self._closest(self._vectors[some], 1)[:, 0]
+            block = new[first : first + BATCH]
+            self._cell[block] = self._closest(self._vectors[block], 1)[:, 0]
         members = among[np.argsort(self._cell[among], kind="stable")]
         edges = np.searchsorted(self._cell[members], np.arange(len(self._centres) + 1))
         parts = [rows[first : first + BATCH] for first in range(0, len(rows), BATCH)]
-        found = [self._inside(part, members, edges, count, floor) for part in parts]
-        return Near(*map(np.concatenate, zip(*found, strict=True)))
+        neighbours = [self._inside(part, members, edges, count, floor) for part in parts]
+        return Near(*map(np.concatenate, zip(*neighbours, strict=True)))
 
     def moved(self, rows: Int[np.ndarray, "n"]) -> None:
         """Their cells are found anew."""
@@ -121,48 +121,48 @@ class Cells:
         asked = np.searchsorted(probed.ravel()[asking], np.arange(len(edges)))
         asking //= probed.shape[1]
         none = np.empty(0, np.int64)
-        found = [(none, none, np.empty(0, np.float32))]
+        pairs = [(none, none, np.empty(0, np.float32))]
         for cell in np.flatnonzero((np.diff(edges) > 0) & (np.diff(asked) > 0)).tolist():
             inside = members[edges[cell] : edges[cell + 1]]
-            others = self._vectors[inside].T
+            candidates = self._vectors[inside].T
             mine = asking[asked[cell] : asked[cell + 1]]
             step = max(TILE // len(inside), 1)
             for first in range(0, len(mine), step):
-                some = mine[first : first + step]
-                products = self._vectors[rows[some]] @ others
+                block = mine[first : first + step]
+                products = self._vectors[rows[block]] @ candidates
                 row, column = np.nonzero(_best(products, count + 2, floor))  # one may be the row itself
-                other = rows[some[row]] != inside[column]
-                row, column = row[other], column[other]
-                found.append((some[row], inside[column], products[row, column]))
-        row, column, product = map(np.concatenate, zip(*found, strict=True))
+                distinct = rows[block[row]] != inside[column]
+                row, column = row[distinct], column[distinct]
+                pairs.append((block[row], inside[column], products[row, column]))
+        row, column, product = map(np.concatenate, zip(*pairs, strict=True))
         return _sorted(row, column, product, len(rows), count, floor)
 
     def _closest(self, rows: Float32[np.ndarray, "n d"], count: int) -> Int32[np.ndarray, "n count"]:
         """The cells whose centres are closest."""
-        found = np.empty((len(rows), count), np.int32)
+        closest = np.empty((len(rows), count), np.int32)
         step = max(TILE // len(self._centres), 1)
         for first in range(0, len(rows), step):
             products = rows[first : first + step] @ self._centres.T
             if count == 1:
-                found[first : first + step, 0] = products.argmax(axis=1)
+                closest[first : first + step, 0] = products.argmax(axis=1)
             else:
-                found[first : first + step] = np.argpartition(products, -count, axis=1)[:, -count:]
-        return found
+                closest[first : first + step] = np.argpartition(products, -count, axis=1)[:, -count:]
+        return closest
 
 
 def _best(products: Float32[np.ndarray, "n m"], count: int, floor: float) -> Bool[np.ndarray, "n m"]:
     """Mask of those that are at least `floor` and, of each row, among the `count` largest."""
     chosen = products >= floor
-    many = np.flatnonzero(np.count_nonzero(chosen, axis=1) > count)
-    if len(many):
-        some = products[many]
-        chosen[many] = some >= np.partition(some, -count, axis=1)[:, -count, None]
+    crowded = np.flatnonzero(np.count_nonzero(chosen, axis=1) > count)
+    if len(crowded):
+        values = products[crowded]
+        chosen[crowded] = values >= np.partition(values, -count, axis=1)[:, -count, None]
     return chosen
 
 
 def _sorted(
     row: Int[np.ndarray, "e"],
-    other: Int[np.ndarray, "e"],
+    neighbour: Int[np.ndarray, "e"],
     product: Float32[np.ndarray, "e"],
     rows: int,
     count: int,
@@ -172,11 +172,11 @@ def _sorted(
     bits = product.view(np.int32)
     rank = np.where(bits < 0, ~bits | np.int32(-(2**31)), bits).astype(np.int64)  # in the order of the numbers
     order = np.argsort((row.astype(np.int64) << 32) - rank, kind="stable")
-    row, other, product = row[order], other[order], product[order]
+    row, neighbour, product = row[order], neighbour[order], product[order]
     place = np.arange(len(row)) - np.searchsorted(row, row)
     ids, bound = np.full((rows, count), -1, np.int32), np.full(rows, floor, np.float32)
     listed, first_left_out = place < count, place == count
-    ids[row[listed], place[listed]] = other[listed]
+    ids[row[listed], place[listed]] = neighbour[listed]
     bound[row[first_left_out]] = product[first_left_out]
     return Near(ids, bound)
 

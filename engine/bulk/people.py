@@ -60,10 +60,10 @@ def group(embeddings: Float32[np.ndarray, "n d"], *, similarity: float = SIMILAR
     rows = np.ascontiguousarray(embeddings).view(np.dtype((np.void, embeddings[:1].nbytes))).ravel()
     order = np.argsort(rows, kind="stable")
     new = np.concatenate([[True], rows[order][1:] != rows[order][:-1]])
-    which = np.cumsum(new) - 1  # photos that are there twice are one
-    sizes = np.bincount(which).astype(np.float32)
+    index = np.cumsum(new) - 1  # photos that are there twice are one
+    sizes = np.bincount(index).astype(np.float32)
     owner = np.empty(len(embeddings), int)
-    owner[order] = average_linkage(embeddings[order[new]], sizes, similarity)[which]
+    owner[order] = average_linkage(embeddings[order[new]], sizes, similarity)[index]
     _, first, number = np.unique(owner, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[number]
 
@@ -93,8 +93,8 @@ def bank(names: Sequence[str]) -> tuple[Float32[np.ndarray, "k _d"], ...]:
                 'objective "target" needs: use objective "away", or make them with tools/make_population.py'
             )
     shapes = {
-        name: jax.ShapeDtypeStruct((table["centroids"], one["dim"]), np.float32)
-        for name, one in table["extractors"].items()
+        name: jax.ShapeDtypeStruct((table["centroids"], entry["dim"]), np.float32)
+        for name, entry in table["extractors"].items()
     }
     centroids, _ = checkpoint.restore(checkpoint.root() / table["path"], shapes, sha256=table["sha256"])
     return tuple(_unit(np.asarray(centroids[name])) for name in names)  # float16 is of length one to 1/2000 only

@@ -105,9 +105,9 @@ def of_faces(photos: Sequence[Sequence[Seen]], networks: Sequence[str]) -> tuple
         best = max(faces, key=lambda face: float(identity @ face.identity))
         if len(faces) > 1 and people.same_person(identity, best.identity):
             chosen.append(best)
-    *own, identity = people.mean_embedding([(*face.own, face.identity) for face in chosen])
-    made = Person(tuple(own), identity, named(networks))
-    return Person.from_bytes(made.to_bytes()), chosen
+    *embeddings, identity = people.mean_embedding([(*face.own, face.identity) for face in chosen])
+    person = Person(tuple(embeddings), identity, named(networks))
+    return Person.from_bytes(person.to_bytes()), chosen
 
 
 def _sound(faces: Sequence[Seen]) -> bool:

@@ -49,9 +49,9 @@ def probe(out: Path, *, write: bool = True) -> Disk:
         with suppress(OSError, UnicodeError):
             return _tried(out / OWN_FOLDER)
     for path in (out / OWN_FOLDER, *(Path(os.path.abspath(out)) / "x").parents):
-        other = path.with_name(path.name.swapcase())
-        if path.name != other.name and path.exists():
-            return Disk(case=_is_same(path, other))
+        swapped = path.with_name(path.name.swapcase())
+        if path.name != swapped.name and path.exists():
+            return Disk(case=_is_same(path, swapped))
     return Disk()
 
 
@@ -63,9 +63,9 @@ def _tried(folder: Path) -> Disk:
     return Disk(case=case, forms=_is_same(path, folder / unicodedata.normalize("NFD", PROBE)))
 
 
-def _is_same(one: Path, other: Path) -> bool:
+def _is_same(first: Path, second: Path) -> bool:
     try:
-        return one.samefile(other)
+        return first.samefile(second)
     except OSError:
         return False
 
@@ -147,24 +147,24 @@ class Places:
             known = records.known(os.path.relpath(os.path.join(real, name), root))
             if known is not None and known.holder is not None and known.intact:
                 return known.holder.named
-        made = self._records.output(sha256)
-        return "" if made is None else made.named
+        row = self._records.output(sha256)
+        return "" if row is None else row.named
 
     def _above(self, folder: str) -> tuple[tuple[str, Records], ...]:
         """The output folders in which a folder is."""
         if folder not in self._homes:
             above = os.path.dirname(folder)
-            found = () if above == folder else self._above(above)
+            homes = () if above == folder else self._above(above)
             if folder == self._out:
-                found = (*found, (folder, self._records))
+                homes = (*homes, (folder, self._records))
             elif os.path.isdir(os.path.join(folder, OWN_FOLDER)):
                 try:
-                    found = (*found, (folder, Records(Path(folder), untouched=True)))
+                    homes = (*homes, (folder, Records(Path(folder), untouched=True)))
                 except (OSError, sqlite3.Error) as error:
                     raise InputError(
                         f"{folder} is an output folder whose manifest cannot be read ({error}): leave it out"
                     ) from error
-            self._homes[folder] = found
+            self._homes[folder] = homes
         return self._homes[folder]
 
 
@@ -181,13 +181,13 @@ def aside(item: Item) -> str:
 
 
 def _held(item: Item, holder: Row) -> str:
-    one = "" if holder.target == item.target else f" ({holder.target}: its disk takes both names for one)"
+    note = "" if holder.target == item.target else f" ({holder.target}: its disk takes both names for one)"
     return (
-        f"Another photo of that name has been cloaked into this folder{one}: {holder.named}. Choose another --out for "
+        f"Another photo of that name has been cloaked into this folder{note}: {holder.named}. Choose another --out for "
         f"this one, or name both folders in one call, or delete the file there if it is not needed."
     )
 
 
-def _taken(item: Item, other: str, target: str) -> str:
-    one = "" if target == item.target else ", which the output folder's disk takes for the same name"
-    return f"{other} goes to {target}{one}: rename one of the two, or choose another --out for this one."
+def _taken(item: Item, claimant: str, target: str) -> str:
+    note = "" if target == item.target else ", which the output folder's disk takes for the same name"
+    return f"{claimant} goes to {target}{note}: rename one of the two, or choose another --out for this one."

@@ -177,10 +177,10 @@ class _Planner:
         renewed = self._records.whole([row for row, _, _ in self._moved])
         by_target = {row.target: row for row in renewed}
         for old, task, stamp in self._moved:
-            found = by_target[old.target]
+            row = by_target[old.target]
             if old.place == task.place or not (old.place and os.path.exists(old.place)):
-                found = replace(found, source=str(task.item.source), place=task.place, **task.looks)
-            self.plan.renewed.append(replace(found, stamp=stamp))
+                row = replace(row, source=str(task.item.source), place=task.place, **task.looks)
+            self.plan.renewed.append(replace(row, stamp=stamp))
 
     def _pass_by(self, item: Item) -> None:
         row = Task(item, 0, 0, "", "").row("skipped" if item.skip else "failed", item.skip or item.fault)
@@ -246,9 +246,9 @@ class _Planner:
         status = self._stats[id(item)]
         if status is not None and stat.S_ISREG(status.st_mode):
             size, modified = status.st_size, files.modified(status)
-            state, now = stated(status), (os.path.abspath(item.source), size, modified)
+            state, current = stated(status), (os.path.abspath(item.source), size, modified)
             for old in self._rows_of(item):
-                if old.state == state and (old.at, old.size, old.modified) == now and old.sha256:
+                if old.state == state and (old.at, old.size, old.modified) == current and old.sha256:
                     return size, modified, old.sha256, state
             with suppress(PhotoError):
                 return size, modified, digest(item.source), "" if young(status, now=self._now) else state
@@ -298,7 +298,7 @@ def announce(manifest: Manifest, tasks: Sequence[Task]) -> None:
 def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, watch: Watch) -> list[Row]:
     """Forecast of a run: which photos have faces, which would fail. Computes no cloak and writes nothing."""
 
-    def found(task: Task) -> Row:
+    def forecast(task: Task) -> Row:
         try:
             photo = prepare(task.item.source, cloaker.detector, sha256=task.sha256)
             photos.encode(photo.photo, photo.photo.pixels, format=options.output.format, quality=options.output.quality)
@@ -312,7 +312,7 @@ def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, watch: Watch)
 
     rows = []
     with ThreadPoolExecutor(cloaker.workers) as pool:
-        for row in pool.map(found, tasks):
+        for row in pool.map(forecast, tasks):
             watch.row(row)
             rows.append(row)
     return rows

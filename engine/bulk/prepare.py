@@ -73,40 +73,40 @@ def prepare(
     if sha256 is not None and content != sha256:
         raise UnsettledError("The photo was changed during the run: run the same command again.")
     photo = photos.read(source) if isinstance(source, bytes) else photos.from_array(source)
-    kept: list[tuple[Face, Cut, tuple[int, int, int, int]]] = []
+    usable: list[tuple[Face, Cut, tuple[int, int, int, int]]] = []
     unusable: list[str] = []
-    found = None if sightings is None else sightings.faces(content)
-    if found is None:
-        found = detector.detect(photo.pixels)
+    detected = None if sightings is None else sightings.faces(content)
+    if detected is None:
+        detected = detector.detect(photo.pixels)
         if sightings is not None:
-            sightings.keep_faces(content, found)
-    for face in found:
+            sightings.keep_faces(content, detected)
+    for face in detected:
         try:
-            one, region = cut(photo.pixels, face), region_box(face, photo.size)
+            crop, region = cut(photo.pixels, face), region_box(face, photo.size)
         except ValueError as error:
             unusable.append(f"Not cloaked: {error}.")
             continue
-        if min(region[2] - region[0], region[3] - region[1]) < WINDOW or not _has_window(one):
+        if min(region[2] - region[0], region[3] - region[1]) < WINDOW or not _has_window(crop):
             where = ", ".join(str(round(float(value))) for value in face.box)
             unusable.append(f"Not cloaked: the face at {where} lies too far outside the photo.")
         else:
-            kept.append((face, one, region))
-    faces, cuts, regions = tuple(zip(*kept, strict=True)) or ((), (), ())
+            usable.append((face, crop, region))
+    faces, cuts, regions = tuple(zip(*usable, strict=True)) or ((), (), ())
     return Prepared(photo, content, faces, cuts, regions, tuple(unusable))
 
 
 def subset(prepared: Prepared, keep: Sequence[int]) -> Prepared:
     """The same photo with only those faces."""
 
-    def some(column: tuple) -> tuple:
+    def select(column: tuple) -> tuple:
         return tuple(column[index] for index in keep)
 
     others = prepared.others + len(prepared.faces) - len(keep)
-    faces, cuts, regions = some(prepared.faces), some(prepared.cuts), some(prepared.regions)
+    faces, cuts, regions = select(prepared.faces), select(prepared.cuts), select(prepared.regions)
     return replace(prepared, faces=faces, cuts=cuts, regions=regions, others=others)
 
 
-def _has_window(one: Cut) -> bool:
+def _has_window(crop: Cut) -> bool:
     """Whether at least one SSIM window lies wholly inside the region, so that the budget has something to bound."""
-    rows = np.lib.stride_tricks.sliding_window_view(one.region, WINDOW, axis=0).all(-1)
+    rows = np.lib.stride_tricks.sliding_window_view(crop.region, WINDOW, axis=0).all(-1)
     return bool(np.lib.stride_tricks.sliding_window_view(rows, WINDOW, axis=1).all(-1).any())

@@ -121,9 +121,9 @@ class Cloak(_Worker):
         photos = self.photos(rows)
         named = rows["person"].to_pylist() if "person" in rows.column_names else [None] * len(photos)
         whose: list[Whose | Encoded] = [self._whose_of(photo, name) for photo, name in zip(photos, named, strict=True)]
-        known = [(photo, one) for photo, one in zip(photos, whose, strict=True) if not isinstance(one, Encoded)]
-        found = iter(list(self.cloaker.encode_stream(known, output=self._output)))
-        results = [one if isinstance(one, Encoded) else next(found) for one in whose]
+        pairs = [(photo, entry) for photo, entry in zip(photos, whose, strict=True) if not isinstance(entry, Encoded)]
+        encoded = iter(list(self.cloaker.encode_stream(pairs, output=self._output)))
+        results = [entry if isinstance(entry, Encoded) else next(encoded) for entry in whose]
         values = {
             self.column: [result.data for result in results],
             "status": [result.status for result in results],
@@ -143,10 +143,10 @@ class Cloak(_Worker):
             name = self._whose.get(digest(photo))
         if name is None:
             return () if self._whose else None  # a photo without a face is in no table
-        names = [one if one is None else str(one) for one in (name if isinstance(name, list) else [name])]
-        if unknown := [one for one in names if one is not None and one not in self._people]:
+        names = [person if person is None else str(person) for person in (name if isinstance(name, list) else [name])]
+        if unknown := [person for person in names if person is not None and person not in self._people]:
             return Encoded.failed(f"Nobody called {unknown[0]!r} is among the people that were given: add that person.")
-        whose = [None if one is None else self._people[one] for one in names]
+        whose = [None if person is None else self._people[person] for person in names]
         return whose if isinstance(name, list) else whose[0]
 
 
@@ -167,7 +167,7 @@ class Look(_Worker):
         for face in seen.values():
             by_photo[face.sha256].append(face)
         places = [(place, face) for place, photo in enumerate(photos) for face in by_photo[digest(photo)]]
-        found = rows.drop_columns([self.column]).take(pa.array([place for place, _ in places], pa.int64()))
+        table = rows.drop_columns([self.column]).take(pa.array([place for place, _ in places], pa.int64()))
         columns = {
             "sha256": pa.array([face.sha256 for _, face in places], pa.string()),
             "face": pa.array([face.index for _, face in places], pa.int32()),
@@ -176,8 +176,8 @@ class Look(_Worker):
             "networks": pa.array([self.cloaker.named] * len(places), pa.string()),
         }
         for name, column in columns.items():
-            found = found.append_column(name, column)
-        return found
+            table = table.append_column(name, column)
+        return table
 
 
 def group(faces: pa.Table) -> pa.Table:
@@ -202,21 +202,23 @@ def persons(faces: pa.Table) -> dict[str, Person]:
         raise ValueError("the faces were described by different networks: make the table anew with one recipe")
     members = defaultdict(list)
     columns = (faces[name].to_pylist() for name in ("person", "own", "identity", "sha256", "face"))
-    for name, own, identity, *_ in sorted(zip(*columns, strict=True), key=lambda row: (row[0] or "", row[3], row[4])):
-        described = tuple(np.array(row, np.float32) for row in (*own, identity))
+    for name, embeddings, identity, *_ in sorted(
+        zip(*columns, strict=True), key=lambda row: (row[0] or "", row[3], row[4])
+    ):
+        described = tuple(np.array(row, np.float32) for row in (*embeddings, identity))
         if name is not None and all(np.isfinite(row).all() for row in described):
             members[name].append(described)
-    found = {}
+    by_name = {}
     for name, described in members.items():
-        *own, identity = people.mean_embedding(described)
-        found[name] = Person(tuple(own), identity, *networks)
-    return found
+        *embeddings, identity = people.mean_embedding(described)
+        by_name[name] = Person(tuple(embeddings), identity, *networks)
+    return by_name
 
 
 def _by_photo(faces: pa.Table) -> dict[str, list[str | None]]:
     """People of each photo's faces, by its SHA-256."""
-    found: dict[str, dict[int, str | None]] = defaultdict(dict)
+    by_photo: dict[str, dict[int, str | None]] = defaultdict(dict)
     columns = (faces[name].to_pylist() for name in ("sha256", "face", "person"))
     for sha256, face, person in zip(*columns, strict=True):
-        found[sha256][face] = person
-    return {sha256: [of_face[index] for index in sorted(of_face)] for sha256, of_face in found.items()}
+        by_photo[sha256][face] = person
+    return {sha256: [of_face[index] for index in sorted(of_face)] for sha256, of_face in by_photo.items()}

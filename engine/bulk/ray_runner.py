@@ -104,13 +104,13 @@ def crew(orders: Orders, *, count: int | None) -> Iterator[Crew]:
 
     # The accelerators are the workers': a process that so much as looks at a GPU takes most of its memory.
     jax.config.update("jax_platforms", "cpu")
-    own = not ray.is_initialized()
-    if own:
+    is_ours = not ray.is_initialized()
+    if is_ours:
         _connect(ray, count)
     try:
         yield Crew(orders, count)
     finally:
-        if own:
+        if is_ours:
             ray.shutdown()
 
 
@@ -157,9 +157,9 @@ class Crew:
         chunks = self._chunks(sources)
         faces: dict[int, list[Seen]] = {}
         done = 0
-        for number, found in self._hand_out(_Looker, chunks):
+        for number, seen in self._hand_out(_Looker, chunks):
             first = sum(map(len, chunks[:number]))
-            faces[number] = [face._replace(place=first + face.place) for face in found]
+            faces[number] = [face._replace(place=first + face.place) for face in seen]
             done += len(chunks[number])
             watch.grouping(done, len(sources))
         crowd = Crowd(chain.from_iterable(faces[number] for number in sorted(faces)))
@@ -168,12 +168,12 @@ class Crew:
 
     def _probe(self, sources: Sequence[Path], samples: Sequence[Sample], *, watch: Watch) -> list[Target | None]:
         chunks = self._chunks(samples)
-        work = [([sources[one.place] for one in chunk], chunk) for chunk in chunks]
-        found: dict[int, list[Target | None]] = {}
+        work = [([sources[sample.place] for sample in chunk], chunk) for chunk in chunks]
+        by_chunk: dict[int, list[Target | None]] = {}
         for number, ways in self._hand_out(_Prober, work):
-            found[number] = ways
-            watch.probing(sum(map(len, found.values())), len(samples))
-        return [way for number in sorted(found) for way in found[number]]
+            by_chunk[number] = ways
+            watch.probing(sum(map(len, by_chunk.values())), len(samples))
+        return [way for number in sorted(by_chunk) for way in by_chunk[number]]
 
     def cloak(
         self,
@@ -205,11 +205,11 @@ class Crew:
             yield from ((chunks[number][i], Row(**row)) for i, row in rows)
         clean(self._orders.out, shard=self._orders.options.shard)
 
-    def _chunks(self, things: Sequence[Any]) -> list[Sequence[Any]]:
+    def _chunks(self, items: Sequence[Any]) -> list[Sequence[Any]]:
         slots = self._orders.batch or self._slots
-        rounds = min(-(-len(things) // (CHUNKS * self._count * slots)), ROUNDS)
+        rounds = min(-(-len(items) // (CHUNKS * self._count * slots)), ROUNDS)
         size = rounds * slots
-        return [things[first : first + size] for first in range(0, len(things), size)]
+        return [items[first : first + size] for first in range(0, len(items), size)]
 
     def _hand_out(self, worker: type[_Worker], chunks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """Outcome of every chunk, with its number, as they are done. Raises InputError for a worker's refusal."""
@@ -234,17 +234,17 @@ class Crew:
 
 def _shares(nodes: Sequence[dict[str, Any]], count: int | None, devices: int | None) -> tuple[int, dict[str, Any]]:
     """How many workers, and what each of them asks of Ray. Raises InputError for more devices than a node has."""
-    found = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+    machines = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
     for kind in ("GPU", "TPU"):
-        most = max((int(node.get(kind, 0)) for node in found), default=0)
+        most = max((int(node.get(kind, 0)) for node in machines), default=0)
         if not most:
             continue
         each = devices or (1 if kind == "GPU" else most)
         if each > most:
             raise InputError(f"devices must be 1 to {most}, the {kind}s of one machine of the cluster; got {each}")
         share = {"num_gpus": each} if kind == "GPU" else {"resources": {kind: each}}
-        return count or sum(int(node.get(kind, 0)) // each for node in found), share
-    return count or max(len(found), 1), {"num_cpus": 1}
+        return count or sum(int(node.get(kind, 0)) // each for node in machines), share
+    return count or max(len(machines), 1), {"num_cpus": 1}
 
 
 class _Result(NamedTuple):
@@ -288,7 +288,7 @@ class _Prober(_Worker):
 
     def _do(self, chunk: tuple[Sequence[Path], Sequence[Sample]]) -> list[Target | None]:
         sources, samples = chunk
-        placed = [one._replace(place=place) for place, one in enumerate(samples)]
+        placed = [sample._replace(place=place) for place, sample in enumerate(samples)]
         return self._here.cloaker.probe(sources, placed, sightings=self._here.sightings)
 
 

@@ -65,7 +65,9 @@ class Records:
 
     def row(self, target: str) -> Row | None:
         """The row with that very name, None without one: of a photo that has no place among the others."""
-        return next((one.row for one in self._entries.get(self.fold(target), ()) if one.row.target == target), None)
+        return next(
+            (entry.row for entry in self._entries.get(self.fold(target), ()) if entry.row.target == target), None
+        )
 
     def known(self, target: str) -> Known | None:
         """Knowledge of a name, None if there is none. Raises OSError if the file there cannot be looked at."""
@@ -73,7 +75,7 @@ class Records:
         if not entries:
             return None
         last = entries[0].row
-        holders = [one.row for one in entries if owns(one.row) and present(self.out / one.row.target)]
+        holders = [entry.row for entry in entries if owns(entry.row) and present(self.out / entry.row.target)]
         intact = next((row for row in holders if row.status == "cloaked" and row.intact(self.out)), None)
         if intact is not None:
             return Known(last, intact, True)
@@ -85,15 +87,15 @@ class Records:
 
     def whole(self, rows: Sequence[Row]) -> Iterator[Row]:
         """Rows that came from here, with their faces."""
-        places = {id(one.row): one for row in rows for one in self._entries[self.fold(row.target)]}
+        places = {id(entry.row): entry for row in rows for entry in self._entries[self.fold(row.target)]}
         by_path: dict[Path, list[_Entry]] = defaultdict(list)
         for row in rows:
             by_path[places[id(row)].path].append(places[id(row)])
         for path, entries in by_path.items():
             with naming(path), _reading(path, untouched=False) as database:
-                for one in entries:
-                    found = next(_rows(database, one.table, target=one.row.target), one.row)
-                    yield replace(one.row, faces=found.faces)
+                for entry in entries:
+                    complete = next(_rows(database, entry.table, target=entry.row.target), entry.row)
+                    yield replace(entry.row, faces=complete.faces)
 
 
 def owns(row: Row) -> bool:
@@ -123,7 +125,11 @@ def _rows(database: sqlite3.Connection, table: str, *, target: str | None = None
         return
     if not columns:
         raise sqlite3.DatabaseError("it is damaged: it has no table of photos")
-    wanted = [one.name for one in fields(Row) if one.name in columns and (target is not None or one.name != "faces")]
+    wanted = [
+        column.name
+        for column in fields(Row)
+        if column.name in columns and (target is not None or column.name != "faces")
+    ]
     query = f"SELECT {', '.join(wanted)} FROM {table}"
     rows = (
         database.execute(query) if target is None else database.execute(f"{query} WHERE target = ?", (stored(target),))

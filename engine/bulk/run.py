@@ -182,8 +182,8 @@ def _dry_run(cloaker: Callable[[], Cloaker], todo: Plan, options: Options, watch
     if not todo.tasks:
         return todo.passed
     with trouble.starting():
-        one = cloaker()
-    return [*todo.passed, *dry(one, todo.tasks, options, watch)]
+        instance = cloaker()
+    return [*todo.passed, *dry(instance, todo.tasks, options, watch)]
 
 
 def _superseded(manifest: Manifest, items: Sequence[Item], rows: Sequence[Row], paths: Sequence[Path]) -> list[str]:
@@ -196,7 +196,7 @@ def _superseded(manifest: Manifest, items: Sequence[Item], rows: Sequence[Row], 
     if not ends:
         return []
     roots = [os.path.abspath(path) for path in paths]
-    current = {one.target for one in (*items, *rows)}
+    current = {entry.target for entry in (*items, *rows)}
 
     def looked(source: str) -> bool:
         return any(source == root or source.startswith(os.path.join(root, "")) for root in roots)
@@ -211,8 +211,8 @@ def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row,
     row can be written. If this row alone cannot, its photo has failed.
     """
     try:
-        row, kept = _kept(manifest, holders.get(row.target), out, row, key)
-        manifest.put(row, kept=kept)
+        row, earlier = _with_earlier(manifest, holders.get(row.target), out, row, key)
+        manifest.put(row, kept=earlier)
     except Exception as error:
         if isinstance(error, sqlite3.Error) and not isinstance(error, UNFIT):
             raise
@@ -235,7 +235,7 @@ class _Again:
         return replace(self.old, status=status, reason=reason, **{"faces": [], "written": 0, **more})  # type: ignore[arg-type]
 
 
-def _kept(manifest: Manifest, good: Row | None, out: Path, row: Row, key: str) -> tuple[Row, Row | None]:
+def _with_earlier(manifest: Manifest, good: Row | None, out: Path, row: Row, key: str) -> tuple[Row, Row | None]:
     """The row of a photo that is not cloaked now, and the row of its file of an earlier call. The first row also tells
     of that file.
 
@@ -265,8 +265,8 @@ def _published(summary: Summary, out: Path, options: Options, watch: Watch) -> S
             return summary
         report, reason = publish(out, workers=budget.cores(), progress=watch.publishing)
     except Exception as error:
-        what = "written" if options.album else "removed"
-        report, reason = None, f"it could not be {what} ({error})"
+        verb = "written" if options.album else "removed"
+        report, reason = None, f"it could not be {verb} ({error})"
         log.debug("no report", exc_info=error)
         if not isinstance(error, (OSError, sqlite3.Error)):
             faults.noted(error, out / OWN_FOLDER)
@@ -276,8 +276,8 @@ def _published(summary: Summary, out: Path, options: Options, watch: Watch) -> S
 
 def clean(out: Path, *, shard: tuple[int, int]) -> None:
     """Remove what a killed run left half-written."""
-    for left in (out / OWN_FOLDER).glob(f"{shard[0]}-of-{shard[1]}-*{files.PART}"):
-        left.unlink(missing_ok=True)
+    for path in (out / OWN_FOLDER).glob(f"{shard[0]}-of-{shard[1]}-*{files.PART}"):
+        path.unlink(missing_ok=True)
     tidy(out / OWN_FOLDER)
 
 

@@ -52,10 +52,10 @@ class Sightings:
 
     def faces(self, sha256: str) -> list[Face] | None:
         """The faces of a photo in the order in which they were found, None if it was not looked at."""
-        found = self._get(sha256, self._detector)
-        if found is None:
+        rows = self._get(sha256, self._detector)
+        if rows is None:
             return None
-        return [Face(row[:4].copy(), row[4:14].reshape(5, 2).copy(), float(row[14])) for row in found]
+        return [Face(row[:4].copy(), row[4:14].reshape(5, 2).copy(), float(row[14])) for row in rows]
 
     def keep_faces(self, sha256: str, faces: Sequence[Face]) -> None:
         """Remember all faces that the detector found in a photo."""
@@ -67,14 +67,14 @@ class Sightings:
 
         networks: the `key` of each.
         """
-        found = [self._get(sha256, self._by(network)) for network in networks]
-        known = [rows for rows in found if rows is not None]
-        return known if len(known) == len(found) and len({len(rows) for rows in known}) == 1 else None
+        matrices = [self._get(sha256, self._by(network)) for network in networks]
+        known = [rows for rows in matrices if rows is not None]
+        return known if len(known) == len(matrices) and len({len(rows) for rows in known}) == 1 else None
 
     def keep_embeddings(self, sha256: str, rows: dict[str, Matrix]) -> None:
         """Remember them, by each network's `key`; those that are not finite numbers are computed again next time."""
-        if all(np.isfinite(one).all() for one in rows.values()):
-            self._put(sha256, {self._by(network): one for network, one in rows.items()})
+        if all(np.isfinite(matrix).all() for matrix in rows.values()):
+            self._put(sha256, {self._by(network): matrix for network, matrix in rows.items()})
 
     def _by(self, network: str) -> str:
         return _hashed(self._detector, network)
@@ -83,10 +83,10 @@ class Sightings:
         try:
             with self._lock:
                 query = "SELECT faces, data FROM seen WHERE photo = ? AND by = ?"
-                found = self._database.execute(query, (sha256, by)).fetchone()
-            if found is None:
+                entry = self._database.execute(query, (sha256, by)).fetchone()
+            if entry is None:
                 return None
-            count, data, check = int(found[0]), bytes(found[1])[:-CHECK], bytes(found[1])[-CHECK:]
+            count, data, check = int(entry[0]), bytes(entry[1])[:-CHECK], bytes(entry[1])[-CHECK:]
             if _check(sha256, by, count, data) != check:
                 return None
             rows = np.frombuffer(data, "<f4").astype(np.float32)
@@ -99,9 +99,9 @@ class Sightings:
 
     def _put(self, sha256: str, rows: dict[str, Matrix]) -> None:
         values = []
-        for by, one in rows.items():
-            data = np.ascontiguousarray(one, "<f4").tobytes()
-            values.append((sha256, by, len(one), data + _check(sha256, by, len(one), data)))
+        for by, matrix in rows.items():
+            data = np.ascontiguousarray(matrix, "<f4").tobytes()
+            values.append((sha256, by, len(matrix), data + _check(sha256, by, len(matrix), data)))
         try:
             with self._lock, self._database:
                 self._database.execute("BEGIN IMMEDIATE")
@@ -119,8 +119,8 @@ class Sightings:
 
 def tidy(folder: Path) -> None:
     """Take away what SQLite left beside the database when a run was killed."""
-    if any((folder / f"{NAME}{suffix}").exists() for suffix in ("-wal", "-shm")) and (found := _open(folder)):
-        found.close()
+    if any((folder / f"{NAME}{suffix}").exists() for suffix in ("-wal", "-shm")) and (database := _open(folder)):
+        database.close()
 
 
 def network_key(weights: str, precision: str, spec: object) -> str:

@@ -44,9 +44,9 @@ def _ordered(path: Path, database: sqlite3.Connection) -> Iterator[tuple[tuple[b
     with naming(path):
         columns = columns_of(database, "photos")
         for values in database.execute("SELECT * FROM photos ORDER BY target"):
-            found = dict(zip(columns, values, strict=True))
-            name = found["target"]
-            row = read_row(found)
+            entry = dict(zip(columns, values, strict=True))
+            name = entry["target"]
+            row = read_row(entry)
             yield (isinstance(name, bytes), os.fsencode(row.target)), row
 
 
@@ -54,10 +54,10 @@ def _gone(out: Path, row: Row) -> bool:
     if row.status != "cloaked":
         return False
     try:
-        found = os.stat(out / row.target)
+        status = os.stat(out / row.target)
     except (OSError, ValueError):
         return True
-    return not stat.S_ISREG(found.st_mode) or found.st_size != row.written
+    return not stat.S_ISREG(status.st_mode) or status.st_size != row.written
 
 
 def word(row: Row) -> str:
@@ -76,17 +76,17 @@ def of_note(row: Row) -> bool:
 
 def line(row: Row) -> str:
     """All there is to say of a photo, as one line that can steer no terminal."""
-    said = [row.reason] if row.reason else []
+    sentences = [row.reason] if row.reason else []
     if row.faces:
         largest = "" if (dssim := largest_dssim(row)) is None else f", DSSIM {dssim:.5f}"
-        said.insert(0, f"{len(row.faces)} face{'' if len(row.faces) == 1 else 's'}{largest}.")
-    return readable(f"{word(row)} {row.named}" + (f": {' '.join(said)}" if said else ""))
+        sentences.insert(0, f"{len(row.faces)} face{'' if len(row.faces) == 1 else 's'}{largest}.")
+    return readable(f"{word(row)} {row.named}" + (f": {' '.join(sentences)}" if sentences else ""))
 
 
 def largest_dssim(row: Row) -> float | None:
     """The largest DSSIM of its faces, None without a cloaked one."""
-    found = [value for face in row.faces if isinstance(value := face.get("dssim"), (int, float))]
-    return max(found, default=None)
+    values = [value for face in row.faces if isinstance(value := face.get("dssim"), (int, float))]
+    return max(values, default=None)
 
 
 class Record(NamedTuple):
@@ -124,8 +124,8 @@ class Totals:
         self.unprotected += row.unprotected
         if row.status == "cloaked":
             self.faces += len(row.faces)
-            known = [value for value in (self.dssim_max, largest_dssim(row)) if value is not None]
-            self.dssim_max = max(known, default=None)
+            values = [value for value in (self.dssim_max, largest_dssim(row)) if value is not None]
+            self.dssim_max = max(values, default=None)
 
     @property
     def worked(self) -> int:
@@ -143,8 +143,8 @@ class Totals:
 
     def __str__(self) -> str:
         counts = self.counts
-        said = f"{counts['cloaked']} cloaked ({self.faces} faces), {counts['no_face']} without a face, "
-        said += f"{counts['failed']} failed, {counts['skipped']} skipped"
+        text = f"{counts['cloaked']} cloaked ({self.faces} faces), {counts['no_face']} without a face, "
+        text += f"{counts['failed']} failed, {counts['skipped']} skipped"
         if self.unprotected:
-            said += f"; failed or with a face that is not protected: {self.unprotected}"
-        return f"{said}."
+            text += f"; failed or with a face that is not protected: {self.unprotected}"
+        return f"{text}."

@@ -32,8 +32,8 @@ def _readable(path: Path) -> Iterator[sqlite3.Connection]:
     log = path.with_name(path.name + "-wal")
     if (database := _shared(path, log)) is None and log.exists() and log.stat().st_size:
         with tempfile.TemporaryDirectory() as folder:
-            for one in (path, log):
-                shutil.copyfile(one, Path(folder) / one.name)
+            for file in (path, log):
+                shutil.copyfile(file, Path(folder) / file.name)
             with closing(connected(Path(folder) / path.name)) as copy:
                 yield copy
         return
@@ -57,5 +57,5 @@ def _shared(path: Path, log: Path) -> sqlite3.Connection | None:
     return database
 
 
-def _opened(path: Path, how: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(os.fsencode(path.resolve()))}?{how}", uri=True, isolation_level=None)
+def _opened(path: Path, query: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(os.fsencode(path.resolve()))}?{query}", uri=True, isolation_level=None)

@@ -59,7 +59,7 @@ def verify(original: Path, cloaked: Path) -> Report:
     shifts: dict[str, np.ndarray] = {}
     lacking = missing()
     if before.cuts:
-        pairs = np.stack([one.canvas for one in before.cuts] + [cut(after, face).canvas for face in before.faces])
+        pairs = np.stack([crop.canvas for crop in before.cuts] + [cut(after, face).canvas for face in before.faces])
         for name in (name for name in available() if name not in lacking):
             clean, changed = np.split(np.asarray(jax.device_get(embed_batch(load(name), pairs))), 2)
             shifts[name] = np.linalg.norm(clean - changed, axis=1)
@@ -73,5 +73,5 @@ def verify(original: Path, cloaked: Path) -> Report:
         )
         for index, (face, (top, left, bottom, right)) in enumerate(zip(before.faces, before.regions, strict=True))
     )
-    whole = dssim_pixels(pixels, after) if min(pixels.shape[:2]) >= WINDOW else float("nan")
-    return Report(int(difference.max()), float((difference.max(axis=2) > 0).mean()), whole, faces, lacking)
+    dssim = dssim_pixels(pixels, after) if min(pixels.shape[:2]) >= WINDOW else float("nan")
+    return Report(int(difference.max()), float((difference.max(axis=2) > 0).mean()), dssim, faces, lacking)

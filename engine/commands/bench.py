@@ -55,15 +55,15 @@ def bench(
             repeats=repeats,
         )
         quiet = telling.json
-        found = measure(made, sections, say=(lambda line: None) if quiet else (lambda line: print(line, flush=True)))
+        results = measure(made, sections, say=(lambda line: None) if quiet else (lambda line: print(line, flush=True)))
     except (ValueError, InputError, CheckpointError) as error:
         return usage(str(error), as_json=telling.json)
     except KeyboardInterrupt:
         return INTERRUPTED
-    print_json(found)  # first: what took minutes is not lost if the file cannot be written
+    print_json(results)  # first: what took minutes is not lost if the file cannot be written
     if out is not None:
         try:
-            files.write(out, (json.dumps(found, indent=1) + "\n").encode(), mode=None)
+            files.write(out, (json.dumps(results, indent=1) + "\n").encode(), mode=None)
         except OSError as error:
             say(f"cloak: {out} could not be written ({faults.words(error)}): what is printed is all of it")
             return FAILED

@@ -100,7 +100,7 @@ def evaluated(
         board.uploads(uploads(study) if any(preset.name == "services" for preset in presets) else ())
     if options.dry_run:
         if telling.json:
-            print_json([asdict(one) for one in priced])
+            print_json([asdict(price) for price in priced])
         return OK
     if study.consent and not consent:
         return usage(

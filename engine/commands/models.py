@@ -22,12 +22,16 @@ def models(
     from engine.extractors import registry
 
     try:
-        known = [registry.about(one) for one in extractors.available()] if name is None else extractors.card(name)
+        known = (
+            [registry.about(extractor) for extractor in extractors.available()]
+            if name is None
+            else extractors.card(name)
+        )
     except (checkpoint.CheckpointError, ValueError) as error:
         return usage(str(error), as_json=telling.json)
     unusable = registry.damaged().values() if name is None else ()
-    for said in unusable:
-        print(f"cloak: {said}", file=sys.stderr)
+    for fault in unusable:
+        print(f"cloak: {fault}", file=sys.stderr)
     if telling.json:
         print_json(known)
         return USAGE if unusable else OK
@@ -54,19 +58,19 @@ def _on_disk(row: dict[str, Any]) -> str:
 
 
 def _print_card(card: dict[str, Any]) -> None:
-    given, metric = card["input"], card.get("metric", {})
-    lo, hi = given["window"]
-    down = given.get("down", 0)
+    spec, metric = card["input"], card.get("metric", {})
+    lo, hi = spec["window"]
+    down = spec.get("down", 0)
     where = f"{lo:g} to {hi:g}" + (f" across, {lo + down:g} to {hi + down:g} down" if down else " on both axes")
-    order = "BGR" if given["bgr"] else "RGB"
+    order = "BGR" if spec["bgr"] else "RGB"
     note = f" ({card['licence_note']})" if "licence_note" in card else ""
     lines = [
         ("what", card["description"]),
         ("licence", card["licence"] + note),
         ("source", card["source"]),
         ("", f"SHA-256 {card['source_sha256']}" if "source_sha256" in card else ""),
-        ("input", f"{given['size']} x {given['size']} {order}, canvas pixels {where}"),
-        ("scaling", f"(0 to 255 - {list(given['mean'])}) / {given['scale']:g}, mean in the order {order}"),
+        ("input", f"{spec['size']} x {spec['size']} {order}, canvas pixels {where}"),
+        ("scaling", f"(0 to 255 - {list(spec['mean'])}) / {spec['scale']:g}, mean in the order {order}"),
         ("embedding", f"{card['dim']}-D"),
         ("size", f"{card['parameters']:,} parameters, {_on_disk(card)}" + (" on disk" if card["installed"] else "")),
         ("compute", f"{card['gflops']} GFLOPs a crop, forward (as XLA counts; a multiply-add is two)"),

@@ -38,7 +38,7 @@ class Plan:
     @property
     def photos(self) -> int:
         """All of them."""
-        return sum(len(own) for own in self.people.values())
+        return sum(len(photos) for photos in self.people.values())
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,13 @@ def call(extractor: str, options: TrainOptions, without: Sequence[Path]) -> str:
         >>> call("sface", TrainOptions(steps=9), [Path("lists/people.json")])
         'cloak train-robust sface --data DIR --out DIR --preset fast --steps 9 --without people.json'
     """
-    given = [
+    flags = [
         f"--{item.name.replace('_', '-')} {getattr(options, item.name)}"
         for item in fields(options)
         if item.name == "preset" or getattr(options, item.name) != item.default
     ]
-    given += [f"--without {path.name}" for path in without]
-    return " ".join([f"cloak train-robust {extractor} --data DIR --out DIR", *given])
+    flags += [f"--without {path.name}" for path in without]
+    return " ".join([f"cloak train-robust {extractor} --data DIR --out DIR", *flags])
 
 
 def default_name(extractor: str) -> str:
@@ -176,9 +176,9 @@ def train(plan: Plan, *, restart: bool, report: Report) -> Summary:
     """Align what is new, say what it will take, and train. Raises as `run.run`."""
     told = report if distributed.first() else _silent
 
-    def progress(what: str, done: int, total: int) -> None:
+    def progress(phase: str, done: int, total: int) -> None:
         if done == total or done % 512 == 0:
-            told(f"{what}: {done} of {total}")
+            told(f"{phase}: {done} of {total}")
 
     prepared = job.prepare(
         plan.extractor,

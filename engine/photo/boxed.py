@@ -44,7 +44,7 @@ def read_avif(data: bytes) -> Photo:
         image = _grey(image)
     return make_photo(
         image, "AVIF", turned=turned, exif=meta.parse_exif(heif.exif), xmp=image.info.get("xmp"),
-        icc=image.info.get("icc_profile"), sampling=sampling, left=_lost(heif),
+        icc=image.info.get("icc_profile"), sampling=sampling, omitted=_lost(heif),
     )  # fmt: skip
 
 
@@ -90,12 +90,12 @@ def read_heif(data: bytes) -> Photo:
     assert picture.data is not None
     image = Image.frombytes(picture.mode, picture.size, picture.data, "raw", picture.mode, picture.stride)
     chroma = info.get("chroma") if info.get("chroma") in (420, 422, 444) else 444
-    left = [*_lost(heif), *(["the thumbnail"] if info.get("thumbnails") else [])]
-    left += ["the depth map"] if info.get("depth_images") else []
+    omitted = [*_lost(heif), *(["the thumbnail"] if info.get("thumbnails") else [])]
+    omitted += ["the depth map"] if info.get("depth_images") else []
     # The decoder has turned the picture as its boxes say; EXIF and XMP orientation do not count in HEIF.
     return make_photo(
         image, "HEIF", turned=1, exif=meta.parse_exif(info.get("exif")), xmp=info.get("xmp"),
-        icc=info.get("icc_profile"), nclx=nclx, sampling=chroma, left=left,
+        icc=info.get("icc_profile"), nclx=nclx, sampling=chroma, omitted=omitted,
     )  # fmt: skip
 
 

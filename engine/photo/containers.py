@@ -51,13 +51,13 @@ class JpegParts(NamedTuple):
 
         JFIF and Adobe markers say which colours they are.
         """
-        kept = [b"\xff\xd8"]
+        pieces = [b"\xff\xd8"]
         for marker, body in self.segments:
             if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14:
-                kept.append(jpeg_segment(marker, body[:12] + b"\0\0"))
+                pieces.append(jpeg_segment(marker, body[:12] + b"\0\0"))
             elif (marker == 0xEE and body.startswith(b"Adobe")) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
-                kept.append(jpeg_segment(marker, body))
-        return b"".join([*kept, memoryview(data)[self.scan : end]])
+                pieces.append(jpeg_segment(marker, body))
+        return b"".join([*pieces, memoryview(data)[self.scan : end]])
 
 
 def jpeg_segment(marker: int, body: bytes) -> bytes:
@@ -71,10 +71,10 @@ def jpeg_parts(data: Data) -> JpegParts:
     frame, frame_marker = b"", 0
     position = 2
     while True:
-        found = _MARKER.search(data, position)
-        if found is None or found.start() + 4 > len(data):
+        match = _MARKER.search(data, position)
+        if match is None or match.start() + 4 > len(data):
             raise ValueError("the file ends before the picture begins")
-        position, marker = found.start(), found[1][0]
+        position, marker = match.start(), match[1][0]
         if marker == 0xDA:
             break
         (length,) = struct.unpack_from(">H", data, position + 2)
@@ -166,16 +166,16 @@ def tiff_with(data: bytes, tags: Tags) -> bytes:
     order: Order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
     pad = len(data) % 2
-    body, where = write_directory(tags, order, len(data) + pad, big=big)
-    start = struct.pack(f"{order}Q", where) if big else struct.pack(f"{order}I", where)
+    body, offset = write_directory(tags, order, len(data) + pad, big=big)
+    start = struct.pack(f"{order}Q", offset) if big else struct.pack(f"{order}I", offset)
     at = 8 if big else 4
     return b"".join((data[:at], start, memoryview(data)[at + len(start) :], bytes(pad), body))
 
 
 def tiff_bare(data: bytes, parts: TiffParts) -> bytes:
     """The file with nothing but the layout of the pixels of its first page."""
-    kept = {tag: entry for tag, entry in parts.tags.items() if tag in STRUCTURE and tag != 0xFE}
-    return tiff_with(data, kept)
+    layout = {tag: entry for tag, entry in parts.tags.items() if tag in STRUCTURE and tag != 0xFE}
+    return tiff_with(data, layout)
 
 
 def boxes(data: Data, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
@@ -282,10 +282,10 @@ def _extents(iloc: bytes, wanted: int) -> list[tuple[int, int, int]]:
         if item != wanted:
             position += count * each
             continue
-        found = []
+        extents = []
         for _ in range(count if each else min(count, 1)):
             take(widths[3])
             offset, size = take(widths[0]), take(widths[1])
-            found.append((method, base + offset, size))
-        return found
+            extents.append((method, base + offset, size))
+        return extents
     return []

@@ -61,18 +61,18 @@ def read_jpeg(data: bytes, *, whole: bool = False) -> Photo:
     rgb = layers == 3 and (plain_ or (bool(adobe) and adobe[0][6:7] == b"\0"))
     exif = meta.parse_exif(b"".join(jpeg.payloads(0xE1, b"Exif\0\0")))
     packets = jpeg.payloads(0xE1, _XMP)
-    xmp = next((one for one in packets if clean_xmp(one, 1).packet), packets[0] if packets else None)
-    icc, left = _jpeg_profile(jpeg)
+    xmp = next((packet for packet in packets if clean_xmp(packet, 1).packet), packets[0] if packets else None)
+    icc, omitted = _jpeg_profile(jpeg)
     allowance = Allowance()
     photoshop = clean_photoshop(b"".join(jpeg.payloads(0xED, b"Photoshop 3.0\0")), allowance)
     comments = [body for marker, body in jpeg.segments if marker == 0xFE and body.strip(b"\0 ")]
-    kept = [one for one in comments[:_MAX_COMMENTS] if plain(one) and allowance.text(one)]
-    left += [f"{len(comments) - len(kept)} of {len(comments)} comments"] if len(kept) < len(comments) else []
-    left += ["another XMP packet"] if len(packets) > 1 else []
-    left += photoshop.left + _jpeg_leftovers(jpeg, scans)
+    readable = [comment for comment in comments[:_MAX_COMMENTS] if plain(comment) and allowance.text(comment)]
+    omitted += [f"{len(comments) - len(readable)} of {len(comments)} comments"] if len(readable) < len(comments) else []
+    omitted += ["another XMP packet"] if len(packets) > 1 else []
+    omitted += photoshop.omitted + _jpeg_leftovers(jpeg, scans)
     turned = meta.orientation(exif, xmp)
     sampling = JpegImagePlugin.get_sampling(image) if layers == 3 else 0
-    own: dict[str, Any] = {
+    details: dict[str, Any] = {
         "tables": [image.quantization[layer[3]] for layer in image.layer],
         # Rows become columns: horizontal frequencies are vertical now, and 4:2:2 would be 4:4:0, which has no writer.
         "transposed": turned >= 5,
@@ -82,11 +82,11 @@ def read_jpeg(data: bytes, *, whole: bool = False) -> Photo:
     }
     if jfif := jpeg.payloads(0xE0, b"JFIF\0"):
         unit, x, y = struct.unpack_from(">BHH", jfif[0].ljust(7, b"\0"), 2)
-        own["density"] = (unit, y, x) if turned >= 5 else (unit, x, y)
-        own["dpi"] = (x * 2.54, y * 2.54) if unit == 2 else (x, y) if unit == 1 else None
+        details["density"] = (unit, y, x) if turned >= 5 else (unit, x, y)
+        details["dpi"] = (x * 2.54, y * 2.54) if unit == 2 else (x, y) if unit == 1 else None
     return make_photo(
-        image, "JPEG", turned=turned, exif=exif, xmp=xmp, icc=icc, left=left, allowance=allowance, **own,
-        photoshop=photoshop.data, comments=kept or None,
+        image, "JPEG", turned=turned, exif=exif, xmp=xmp, icc=icc, omitted=omitted, allowance=allowance, **details,
+        photoshop=photoshop.data, comments=readable or None,
     )  # fmt: skip
 
 
@@ -107,17 +107,17 @@ _KNOWN_SEGMENTS = (
 
 
 def _jpeg_leftovers(jpeg: parts.JpegParts, scans: Scans) -> list[str]:
-    left = []
+    omitted = []
     for marker, body in jpeg.segments:
         if not 0xE0 <= marker <= 0xEF or any(
             (marker, body[: len(name)]) == (kind, name) for kind, name in _KNOWN_SEGMENTS
         ):
             continue
         known = (words for kind, name, words in _LEFTOVERS if marker == kind and body.startswith(name))
-        left.append(next(known, f"a segment APP{marker - 0xE0} of unknown kind"))
+        omitted.append(next(known, f"a segment APP{marker - 0xE0} of unknown kind"))
     if scans.behind > _NOTED:
-        left.append(f"what follows the picture (a film or second picture? {scans.behind:,} bytes)")
-    return left
+        omitted.append(f"what follows the picture (a film or second picture? {scans.behind:,} bytes)")
+    return omitted
 
 
 def _jpeg_profile(jpeg: parts.JpegParts) -> tuple[bytes | None, list[str]]:
@@ -152,20 +152,20 @@ def _jpeg_picture(data: bytes, jpeg: parts.JpegParts, scans: Scans, whole: bool)
     return image
 
 
-def _alike(one: Image.Image, other: Image.Image) -> bool:
-    boxes = ((0, top, one.width, min(top + 256, one.height)) for top in range(0, one.height, 256))
-    return all(np.array_equal(np.asarray(one.crop(box)), np.asarray(other.crop(box))) for box in boxes)
+def _alike(first: Image.Image, second: Image.Image) -> bool:
+    boxes = ((0, top, first.width, min(top + 256, first.height)) for top in range(0, first.height, 256))
+    return all(np.array_equal(np.asarray(first.crop(box)), np.asarray(second.crop(box))) for box in boxes)
 
 
 def read_png(data: bytes) -> Photo:
     """A PNG file; its known chunks are kept."""
     shape, exif, xmp, icc, dpi = b"", None, None, None, None
     bare: list[bytes | memoryview] = [parts.PNG_MAGIC]
-    kept: list[tuple[bytes, bytes]] = []
+    ancillary: list[tuple[bytes, bytes]] = []
     texts: list[png.Text] = []
-    left: list[str] = []
+    omitted: list[str] = []
     raw_exif = None
-    others, end = 0, len(parts.PNG_MAGIC)
+    count, end = 0, len(parts.PNG_MAGIC)
     for kind, view in parts.png_chunks(data):
         end += 12 + len(view)
         if kind in png.PICTURE:
@@ -180,8 +180,8 @@ def read_png(data: bytes) -> Photo:
             if kind != b"IEND":
                 bare.append(parts.png_chunk(kind, view))
             continue
-        others += 1
-        if others > _MAX_CHUNKS:
+        count += 1
+        if count > _MAX_CHUNKS:
             raise ValueError("it has more parts than any photo")
         if kind == b"acTL" and len(view) >= 4 and int.from_bytes(view[:4], "big") > 1:
             raise refusal(*ANIMATED)
@@ -192,27 +192,27 @@ def read_png(data: bytes) -> Photo:
         elif kind == b"iCCP":
             _, _, packed = body.partition(b"\0")
             icc = parts.inflate(packed[1:], 1 << 24)
-            left += [] if icc else [f"a broken colour profile ({len(body):,} bytes)"]
+            omitted += [] if icc else [f"a broken colour profile ({len(body):,} bytes)"]
         elif kind == b"pHYs" and len(body) == 9 and body[8] < 2:
             dpi = struct.unpack(">IIB", body)
         elif text is None:
             if shape and png.clean_chunk(kind, body, shape[9]):
-                kept.append((kind, body))
+                ancillary.append((kind, body))
             else:
-                left.append(f"PNG chunk {kind.decode('latin-1')} ({len(body):,} bytes)")
+                omitted.append(f"PNG chunk {kind.decode('latin-1')} ({len(body):,} bytes)")
         elif text.keyword in (b"Raw profile type exif", b"Raw profile type APP1"):
             try:  # where ImageMagick puts EXIF
                 raw_exif = meta.parse_exif(png.unarmour(text.value))
             except ValueError:
-                left.append(f"broken EXIF ({text.keyword.decode()})")
+                omitted.append(f"broken EXIF ({text.keyword.decode()})")
         elif text.keyword == b"XML:com.adobe.xmp":
             xmp = text.value
         elif text.keyword.startswith(b"Raw profile type"):
-            left.append(f"PNG text {text.keyword.decode('latin-1')} ({len(text.value):,} bytes)")
+            omitted.append(f"PNG text {text.keyword.decode('latin-1')} ({len(text.value):,} bytes)")
         else:
             texts.append(text)
     if len(data) > end + _NOTED:
-        left.append(f"what follows the picture ({len(data) - end:,} bytes)")
+        omitted.append(f"what follows the picture ({len(data) - end:,} bytes)")
     allowance = Allowance()
     chunks, lost = png.clean_texts(texts, allowance)
     # Viewers show a picture whose end marker is missing; one whose rows are missing the decoder refuses.
@@ -220,7 +220,7 @@ def read_png(data: bytes) -> Photo:
     if exif is None or not exif.tags:
         exif = raw_exif or exif
     if image.mode == "P" or "transparency" in image.info:  # it will have other channels
-        kept = [item for item in kept if item[0] != b"sBIT"]
+        ancillary = [item for item in ancillary if item[0] != b"sBIT"]
     turned = meta.orientation(exif, xmp)
     if dpi is not None and turned >= 5:
         dpi = (dpi[1], dpi[0], dpi[2])
@@ -228,8 +228,8 @@ def read_png(data: bytes) -> Photo:
     if metres and turned >= 5:
         metres = metres[::-1]  # it is turned below
     return make_photo(
-        image, "PNG", turned=turned, exif=exif, xmp=xmp, icc=icc, chunks=kept + chunks, density=dpi, dpi=metres,
-        left=left + lost, allowance=allowance,
+        image, "PNG", turned=turned, exif=exif, xmp=xmp, icc=icc, chunks=ancillary + chunks, density=dpi, dpi=metres,
+        omitted=omitted + lost, allowance=allowance,
     )  # fmt: skip
 
 
@@ -241,20 +241,20 @@ def read_webp(data: bytes) -> Photo:
     if image.is_animated:
         raise refusal(*ANIMATED)
     chunks, position = set(), 12
-    left = []
+    omitted = []
     for _ in range(_MAX_CHUNKS):
         if position + 8 > len(data):
             break
         kind, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
         chunks.add(kind)
         if kind not in _WEBP_CHUNKS:
-            left.append(f"WebP chunk {kind.decode('latin-1')} ({size:,} bytes)")
+            omitted.append(f"WebP chunk {kind.decode('latin-1')} ({size:,} bytes)")
         # A frame of an animation wraps the picture: 16 bytes of place and duration, then ordinary chunks.
         position += 24 if kind == b"ANMF" else 8 + size + (size & 1)
     exif, xmp = meta.parse_exif(image.info.get("exif")), image.info.get("xmp")
     return make_photo(
         image, "WEBP", turned=meta.orientation(exif, xmp), exif=exif, xmp=xmp, icc=image.info.get("icc_profile"),
-        lossless=b"VP8L" in chunks and b"VP8 " not in chunks, left=left,
+        lossless=b"VP8L" in chunks and b"VP8 " not in chunks, omitted=omitted,
     )  # fmt: skip
 
 
@@ -303,7 +303,7 @@ def read_tiff(data: bytes) -> Photo:
     return make_photo(
         image, "TIFF", turned=meta.orientation(exif), exif=exif, xmp=block(0x02BC), icc=block(0x8773),
         dpi=(x * scale, y * scale) if scale and x and y else None,
-        photoshop=photoshop.data, compression=image.info.get("compression"), left=photoshop.left,
+        photoshop=photoshop.data, compression=image.info.get("compression"), omitted=photoshop.omitted,
         allowance=allowance,
     )  # fmt: skip
 
@@ -332,9 +332,9 @@ def read_gif(data: bytes) -> Photo:
     if image.is_animated:
         raise refusal(*ANIMATED)
     comment = image.info.get("comment", b"")
-    kept = isinstance(comment, bytes) and bool(comment.strip(b"\0 ")) and plain(comment)
-    left = ["the comment"] if comment and not kept else []
-    return make_photo(image, "GIF", turned=1, comments=[comment] if kept else None, left=left)
+    readable = isinstance(comment, bytes) and bool(comment.strip(b"\0 ")) and plain(comment)
+    omitted = ["the comment"] if comment and not readable else []
+    return make_photo(image, "GIF", turned=1, comments=[comment] if readable else None, omitted=omitted)
 
 
 def read_ppm(data: bytes) -> Photo:

@@ -81,10 +81,10 @@ _NAMES = {
 
 
 class Cleaned(NamedTuple):
-    """exif: the tree to be written, None if nothing is left. left: what was left out, a few words each."""
+    """exif: the tree to be written, None if nothing is left. omitted: what was left out, a few words each."""
 
     exif: Exif | None
-    left: list[str]
+    omitted: list[str]
 
 
 def clean_exif(exif: Exif | None, size: tuple[int, int], turned: int, allowance: Allowance) -> Cleaned:
@@ -95,36 +95,36 @@ def clean_exif(exif: Exif | None, size: tuple[int, int], turned: int, allowance:
     """
     if exif is None:
         return Cleaned(None, [])
-    left = [f"broken EXIF ({', '.join(exif.damage)})"] if exif.damage else []
-    left += ["the thumbnail"] if exif.thumbnail else []
+    omitted = [f"broken EXIF ({', '.join(exif.damage)})"] if exif.damage else []
+    omitted += ["the thumbnail"] if exif.thumbnail else []
     sizes = dict(zip(_PIXEL_SIZE, size[::-1], strict=True))
 
     def clean(tags: Tags) -> Tags:
-        kept: Tags = {}
+        cleaned: Tags = {}
         for tag, entry in tags.items():
             if isinstance(entry, dict):
                 if inner := clean(entry):
-                    kept[tag] = inner
+                    cleaned[tag] = inner
             elif tag == ORIENTATION:
-                kept[tag] = Entry(3, 1, struct.pack(f"{exif.order}H", 1))
+                cleaned[tag] = Entry(3, 1, struct.pack(f"{exif.order}H", 1))
             elif tag in STRUCTURE and tag != 0x0213:
                 continue
             elif turned != 1 and tag in _SENSOR_COORDINATES:
-                left.append("the subject's place, which is another once the photo is turned")
+                omitted.append("the subject's place, which is another once the photo is turned")
             elif tag in sizes and turned >= 5:
-                kept[tag] = Entry(4, 1, struct.pack(f"{exif.order}I", sizes[tag]))
-            elif (found := _kept(tag, entry, exif, allowance)) is not None:
-                kept[tag] = found
-                if found.value != entry.value:
-                    left.append(f"parts of {_name(tag, entry)}")
+                cleaned[tag] = Entry(4, 1, struct.pack(f"{exif.order}I", sizes[tag]))
+            elif (writable := _writable(tag, entry, exif, allowance)) is not None:
+                cleaned[tag] = writable
+                if writable.value != entry.value:
+                    omitted.append(f"parts of {_name(tag, entry)}")
             elif name := _name(tag, entry):
-                left.append(name)
-        if turned >= 5 and 0x11A in kept and 0x11B in kept:
-            kept[0x11A], kept[0x11B] = kept[0x11B], kept[0x11A]
-        return kept
+                omitted.append(name)
+        if turned >= 5 and 0x11A in cleaned and 0x11B in cleaned:
+            cleaned[0x11A], cleaned[0x11B] = cleaned[0x11B], cleaned[0x11A]
+        return cleaned
 
     tags = clean(exif.tags)
-    return Cleaned(Exif(exif.order, tags) if tags else None, left)
+    return Cleaned(Exif(exif.order, tags) if tags else None, omitted)
 
 
 def _name(tag: int, entry: Entry) -> str:
@@ -133,7 +133,7 @@ def _name(tag: int, entry: Entry) -> str:
     return _NAMES.get(tag, f"EXIF tag 0x{tag:04x} ({len(entry.value):,} bytes)")
 
 
-def _kept(tag: int, entry: Entry, exif: Exif, allowance: Allowance) -> Entry | None:
+def _writable(tag: int, entry: Entry, exif: Exif, allowance: Allowance) -> Entry | None:
     """The entry as it may be written, or None."""
     value = entry.value
     if tag in _NAMES and tag not in (0x9286, 0x010E):
@@ -175,7 +175,7 @@ def _coded_text(value: bytes, exif: Exif, allowance: Allowance) -> bool:
     if code.startswith(b"UNICODE"):
         text = text.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff")
         read = (plain_wide(text, f"utf-16-{'be' if big else 'le'}") for big in (exif.order == ">", exif.order == "<"))
-        found = next((one for one in read if one is not None), None)
-        return found is not None and allowance.text(found)
+        decoded = next((reading for reading in read if reading is not None), None)
+        return decoded is not None and allowance.text(decoded)
     # Cameras write the text at once, or leave the code empty.
     return plain(text, limit=_MAX_TEXT) and (not code.strip(b"\0") or plain(code)) and allowance.text(text)

@@ -39,7 +39,7 @@ def clean_icc(profile: bytes | None) -> bytes | None:
         return None
     if profile[12:16] not in _CLASSES or profile[16:20] not in _SPACES or 132 + 12 * count > size:
         return None
-    kept: list[tuple[bytes, bytes]] = []
+    tags: list[tuple[bytes, bytes]] = []
     covered = np.zeros(size, bool)
     covered[: 132 + 12 * count] = True
     whole = size == len(profile) and not any(profile[100:128])
@@ -49,14 +49,14 @@ def clean_icc(profile: bytes | None) -> bytes | None:
         if start < 132 + 12 * count or len(data) != length or start + length > size:
             return None
         if name in _KNOWN and (span := _length(data)) is not None and not holds_picture(data):
-            kept.append((name, data[:span]))
+            tags.append((name, data[:span]))
             whole = whole and not data[span:].strip(b"\0")
             covered[start : start + length] = True
         else:
             whole = False
     if whole and not np.frombuffer(profile, np.uint8, size)[~covered].any():
         return profile
-    return _written(profile, kept) if kept else None
+    return _written(profile, tags) if tags else None
 
 
 def _length(data: bytes) -> int | None:
@@ -190,16 +190,16 @@ _SPANS: dict[bytes, Callable[[bytes], int | None]] = {
 }
 
 
-def _written(profile: bytes, kept: list[tuple[bytes, bytes]]) -> bytes:
+def _written(profile: bytes, tags: list[tuple[bytes, bytes]]) -> bytes:
     """A profile of the same header with these tags; equal ones are stored once."""
-    position = 132 + 12 * len(kept)
+    position = 132 + 12 * len(tags)
     table, body = bytearray(), bytearray()
     places: dict[bytes, int] = {}
-    for name, data in kept:
+    for name, data in tags:
         if data not in places:
             places[data] = position + len(body)
             body += data + bytes(-len(data) % 4)
         table += struct.pack(">4sII", name, places[data], len(data))
     size = position + len(body)
     header = struct.pack(">I", size) + profile[4:84] + bytes(44)  # without checksum and reserved bytes
-    return header + struct.pack(">I", len(kept)) + bytes(table) + bytes(body)
+    return header + struct.pack(">I", len(tags)) + bytes(table) + bytes(body)

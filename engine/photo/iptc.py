@@ -86,15 +86,15 @@ _SHORT = 64
 
 
 class Cleaned(NamedTuple):
-    """data: the block to be written, None if nothing is left. left: what was left out, a few words each."""
+    """data: the block to be written, None if nothing is left. omitted: what was left out, a few words each."""
 
     data: bytes | None
-    left: list[str]
+    omitted: list[str]
 
 
 def clean_iptc(data: bytes, allowance: Allowance) -> Cleaned:
     """The records with nothing but known datasets of readable text. allowance: of the whole file."""
-    kept, left = [], []
+    datasets, omitted = [], []
     position = 0
     while position + 5 <= len(data) and data[position] == 0x1C:
         record, number, size = struct.unpack_from(">BBH", data, position + 1)
@@ -113,15 +113,15 @@ def clean_iptc(data: bytes, allowance: Allowance) -> Cleaned:
         else:
             good = good and plain(value, limit=_MAX_VALUE) and allowance.text(value)
         if good:
-            kept.append(struct.pack(">BBBH", 0x1C, record, number, size) + value)
+            datasets.append(struct.pack(">BBBH", 0x1C, record, number, size) + value)
         else:
-            left.append(f"IPTC dataset {record}:{number:03d} ({len(value):,} bytes)")
+            omitted.append(f"IPTC dataset {record}:{number:03d} ({len(value):,} bytes)")
     rest = data[position:].strip(b"\0")
     if rest and position == 0 and len(data) <= _SHORT and plain(data) and allowance.text(data):
-        return Cleaned(data, left)  # no records, but a text
+        return Cleaned(data, omitted)  # no records, but a text
     if rest:
-        left.append("broken IPTC records")
-    return Cleaned(b"".join(kept) or None, left)
+        omitted.append("broken IPTC records")
+    return Cleaned(b"".join(datasets) or None, omitted)
 
 
 def clean_photoshop(block: bytes | None, allowance: Allowance) -> Cleaned:
@@ -129,7 +129,7 @@ def clean_photoshop(block: bytes | None, allowance: Allowance) -> Cleaned:
 
     allowance: of the whole file.
     """
-    kept, left, position = [], [], 0
+    resources, omitted, position = [], [], 0
     block = block or b""
     while block[position : position + 4] in (b"8BIM", b"MeSa", b"PHUT", b"AgHg", b"DCSR") and position + 12 <= len(
         block
@@ -144,18 +144,18 @@ def clean_photoshop(block: bytes | None, allowance: Allowance) -> Cleaned:
         if len(data) == size and block[position : position + 4] == b"8BIM":
             if code == _IPTC:
                 clean, lost = clean_iptc(data, allowance)
-                left += lost
+                omitted += lost
             elif code in _LENGTHS:
                 clean = data if size == _LENGTHS[code] and allowance.take(size) else None
             elif code == _URL and plain(data, limit=2048) and allowance.text(data):
                 clean = data
         if clean is not None:
-            kept.append(struct.pack(">4sHHI", b"8BIM", code, 0, len(clean)) + clean + bytes(len(clean) & 1))
+            resources.append(struct.pack(">4sHHI", b"8BIM", code, 0, len(clean)) + clean + bytes(len(clean) & 1))
         elif code in _THUMBNAILS:
-            left.append("the thumbnail")
+            omitted.append("the thumbnail")
         elif code != _IPTC:
-            left.append("Photoshop's settings")
+            omitted.append("Photoshop's settings")
         position = named + 4 + size + (size & 1)
     if block[position:].strip(b"\0"):
-        left.append("broken Photoshop resources")
-    return Cleaned(b"".join(kept) or None, left)
+        omitted.append("broken Photoshop resources")
+    return Cleaned(b"".join(resources) or None, omitted)

@@ -66,8 +66,8 @@ def _with_values(note: bytes, start: int, order: str, rows: list[tuple[int, int,
 
     # Offsets count from the start of the EXIF block, of the note, or of a TIFF header inside the note.
     base = max((offset, 0, -start, 8 - start), key=inside)
-    kept = bytearray(len(note))
-    kept[:table] = note[:table]
+    cleaned = bytearray(len(note))
+    cleaned[:table] = note[:table]
     spent = 0
     for kind, size, where in far:
         value = note[where - base : where - base + size] if table <= where - base else b""
@@ -75,5 +75,5 @@ def _with_values(note: bytes, start: int, order: str, rows: list[tuple[int, int,
             continue
         if size <= _EACH and (kind != 2 or plain(value)):
             spent += size
-            kept[where - base : where - base + size] = value
-    return bytes(kept)
+            cleaned[where - base : where - base + size] = value
+    return bytes(cleaned)

@@ -53,9 +53,9 @@ ANIMATED = (
 DEEP = "it has more than 8 bits per channel, and writing it with 8 would coarsen it"
 
 
-def sentence(left: Sequence[str]) -> tuple[str, ...]:
+def sentence(omitted: Sequence[str]) -> tuple[str, ...]:
     """Omissions from a file, as one sentence for the photo's row; () if there are none."""
-    names = list(dict.fromkeys("".join(c if c.isprintable() else "?" for c in name) for name in left))
+    names = list(dict.fromkeys("".join(c if c.isprintable() else "?" for c in name) for name in omitted))
     if len(names) > MAX_NAMED:
         names[MAX_NAMED:] = [f"and {len(names) - MAX_NAMED} more"]
     return (f"Left out of the file: {'; '.join(names)}.",) if names else ()
@@ -69,13 +69,13 @@ def make_photo(
     exif: meta.Exif | None = None,
     xmp: bytes | None = None,
     icc: bytes | None = None,
-    left: Sequence[str] = (),
+    omitted: Sequence[str] = (),
     allowance: Allowance | None = None,
-    **own: Any,
+    **details: Any,
 ) -> Photo:
     """Decode, turn upright, split off alpha and clean the metadata.
 
-    left: what the reader left out already. allowance: what it did not spend; a whole one by default.
+    omitted: what the reader left out already. allowance: what it did not spend; a whole one by default.
     """
     check_size(*image.size)
     if image.mode in REFUSED_MODES:
@@ -91,20 +91,23 @@ def make_photo(
     pixels, alpha = _channels(image)
     image.close()  # four bytes a pixel that the calling reader would hold on to
     pixels, alpha = _turn(pixels, turned), None if alpha is None else _turn(alpha, turned)
-    dpi = own.pop("dpi", None)
+    dpi = details.pop("dpi", None)
     block = clean_exif(exif, pixels.shape[:2], turned, allowance or Allowance())
     packet, profile = clean_xmp(xmp, turned), clean_icc(icc)
     if icc and profile != icc:
-        left = [*left, "parts of the colour profile" if profile else f"a broken colour profile ({len(icc):,} bytes)"]
+        omitted = [
+            *omitted,
+            "parts of the colour profile" if profile else f"a broken colour profile ({len(icc):,} bytes)",
+        ]
     encoding = {
         "exif": block.exif,
         "xmp": packet.packet,
         "icc": profile,
         "dpi": (dpi[::-1] if turned >= 5 else dpi) if dpi else None,
-        **own,
+        **details,
     }
-    kept = {k: v for k, v in encoding.items() if v is not None}
-    return Photo(pixels, format, grey, alpha, kept, sentence([*left, *block.left, *packet.left]))
+    present = {k: v for k, v in encoding.items() if v is not None}
+    return Photo(pixels, format, grey, alpha, present, sentence([*omitted, *block.omitted, *packet.omitted]))
 
 
 def _channels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:

@@ -134,9 +134,9 @@ def parse_directory(
         if tag in inner and (target := _integers(entry, order)):
             # EXIF has a directory of its own inside it, the others have none.
             deeper = inner - {EXIF_IFD} if tag == EXIF_IFD else frozenset[int]()
-            found = parse_directory(data, target[0], order, big=big, inner=deeper, bounds=bounds)[0]
-            if found:
-                tags[tag] = found
+            subtree = parse_directory(data, target[0], order, big=big, inner=deeper, bounds=bounds)[0]
+            if subtree:
+                tags[tag] = subtree
         elif tag not in _DIRECTORIES:
             tags[tag] = entry
         else:

@@ -70,16 +70,16 @@ def clean_chunk(kind: bytes, body: bytes, colours: int) -> bool:
 
 def clean_texts(texts: list[Text], allowance: Allowance) -> tuple[list[tuple[bytes, bytes]], list[str]]:
     """The chunks of the texts that can be kept, and what was left out. allowance: of the whole file."""
-    kept, left = [], []
+    chunks, omitted = [], []
     for text in texts:
         value = text.value
-        good = len(kept) < _MAX_TEXTS and plain(value) and len(text.translated) <= 256 and plain(text.translated)
+        good = len(chunks) < _MAX_TEXTS and plain(value) and len(text.translated) <= 256 and plain(text.translated)
         good = good and _LANGUAGE.fullmatch(text.language) is not None
         if good and allowance.text(value, text.keyword, text.translated):
-            kept.append(text.chunk())
+            chunks.append(text.chunk())
         else:
-            left.append(f"PNG text {text.keyword.decode('latin-1')[:40]} ({len(value):,} bytes)")
-    return kept, left
+            omitted.append(f"PNG text {text.keyword.decode('latin-1')[:40]} ({len(value):,} bytes)")
+    return chunks, omitted
 
 
 def unarmour(profile: bytes) -> bytes:

@@ -96,15 +96,15 @@ class Allowance:
     """Allowance of one file for bytes that could be anything, whichever blocks they lie in.
 
     Many small values, each too small for a face, hold one together: a file's comments, captions, keywords and unknown
-    tags share one allowance. left: how many bytes it still has.
+    tags share one allowance. remaining: how many bytes it still has.
     """
 
-    left: int = MAX_DENSE
+    remaining: int = MAX_DENSE
 
     def take(self, cost: int) -> bool:
         """Whether so many bytes may stay; then there are fewer left. What is too much costs nothing."""
-        good = cost <= self.left
-        self.left -= cost if good else 0
+        good = cost <= self.remaining
+        self.remaining -= cost if good else 0
         return good
 
     def text(self, *values: bytes) -> bool:

@@ -35,10 +35,10 @@ def find_scans(data: bytes, position: int, layers: int) -> Scans:
     missing = {number: [True] * 64 for number in range(layers)}
     order: list[int] = []
     while True:
-        found = _MARKER.search(data, position)
-        if found is None:
+        match = _MARKER.search(data, position)
+        if match is None:
             return Scans(count, len(data), False, _stated(missing), 0)
-        position, marker = found.start(), found[1][0]
+        position, marker = match.start(), match[1][0]
         if marker in (0xD9, 0xD8):  # a second picture that begins at once ends this one, too
             behind = len(data) - position - 2 if marker == 0xD9 else len(data) - position
             return Scans(count, position, marker == 0xD9, _stated(missing), behind)

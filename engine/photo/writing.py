@@ -37,8 +37,8 @@ def suffix(photo: Photo, format: str) -> str:
 
 def notes(photo: Photo, format: str = "keep") -> tuple[str, ...]:
     """Omissions from a file of this photo in that format, one sentence each; () if nothing was left out."""
-    _, left = held(photo.encoding, photo.format, target(photo, format).name)
-    return photo.notes + sentence(left)
+    _, omitted = held(photo.encoding, photo.format, target(photo, format).name)
+    return photo.notes + sentence(omitted)
 
 
 def encode(
@@ -83,9 +83,9 @@ def encode(
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0]) if photo.grey else pixels)
     if alpha is not None:
         image.putalpha(Image.fromarray(alpha))
-    own, _ = held(photo.encoding, photo.format, kind.name)
+    encoding, _ = held(photo.encoding, photo.format, kind.name)
     try:
-        return kind.write(image, {**own, "finer": finer if quality is None else 0}, quality)
+        return kind.write(image, {**encoding, "finer": finer if quality is None else 0}, quality)
     except (OSError, RuntimeError, ValueError, struct.error) as error:
         raise PhotoError(f"The photo cannot be written as {kind.name} ({error}): add --format png.") from error
 
@@ -120,10 +120,10 @@ class Encoder:
     @property
     def exact(self) -> bool:
         """True if what is decoded is what was encoded, pixel for pixel."""
-        kind, own = target(self.photo, self.format), self.photo.encoding
+        kind, encoding = target(self.photo, self.format), self.photo.encoding
         if kind.name == "WEBP":
             same = kind.name == self.photo.format and self.quality is None
-            return same and (bool(own.get("lossless")) or self.finer > 1)
+            return same and (bool(encoding.get("lossless")) or self.finer > 1)
         return kind.exact
 
     def raised(self) -> Encoder | None:
@@ -139,7 +139,7 @@ class Encoder:
         """
         if self.exact:
             return pixels
-        own = {key: value for key in _PIXEL_KEYS if (value := self.photo.encoding.get(key)) is not None}
-        part = replace(self.photo, pixels=pixels, alpha=None, encoding=own)
+        encoding = {key: value for key in _PIXEL_KEYS if (value := self.photo.encoding.get(key)) is not None}
+        part = replace(self.photo, pixels=pixels, alpha=None, encoding=encoding)
         data = encode(part, pixels, format=self.format, quality=self.quality, finer=self.finer)
         return target(part, self.format).read(data).pixels

@@ -153,16 +153,16 @@ _PLACES = re.compile(
     r"|crs:(Crop|HasCrop|Retouch|RedEye|PaintBased|GradientBased|CircularGradient|MaskGroup|Perspective|Upright)|crss?:.*Mask"
 )
 _SWAPPED = {"exif:PixelXDimension": "PixelYDimension", "tiff:ImageWidth": "ImageLength"}
-_SWAPPED |= {f"{name.split(':')[0]}:{other}": name.split(":")[1] for name, other in _SWAPPED.items()}
+_SWAPPED |= {f"{name.split(':')[0]}:{local}": name.split(":")[1] for name, local in _SWAPPED.items()}
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _SHORT = 256
 
 
 class Cleaned(NamedTuple):
-    """packet: what is to be written, None if nothing is left. left: what was left out, a few words each."""
+    """packet: what is to be written, None if nothing is left. omitted: what was left out, a few words each."""
 
     packet: bytes | None
-    left: list[str]
+    omitted: list[str]
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def parse(packet: bytes) -> Element:
     def end(name: str) -> None:
         element = stack.pop()
         if any(isinstance(child, Element) for child in element.children):  # the blanks between them say nothing
-            element.children[:] = [one for one in element.children if isinstance(one, Element) or one.strip()]
+            element.children[:] = [child for child in element.children if isinstance(child, Element) or child.strip()]
 
     def refuse(*_: object) -> None:
         raise ValueError("it declares entities")
@@ -217,7 +217,7 @@ def text_of(element: Element) -> str:
     if not element.children:
         return f"<{element.name}{attributes}/>"
     inner = "".join(
-        text_of(one) if isinstance(one, Element) else escape(one, {"\r": "&#xD;"}) for one in element.children
+        text_of(child) if isinstance(child, Element) else escape(child, {"\r": "&#xD;"}) for child in element.children
     )
     return f"<{element.name}{attributes}>{inner}</{element.name}>"
 
@@ -239,37 +239,37 @@ def clean_xmp(packet: bytes | None, turned: int) -> Cleaned:
     schemas: dict[str, str] = {}
     if cleaner.name(root.name, schemas | _declared(root)) not in _WRAPPERS:
         return Cleaned(None, ["an XMP packet without properties"])
-    kept = cleaner.wrapper(root, schemas)
-    if not cleaner.kept:
-        return Cleaned(None, cleaner.left)
-    return Cleaned(_HEAD + text_of(kept).encode() + _TAIL, cleaner.left)
+    cleaned = cleaner.wrapper(root, schemas)
+    if not cleaner.count:
+        return Cleaned(None, cleaner.omitted)
+    return Cleaned(_HEAD + text_of(cleaned).encode() + _TAIL, cleaner.omitted)
 
 
 def shortened(packet: bytes, limit: int) -> Cleaned:
     """A cleaned packet without its largest properties, so that it is at most `limit` bytes."""
-    left: list[str] = []
+    omitted: list[str] = []
     root = parse(packet)
     sizes = [
-        (len(text_of(one).encode()), holder, one)
+        (len(text_of(element).encode()), holder, element)
         for holder in _wrappers(root)
-        for one in holder.children
-        if isinstance(one, Element) and one.name not in _WRAPPERS
+        for element in holder.children
+        if isinstance(element, Element) and element.name not in _WRAPPERS
     ]
     excess = len(packet) - limit
     for size, holder, worst in sorted(sizes, key=lambda item: -item[0]):
         if excess <= 0:
             break
-        holder.children[:] = [one for one in holder.children if one is not worst]
-        left.append(f"XMP {worst.name} (too long for the format)")
+        holder.children[:] = [child for child in holder.children if child is not worst]
+        omitted.append(f"XMP {worst.name} (too long for the format)")
         excess -= size
     if excess > 0:
         return Cleaned(None, ["the XMP packet, which is too long for the format"])
-    return Cleaned(_HEAD + text_of(root).encode() + _TAIL if left else packet, left)
+    return Cleaned(_HEAD + text_of(root).encode() + _TAIL if omitted else packet, omitted)
 
 
 def _wrappers(element: Element) -> list[Element]:
-    inner = [one for one in element.children if isinstance(one, Element) and one.name in _WRAPPERS]
-    return [element, *(deeper for one in inner for deeper in _wrappers(one))]
+    inner = [child for child in element.children if isinstance(child, Element) and child.name in _WRAPPERS]
+    return [element, *(deeper for wrapper in inner for deeper in _wrappers(wrapper))]
 
 
 def _declared(element: Element) -> dict[str, str]:
@@ -277,12 +277,12 @@ def _declared(element: Element) -> dict[str, str]:
 
 
 class _Cleaner:
-    """One pass over a packet. kept: how many properties stay. left: what does not."""
+    """One pass over a packet. count: of the properties that stay. omitted: what does not."""
 
     def __init__(self, turned: int) -> None:
         self.turned = turned
-        self.kept = 0
-        self.left: list[str] = []
+        self.count = 0
+        self.omitted: list[str] = []
         self._dense = self._unknown = 0
 
     @staticmethod
@@ -290,8 +290,8 @@ class _Cleaner:
         """The name with the prefix that its schema usually has."""
         prefix, colon, local = name.rpartition(":")
         uri = schemas.get(prefix, "")
-        own = _URIS.get(uri, "GCamera" if uri.startswith("http://ns.google.com/photos/") else prefix)
-        return own + colon + local
+        usual = _URIS.get(uri, "GCamera" if uri.startswith("http://ns.google.com/photos/") else prefix)
+        return usual + colon + local
 
     def wrapper(self, element: Element, schemas: dict[str, str]) -> Element:
         schemas = schemas | _declared(element)
@@ -301,52 +301,56 @@ class _Cleaner:
                 if len(value) <= 256 and self._good(value.encode()):
                     attributes[name] = value
                 else:
-                    self.left.append(f"XMP {name[:40]}")
-            elif (new := self._property(name, value, Element(name, {}, [value]), schemas)) is not None:
-                attributes[self._turned(name, schemas)] = new
+                    self.omitted.append(f"XMP {name[:40]}")
+            elif (text := self._property(name, value, Element(name, {}, [value]), schemas)) is not None:
+                attributes[self._turned(name, schemas)] = text
         children: list[Element | str] = []
-        for one in element.children:
-            if isinstance(one, str):
+        for child in element.children:
+            if isinstance(child, str):
                 continue  # no text belongs between properties
-            inner = schemas | _declared(one)
-            if self.name(one.name, inner) in _WRAPPERS:
-                children.append(self.wrapper(one, schemas))
+            inner = schemas | _declared(child)
+            if self.name(child.name, inner) in _WRAPPERS:
+                children.append(self.wrapper(child, schemas))
                 continue
-            value = "".join(text for text in one.children if isinstance(text, str))
-            new = self._property(one.name, value, one, inner)
-            if new is not None:
+            value = "".join(text for text in child.children if isinstance(text, str))
+            text = self._property(child.name, value, child, inner)
+            if text is not None:
                 children.append(
-                    replace(one, name=self._turned(one.name, inner), children=one.children if new == value else [new])
+                    replace(
+                        child,
+                        name=self._turned(child.name, inner),
+                        children=child.children if text == value else [text],
+                    )
                 )
         return Element(element.name, attributes, children)
 
     def _turned(self, name: str, schemas: dict[str, str]) -> str:
         """The name under which a property stays: width is height once the photo lies on its other side."""
-        other = _SWAPPED.get(self.name(name, schemas)) if self.turned >= 5 else None
-        return name if other is None else f"{name.rpartition(':')[0]}:{other}"
+        swapped = _SWAPPED.get(self.name(name, schemas)) if self.turned >= 5 else None
+        return name if swapped is None else f"{name.rpartition(':')[0]}:{swapped}"
 
     def _property(self, name: str, value: str, element: Element, schemas: dict[str, str]) -> str | None:
         """The value of a property as it may stay, None if it may not. element: the property with all inside it."""
-        own = self.name(name, schemas)
-        reason = self._reason(own, element, schemas)
+        usual = self.name(name, schemas)
+        reason = self._reason(usual, element, schemas)
         if reason:
-            self.left.append(f"XMP {own[:60]} ({reason})")
+            self.omitted.append(f"XMP {usual[:60]} ({reason})")
             return None
-        self.kept += 1
-        return "1" if own == "tiff:Orientation" else value
+        self.count += 1
+        return "1" if usual == "tiff:Orientation" else value
 
-    def _reason(self, own: str, element: Element, schemas: dict[str, str]) -> str:
-        names = {own, *_names(element, schemas)}
-        if own == "xmpNote:HasExtendedXMP":
+    def _reason(self, usual: str, element: Element, schemas: dict[str, str]) -> str:
+        names = {usual, *_names(element, schemas)}
+        if usual == "xmpNote:HasExtendedXMP":
             return "the packet's second part"
         text = text_of(element).encode()
-        if any(one.partition(":")[0] in _PICTURE_SCHEMAS for one in names) or (
+        if any(name.partition(":")[0] in _PICTURE_SCHEMAS for name in names) or (
             len(text) > _SHORT and any(map(_PICTURE_WORDS.search, names))
         ):
             return "of another picture"
-        if self.turned != 1 and any(_PLACES.match(one) for one in names):
+        if self.turned != 1 and any(_PLACES.match(name) for name in names):
             return "wrong once the photo is turned"
-        if own.partition(":")[0] not in _KNOWN:
+        if usual.partition(":")[0] not in _KNOWN:
             self._unknown += len(text) if len(text) <= _UNKNOWN_EACH else 0
             if len(text) > _UNKNOWN_EACH or self._unknown > _UNKNOWN_ALL:
                 return "of an unknown kind"
@@ -378,7 +382,9 @@ def _values(element: Element) -> Iterator[bytes]:
 def _names(element: Element, schemas: dict[str, str]) -> set[str]:
     """All names of elements and attributes inside a property."""
     schemas = schemas | _declared(element)
-    names = {_Cleaner.name(one, schemas) for one in (element.name, *element.attributes) if not one.startswith("xmlns")}
+    names = {
+        _Cleaner.name(name, schemas) for name in (element.name, *element.attributes) if not name.startswith("xmlns")
+    }
     for child in element.children:
         if isinstance(child, Element):
             names |= _names(child, schemas)
