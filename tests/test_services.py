@@ -284,13 +284,13 @@ def test_azure_waits_for_its_training(draw, looks):
     with stubs.serving(stubs.AzureStub(looks)) as stub:
         stub.first["training"] = [(200, {"status": "notStarted"}), (200, {"status": "running"})]
         adapter = azure.AzureFace(stub.url, "k", http=open_session(), wait=waited.append)
-        with session(adapter, left=pytest.fail):
+        with session(adapter, on_leftover=pytest.fail):
             adapter.enrol(0, draw("a", "ada").read_bytes())
             adapter.ready()
         assert waited == [1, 1]
         stub.first["training"] = [(200, {"status": "failed", "message": "no luck"})]
         adapter = azure.AzureFace(stub.url, "k", http=open_session(), wait=waited.append)
-        with pytest.raises(ServiceError, match="no luck"), session(adapter, left=pytest.fail):
+        with pytest.raises(ServiceError, match="no luck"), session(adapter, on_leftover=pytest.fail):
             adapter.ready()
     assert stub.open == set()
 
