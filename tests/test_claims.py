@@ -24,8 +24,8 @@ def presets(folder: str) -> dict[str, dict]:
 
 def rows(preset: str, folder: str | None = None, **values: Any) -> list[dict]:
     """Of the default as it is, if they have been measured, else of the one before."""
-    found = presets(folder or (NOW if preset in presets(NOW) else BEFORE))[preset]["rows"]
-    return [row for row in found if all(row[key] == value for key, value in values.items())]
+    rows_of_preset = presets(folder or (NOW if preset in presets(NOW) else BEFORE))[preset]["rows"]
+    return [row for row in rows_of_preset if all(row[key] == value for key, value in values.items())]
 
 
 def protection(preset: str, **values: Any) -> float:
@@ -169,9 +169,9 @@ def test_figures_of_the_first_page_are_those_of_the_results() -> None:
     assert "{} % with a linear head and {} % with 1-NN".format(*means) in text
     high = [round(100 * row["protection"]) for row in rows("protection", "evaluation-high", part="in")]
     assert f"it is {min(high)} to {max(high)} % on networks that took part" in text
-    given = [left_out(head, "leave-one-out-high.json") for head in ("linear head", "1-NN", "nearest centroid")]
-    assert [len(rates) for rates in given] == [7, 7, 7]
-    unseen = [round(100 * rate) for rates in given for rate in rates.values()]
+    left_out_rates = [left_out(head, "leave-one-out-high.json") for head in ("linear head", "1-NN", "nearest centroid")]
+    assert [len(rates) for rates in left_out_rates] == [7, 7, 7]
+    unseen = [round(100 * rate) for rates in left_out_rates for rate in rates.values()]
     assert f"On the seven that did not it is {min(unseen)} to {max(unseen)} %" in text
     sizes = json.loads((RESULTS / "jpeg.json").read_text())["rows"]
     written = [row["size"] for row in sizes if row["steps"] == "as written"]

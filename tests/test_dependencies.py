@@ -21,12 +21,12 @@ WITHIN = 0.06
 """Grey levels: processors round differently, and a change that is meant to matter moves more than that."""
 
 
-def agree(found: dict[str, list[list[float]]], kind: str, **version: int) -> None:
+def agree(pictures: dict[str, list[list[float]]], kind: str, **version: int) -> None:
     """These pictures are those of the golden file, which is of that version; none of them is flat."""
     golden = json.loads(golden_cloaks.GOLDEN.read_text())
     assert version.items() <= golden.items()
-    assert found.keys() == golden[kind].keys()
-    for name, picture in found.items():
+    assert pictures.keys() == golden[kind].keys()
+    for name, picture in pictures.items():
         assert np.ptp(picture) > 4 * WITHIN, name
         np.testing.assert_allclose(picture, golden[kind][name], atol=WITHIN, err_msg=name)
 
@@ -43,13 +43,13 @@ def test_canvases_that_change_have_another_version() -> None:
 
 
 def test_all_that_a_cloak_depends_on_is_named() -> None:
-    found = dependencies(Recipe(extractors=("mobileface", "sface")))
+    named = dependencies(Recipe(extractors=("mobileface", "sface")))
     extractors = checkpoint.manifest()["extractors"]
-    assert found["weights"] == {name: extractors[name]["sha256"] for name in ("mobileface", "sface")}
-    assert found["identity"] == extractors[people.EXTRACTOR]["sha256"]
-    assert found["detector"] == checkpoint.manifest()["detectors"]["yunet"]["sha256"]
-    assert (found["cloaks"], found["crops"], found["bank"]) == (CLOAKS, CROPS, None)
-    assert json.loads(json.dumps(found)) == found
+    assert named["weights"] == {name: extractors[name]["sha256"] for name in ("mobileface", "sface")}
+    assert named["identity"] == extractors[people.EXTRACTOR]["sha256"]
+    assert named["detector"] == checkpoint.manifest()["detectors"]["yunet"]["sha256"]
+    assert (named["cloaks"], named["crops"], named["bank"]) == (CLOAKS, CROPS, None)
+    assert json.loads(json.dumps(named)) == named
     with pytest.raises(ValueError, match="no extractor named"):
         dependencies(Recipe(extractors=("nobodys",)))
 
@@ -74,5 +74,5 @@ def test_other_weights_are_other_dependencies(
 
 def test_weights_whose_hash_nobody_has_written_down_are_hashed(tmp_path: Path) -> None:
     tiny_cloak.provide(tmp_path / "tiny")
-    (found,) = dependencies(Recipe(extractors=("tiny",)))["weights"].values()
-    assert len(found) == 64
+    (digest,) = dependencies(Recipe(extractors=("tiny",)))["weights"].values()
+    assert len(digest) == 64

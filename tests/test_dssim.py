@@ -55,11 +55,11 @@ def test_agrees_with_dm_pix(kind: str, size: float) -> None:
 
 @pytest.mark.parametrize(("x", "y"), [("black", "white"), ("random", "saturated"), ("flat", "smooth")])
 def test_agrees_with_dm_pix_on_unlike_pictures(x: str, y: str) -> None:
-    one, other = jnp.asarray(picture(x)), jnp.asarray(picture(y))
-    found = float(dssim.dssim(one, other))
-    assert found == pytest.approx(oracle(one, other), abs=1e-5)
-    assert found > 0.1
-    assert float(dssim.dssim(other, one)) == pytest.approx(found, abs=1e-5)
+    first, second = jnp.asarray(picture(x)), jnp.asarray(picture(y))
+    value = float(dssim.dssim(first, second))
+    assert value == pytest.approx(oracle(first, second), abs=1e-5)
+    assert value > 0.1
+    assert float(dssim.dssim(second, first)) == pytest.approx(value, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,9 +97,9 @@ def test_host_and_device_maps_agree_everywhere(kind: str) -> None:
     host = dssim.clean(x)
     device = dssim.clean(jnp.asarray(x))
     ours = dssim.dssim_map(host, dssim.change(host, delta), 0.5)
-    theirs = dssim.dssim_map(device, dssim.change(device, jnp.asarray(delta)), 0.5)
+    on_device = dssim.dssim_map(device, dssim.change(device, jnp.asarray(delta)), 0.5)
     assert ours.shape == (30, 23)
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    np.testing.assert_allclose(ours, on_device, atol=1e-4)
 
 
 def test_scale_scales_the_change() -> None:

@@ -28,7 +28,7 @@ def grouped(rows: np.ndarray, similarity: float, **more: int) -> np.ndarray:
 
 
 def partition(number: np.ndarray) -> set[frozenset[int]]:
-    return {frozenset(np.flatnonzero(number == one).tolist()) for one in np.unique(number)}
+    return {frozenset(np.flatnonzero(number == group).tolist()) for group in np.unique(number)}
 
 
 def expected(rows: np.ndarray, similarity: float) -> np.ndarray:
@@ -44,16 +44,16 @@ def test_people_with_more_photos_than_a_list_holds(
 ) -> None:
     monkeypatch.setattr(linkages, "LISTED", listed)
     rows, _ = crowd(sizes, dim=24, noise=0.9)
-    found = grouped(rows, similarity)
-    assert len(partition(found)) < len(rows)
-    assert partition(found) == partition(expected(rows, similarity))
+    groups = grouped(rows, similarity)
+    assert len(partition(groups)) < len(rows)
+    assert partition(groups) == partition(expected(rows, similarity))
 
 
 def test_a_vector_that_stands_for_several_weighs_as_many() -> None:
     rows, _ = crowd([6] * 20, dim=16, noise=0.9)
     times = np.random.default_rng(1).integers(1, 6, len(rows))
-    found = average_linkage(rows.copy(), times.astype(np.float32), 0.5)
-    assert partition(np.repeat(found, times)) == partition(expected(np.repeat(rows, times, axis=0), 0.5))
+    groups = average_linkage(rows.copy(), times.astype(np.float32), 0.5)
+    assert partition(np.repeat(groups, times)) == partition(expected(np.repeat(rows, times, axis=0), 0.5))
 
 
 def test_equals_do_not_wait_for_each_other() -> None:
@@ -68,9 +68,9 @@ def test_equals_do_not_wait_for_each_other() -> None:
 @pytest.mark.parametrize("sizes", [[4] * 500, [300, 200, 100] + [3] * 400], ids=["alike", "some large"])
 def test_cells_find_nearly_all(sizes: list[int]) -> None:
     rows, _ = crowd(sizes, dim=64, noise=0.75)
-    exact, found = grouped(rows, 0.5), grouped(rows, 0.5, exact=100)
-    np.testing.assert_array_equal(found, grouped(rows, 0.5, exact=100))
-    shared = partition(exact) & partition(found)
+    exact, groups = grouped(rows, 0.5), grouped(rows, 0.5, exact=100)
+    np.testing.assert_array_equal(groups, grouped(rows, 0.5, exact=100))
+    shared = partition(exact) & partition(groups)
     assert len(shared) >= 0.97 * len(partition(exact))
 
 

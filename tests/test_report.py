@@ -133,7 +133,7 @@ def test_tables_of_hostile_names_are_whole(tmp_path: Path) -> None:
     assert all(line.replace("\\|", "").count("|") == 4 for line in lines)
     assert not [line for line in lines if "<" in line]
     read = list(csv.DictReader((tmp_path / "tables" / "people.csv").read_text().splitlines()))
-    assert [one["person"] for one in read][:2] == list(HOSTILE[:2])
+    assert [line["person"] for line in read][:2] == list(HOSTILE[:2])
 
 
 def test_results_are_unrounded_and_hold_what_they_rest_on(tmp_path: Path) -> None:
@@ -141,10 +141,10 @@ def test_results_are_unrounded_and_hold_what_they_rest_on(tmp_path: Path) -> Non
     results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
     assert results["schema"] == report.SCHEMA
     assert results["weights"] == ABOUT["weights"]
-    kept = results["presets"]["protection"]
-    assert kept["deviations"] == ["One network less than the paper."]
-    assert kept["rows"][1]["protection"] == 1 / 3
-    assert kept["rows"][4]["protection"] is None
+    section = results["presets"]["protection"]
+    assert section["deviations"] == ["One network less than the paper."]
+    assert section["rows"][1]["protection"] == 1 / 3
+    assert section["rows"][4]["protection"] is None
     read = list(csv.DictReader(io.StringIO((tmp_path / "tables" / "protection.csv").read_text())))
     assert float(read[1]["protection"]) == 1 / 3
     assert len(read[0]) == len(ROWS[0])
@@ -152,8 +152,8 @@ def test_results_are_unrounded_and_hold_what_they_rest_on(tmp_path: Path) -> Non
 
 def test_what_a_study_rests_on(tmp_path: Path) -> None:
     def people(root: str, photo: str = "b.jpg") -> People:
-        one = Person("One", (Path(root) / "One" / "a.jpg",), (Path(root) / "One" / photo,))
-        return People(users=(one,), others=(), public=())
+        person = Person("One", (Path(root) / "One" / "a.jpg",), (Path(root) / "One" / photo,))
+        return People(users=(person,), others=(), public=())
 
     rests = report.about(Study(people("/here"), tmp_path, Recipe(extractors=("sface:2",))))
     assert rests["weights"] == {"sface": registry.find("sface").sha256}
@@ -204,7 +204,7 @@ def test_cells_are_read_easily(given: dict, expected: str) -> None:
 
 
 def test_the_condition_comes_first_and_the_floor_beside_the_protection() -> None:
-    shown = tables.table([{"rho": rho, **one, "note": "x"} for rho in (0.003, 0.007) for one in ROWS[:2]])
+    shown = tables.table([{"rho": rho, **cells, "note": "x"} for rho in (0.003, 0.007) for cells in ROWS[:2]])
     assert shown.headings[:6] == (
         "rho", "recogniser", "head", "network took part?", "protection (95 %)", "floor: no cloak (95 %)",
     )  # fmt: skip
@@ -246,7 +246,7 @@ def test_a_page_s_brief_table_has_three_telling_rows(tmp_path: Path) -> None:
     brief, whole = page.read_text().split("<!-- a-brief: end -->")
     names = re.compile(r"^\| ([a-z ]+) \| (?:in|held out) \|", re.MULTILINE)
     assert names.findall(brief) == ["own weak", "near", "far"]
-    few = {"presets": {"protection": {"rows": [one for one in rows if one["recogniser"] not in ("mid", "near")]}}}
+    few = {"presets": {"protection": {"rows": [line for line in rows if line["recogniser"] not in ("mid", "near")]}}}
     few_rows = names.findall(tables.readme_table({**few, "recipe": recipe}, brief=True))
     assert few_rows == ["own", "own weak", "far"], "one recogniser took no part"
     assert names.findall(whole) == list(shares)

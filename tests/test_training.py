@@ -21,8 +21,10 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def photos(folder: Path, people: int, shots: range) -> tuple[list[Path], np.ndarray]:
-    found = [(save(folder / f"{one}-{shot}.png", one, shot), one) for one in range(people) for shot in shots]
-    return [photo for photo, _ in found], np.array([label for _, label in found])
+    saved = [
+        (save(folder / f"{person}-{shot}.png", person, shot), person) for person in range(people) for shot in shots
+    ]
+    return [photo for photo, _ in saved], np.array([label for _, label in saved])
 
 
 def test_from_scratch_learns_real_labels_and_not_made_up_ones(tmp_path: Path) -> None:

@@ -33,13 +33,13 @@ def test_a_line_is_shown_once_whoever_else_listens(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.extractors.available", lambda: logging.getLogger("engine.extractors").info("loading"))
-    other = logging.StreamHandler()
-    logging.getLogger().addHandler(other)
+    handler = logging.StreamHandler()
+    logging.getLogger().addHandler(handler)
     try:
         cli.main(["models", "--json", "--verbose"])
         assert logging.getLogger("engine").propagate
     finally:
-        logging.getLogger().removeHandler(other)
+        logging.getLogger().removeHandler(handler)
     assert capsys.readouterr().err.count("loading") == 1
 
 

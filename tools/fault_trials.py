@@ -203,7 +203,7 @@ class Ground:
         gone, stand_in = self.folder / "gone", self.folder / f"other{(fault.to or Path()).suffix}"
         shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
         if fault.source == Path("other"):
-            fault_folder.other(stand_in)
+            fault_folder.another_photo(stand_in)
         outside = {Path("gone"): gone, Path("other"): stand_in}
 
         def place(path: Path | None) -> Path | None:
