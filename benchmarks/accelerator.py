@@ -93,11 +93,11 @@ def prepare(
     users = [name for name in listed or everybody if len(everybody[name]) >= sizes.photos][: sizes.people]
     if sizes.installed:
         cloaks.reference(bring / carried.REFERENCE, [everybody[name][: sizes.photos] for name in users], sizes)
-    kept = {*users, *names_in(people)}
+    wanted = {*users, *names_in(people)}
     trained: dict[str, list[Path]] = {}
     count = 0
     for name, photos in everybody.items():
-        if name not in kept and (most is None or count + len(photos) <= most):
+        if name not in wanted and (most is None or count + len(photos) <= most):
             trained[name] = photos
             count += len(photos)
     carried.pack(trained, bring / carried.TRAINING, cache=cache)
@@ -137,45 +137,45 @@ def run(names: list[str], places: Places, *, minutes: float, dry: bool, again: b
     listed = [(name, part) for name in names for part in everything[name]]
     todo = [(name, part) for name, part in listed if again or part.name not in results.ended()]
     for index, (name, part) in enumerate(todo):
-        left = end - time.monotonic()
+        seconds_left = end - time.monotonic()
         needed = 0 if dry else 3 * LEAST if part.kind == "train" else part.seconds
-        if left <= needed:
+        if seconds_left <= needed:
             print(f"{len(todo) - index} parts are left, the next is {part.name}: run the same call again", flush=True)
             return False
         begun = time.monotonic()
-        status, found = (_here if dry else _apart)(part, places, left)
+        status, outcome = (_here if dry else _apart)(part, places, seconds_left)
         row = {
             "slice": name,
             "part": part.name,
             "status": status,
             "seconds": round(time.monotonic() - begun, 1),
-            **found,
+            **outcome,
         }
         results.add(row)
         print(json.dumps(row), flush=True)
     return all(part.name in results.ended() for _, part in listed)
 
 
-def _here(part: Part, places: Places, left: float) -> tuple[str, dict[str, Any]]:
+def _here(part: Part, places: Places, seconds_left: float) -> tuple[str, dict[str, Any]]:
     """In this process: for tiny sizes, of which most of the time would go into starting Python."""
-    return _told(parts.KINDS[part.kind](part.about, places, DRY, left))
+    return _told(parts.KINDS[part.kind](part.about, places, DRY, seconds_left))
 
 
-def _told(found: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    return ("cut" if found.pop("unfinished", False) else "done"), found
+def _told(outcome: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return ("cut" if outcome.pop("unfinished", False) else "done"), outcome
 
 
-def _apart(part: Part, places: Places, left: float) -> tuple[str, dict[str, Any]]:
+def _apart(part: Part, places: Places, seconds_left: float) -> tuple[str, dict[str, Any]]:
     """In a process of its own, which is ended with all that it has started if it is not done in time.
 
     Only one has the device at a time, so each may take all of its memory, as JAX does.
     """
-    patience = left if part.kind == "train" else min(left, PATIENCE * part.seconds)
+    patience = seconds_left if part.kind == "train" else min(seconds_left, PATIENCE * part.seconds)
     folders = [f"--{field}={getattr(places, field)}" for field in Places._fields]
     minutes = f"--minutes={max(patience - LEAST, 1) / 60}"
     call = [sys.executable, str(HERE), "part", part.kind, part.about, *folders, minutes]
-    given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    paths = [str(HERE.parents[1]), *map(os.path.abspath, given)]
+    paths_before = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    paths = [str(HERE.parents[1]), *map(os.path.abspath, paths_before)]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
@@ -191,7 +191,7 @@ def _apart(part: Part, places: Places, left: float) -> tuple[str, dict[str, Any]
         try:
             said, _ = process.communicate(timeout=max(patience, 1))
         except subprocess.TimeoutExpired:
-            return ("cut" if patience == left else "hung"), {"said": _tail(log, begun, places)}
+            return ("cut" if patience == seconds_left else "hung"), {"said": _tail(log, begun, places)}
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -265,10 +265,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.what == "part":
         kind, about = options.given
         try:
-            found = parts.KINDS[kind](about, places, sizes, 60 * options.minutes)
+            outcome = parts.KINDS[kind](about, places, sizes, 60 * options.minutes)
         except carried.FullError as error:
-            found = {"unfinished": True, "said": str(error)}
-        print(json.dumps(found), flush=True)
+            outcome = {"unfinished": True, "said": str(error)}
+        print(json.dumps(outcome), flush=True)
         os._exit(0)  # a training that goes on in a thread must not hold the machine
     if not options.dry:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part at work is ended, too

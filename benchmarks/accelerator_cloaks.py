@@ -41,22 +41,22 @@ class Face(NamedTuple):
 def reference(path: Path, people: list[list[Path]], sizes: Sizes) -> None:
     """Faces as eight-bit canvases, and what the CPU makes of the first of them in float32."""
     detector = YuNet(checkpoint.detector())
-    found: dict[str, list[Any]] = {name: [] for name in ("canvas", "mask", "region", "sha256", "person")}
+    columns: dict[str, list[Any]] = {name: [] for name in ("canvas", "mask", "region", "sha256", "person")}
     for person, photos in enumerate(people):
         for photo in photos:
             try:
                 pixels = read(photo).pixels
-                one = cut(pixels, detector.detect(pixels)[0])
+                face = cut(pixels, detector.detect(pixels)[0])
             except (PhotoError, ValueError, IndexError):
                 continue
-            found["canvas"].append(np.rint(one.canvas * 255).astype(np.uint8))
-            found["mask"].append(np.rint(one.mask * 255).astype(np.uint8))
-            found["region"].append(one.region)
-            found["sha256"].append(hashlib.sha256(photo.read_bytes()).hexdigest())
-            found["person"].append(person)
-    if not found["canvas"]:
+            columns["canvas"].append(np.rint(face.canvas * 255).astype(np.uint8))
+            columns["mask"].append(np.rint(face.mask * 255).astype(np.uint8))
+            columns["region"].append(face.region)
+            columns["sha256"].append(hashlib.sha256(photo.read_bytes()).hexdigest())
+            columns["person"].append(person)
+    if not columns["canvas"]:
         raise SystemExit("no face was found for the reference: give a folder with a folder of photos for each person")
-    arrays: dict[str, Any] = {name: np.array(column) for name, column in found.items()}
+    arrays: dict[str, Any] = {name: np.array(column) for name, column in columns.items()}
     np.savez_compressed(path, **arrays)
     recipe = sizes.recipe("highest", objective="away")
     with jax.default_matmul_precision("highest"):
@@ -64,16 +64,16 @@ def reference(path: Path, people: list[list[Path]], sizes: Sizes) -> None:
     np.savez_compressed(
         path,
         **arrays,
-        delta=np.array([one.delta for one in cloaks], np.float16),
-        dssim=np.array([one.dssim for one in cloaks]),
-        shift=np.array([one.shift for one in cloaks]),
+        delta=np.array([cloak.delta for cloak in cloaks], np.float16),
+        dssim=np.array([cloak.dssim for cloak in cloaks]),
+        shift=np.array([cloak.shift for cloak in cloaks]),
         networks=np.array(recipe.names),
     )
 
 
 def references(path: Path) -> list[Face]:
     """The faces of the reference, to be moved from their own embeddings."""
-    found = np.load(path)
+    arrays = np.load(path)
     return [
         Face(
             FaceJob(
@@ -82,7 +82,7 @@ def references(path: Path) -> list[Face]:
             int(person),
         )
         for canvas, mask, region, sha256, person in zip(
-            *(found[name] for name in ("canvas", "mask", "region", "sha256", "person")), strict=True
+            *(arrays[name] for name in ("canvas", "mask", "region", "sha256", "person")), strict=True
         )
     ]
 
@@ -92,9 +92,11 @@ def solved(recipe: Recipe, faces: Sequence[Face], *, batch: int) -> list[FaceClo
     batcher = Batcher(recipe, loaded(recipe), size=batch, mesh=sharding.faces_mesh(1))
     aims = [batcher.no_target()] * len(faces)
     if recipe.objective == "person":
-        own = batcher.embed([face.job.cut.canvas for face in faces])
+        embeddings = batcher.embed([face.job.cut.canvas for face in faces])
         goals = {
-            who: mean_embedding([one for one, face in zip(own, faces, strict=True) if face.person == who])
+            who: mean_embedding(
+                [embedding for embedding, face in zip(embeddings, faces, strict=True) if face.person == who]
+            )
             for who in {face.person for face in faces}
         }
         aims = [goals[face.person] for face in faces]
@@ -103,7 +105,7 @@ def solved(recipe: Recipe, faces: Sequence[Face], *, batch: int) -> list[FaceClo
 
 def keep_deltas(out: Path, recipe: str, cloaks: Sequence[FaceCloak]) -> str:
     """Append the changes of a recipe, float16, to the last file that has room; returns its name."""
-    deltas = np.array([one.delta for one in cloaks], np.float16)
+    deltas = np.array([cloak.delta for cloak in cloaks], np.float16)
     grey = bool((deltas == deltas[..., :1]).all())
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as member:
@@ -139,9 +141,9 @@ def judged(folders: Sequence[Path], bring: Path, names: Sequence[str] | None = N
     for path in sorted(path for folder in folders for path in folder.glob(f"{DELTAS}-*.npz")):
         with zipfile.ZipFile(path) as archive:
             recipes = json.loads(archive.comment)
-        with np.load(path) as found:
-            for recipe, member in zip(recipes, sorted(found.files), strict=True):
-                delta = np.broadcast_to(found[member].astype(np.float32), (len(found[member]), CANVAS, CANVAS, 3))
+        with np.load(path) as changes:
+            for recipe, member in zip(recipes, sorted(changes.files), strict=True):
+                delta = np.broadcast_to(changes[member].astype(np.float32), (len(changes[member]), CANVAS, CANVAS, 3))
                 seen = canvases[: len(delta)] + delta
                 row: dict[str, Any] = {"recipe": recipe, "faces": len(delta), "networks": {}}
                 for name in names:
@@ -159,7 +161,7 @@ def judged(folders: Sequence[Path], bring: Path, names: Sequence[str] | None = N
                         "A": same,
                         "B": across,
                     }
-                held = [one["shift"] for one in row["networks"].values() if one["part"] == "held-out"]
+                held = [figures["shift"] for figures in row["networks"].values() if figures["part"] == "held-out"]
                 row["held_out"] = round(float(np.mean(held)), 4) if held else None
                 print(f"{recipe}: mean shift held out {row['held_out']}", file=sys.stderr)
                 rows.append(row)
@@ -167,4 +169,4 @@ def judged(folders: Sequence[Path], bring: Path, names: Sequence[str] | None = N
 
 
 def _embedded(batcher: Batcher, canvases: np.ndarray) -> np.ndarray:
-    return np.array([own for (own,) in batcher.embed(list(canvases))])
+    return np.array([embedding for (embedding,) in batcher.embed(list(canvases))])

@@ -88,11 +88,11 @@ def put(out: Path, name: str, content: bytes) -> None:
     """Write a file, or several numbered ones if it is too large for one. Raises FullError if there is no room."""
     pieces = [content[start : start + FILE] for start in range(0, len(content), FILE)]
     names = [name] if len(pieces) == 1 else [f"{name}.{index}" for index in range(len(pieces))]
-    others = [path for path in out.iterdir() if re.sub(r"\.\d$", "", path.name) != name]
-    size = sum(path.stat().st_size for path in others) + len(content)
-    if len(others) + len(names) > FILES or size > ALL:
+    present = [path for path in out.iterdir() if re.sub(r"\.\d$", "", path.name) != name]
+    size = sum(path.stat().st_size for path in present) + len(content)
+    if len(present) + len(names) > FILES or size > ALL:
         raise FullError(f"no room for {name} in {out}: fetch what is there and give an empty --out")
-    for path in set(out.iterdir()) - set(others):
+    for path in set(out.iterdir()) - set(present):
         path.unlink()
     for place, piece in zip(names, pieces, strict=True):
         (out / place).write_bytes(piece)

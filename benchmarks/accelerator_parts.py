@@ -106,9 +106,9 @@ class Sizes:
         """The default recipe with the networks that are installed here. precision: "bfloat16", or another of
         `precisions` for float32, which differ in how it is multiplied; "" for what suits the device.
         """
-        members = [one for one in map(Member.parse, self.networks) if is_installed(one.name)]
-        own = {"": "", "bfloat16": ":bfloat16"}.get(precision, ":float32")
-        texts = [f"{one.name}:{one.weight:g}{own}" for one in members]
+        members = [member for member in map(Member.parse, self.networks) if is_installed(member.name)]
+        suffix = {"": "", "bfloat16": ":bfloat16"}.get(precision, ":float32")
+        texts = [f"{member.name}:{member.weight:g}{suffix}" for member in members]
         return Recipe(extractors=tuple(texts), steps=self.steps, **changes)
 
 
@@ -124,7 +124,7 @@ def _levers() -> tuple[str, ...]:
         *(f"{whole}/turn={turn}" for turn in (2, 5)),
         *(f"{whole}/turn=1/steps={steps}" for steps in (80, 160)),
         *(f"{text}/turn=1" for text in small),
-        *(f"{','.join(one for one in small if one != text)}/turn=1" for text in small),
+        *(f"{','.join(name for name in small if name != text)}/turn=1" for text in small),
         f"{whole}/turn=1/objective=away",
     )
 
@@ -154,9 +154,9 @@ DRY = Sizes(
 )
 
 
-def about_machine(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, Any]:
+def about_machine(about: str, places: Places, sizes: Sizes, seconds_left: float) -> dict[str, Any]:
     """The machine in words, and which networks there are."""
-    del about, places, left
+    del about, places, seconds_left
     sharding.configure()
     try:
         card = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False).stdout
@@ -178,9 +178,9 @@ def _version(package: str) -> str:
         return "missing"
 
 
-def parity(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, Any]:
+def parity(about: str, places: Places, sizes: Sizes, seconds_left: float) -> dict[str, Any]:
     """Cloaks beside those of the CPU. about: "highest", "default", or "bfloat16"."""
-    del left
+    del seconds_left
     sharding.configure()
     faces, cpu = cloaks.references(places.bring / carried.REFERENCE), np.load(places.bring / carried.REFERENCE)
     names = set(cpu["networks"].tolist())
@@ -189,23 +189,23 @@ def parity(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, A
         here = f"here are {', '.join(recipe.names)}: run `prepare` in the tree that is brought"
         raise SystemExit(f"the reference was made with {', '.join(names)}, {here}")
     with jax.default_matmul_precision("highest" if about == "highest" else None):
-        found = cloaks.solved(recipe, faces[: len(cpu["delta"])], batch=min(sizes.parity, 8))
-    here, there = (np.array([one.delta for one in found]), cpu["delta"].astype(np.float32))
-    flat, other = here.reshape(len(here), -1), there.reshape(len(there), -1)
-    alike = (flat * other).sum(1) / np.maximum(np.linalg.norm(flat, axis=1) * np.linalg.norm(other, axis=1), 1e-9)
-    shift = np.array([one.shift for one in found])
+        made = cloaks.solved(recipe, faces[: len(cpu["delta"])], batch=min(sizes.parity, 8))
+    here, there = (np.array([cloak.delta for cloak in made]), cpu["delta"].astype(np.float32))
+    flat, flat_cpu = here.reshape(len(here), -1), there.reshape(len(there), -1)
+    alike = (flat * flat_cpu).sum(1) / np.maximum(np.linalg.norm(flat, axis=1) * np.linalg.norm(flat_cpu, axis=1), 1e-9)
+    shift = np.array([cloak.shift for cloak in made])
     return {
-        "faces": len(found),
+        "faces": len(made),
         "cosine_of_cloaks": [round(float(value), 5) for value in alike],
         "shift": dict(zip(recipe.names, shift.mean(0).round(4).tolist(), strict=True)),
         "shift_on_cpu": dict(zip(cpu["networks"].tolist(), cpu["shift"].mean(0).round(4).tolist(), strict=True)),
-        "dssim_max": max(one.dssim for one in found),
+        "dssim_max": max(cloak.dssim for cloak in made),
         "dssim_max_on_cpu": float(cpu["dssim"].max()),
         "rho": recipe.rho,
     }
 
 
-def tests(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, Any]:
+def tests(about: str, places: Places, sizes: Sizes, seconds_left: float) -> dict[str, Any]:
     """Tests on the device, at the highest precision. about: their files."""
     del places, sizes
     if not about:
@@ -217,7 +217,7 @@ def tests(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, An
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(call, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
         try:
-            code = process.wait(timeout=left)
+            code = process.wait(timeout=seconds_left)
         except subprocess.TimeoutExpired:
             process.kill()
             code = None
@@ -225,9 +225,9 @@ def tests(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, An
         return {"code": code, "said": said.read()[-3000:]}
 
 
-def speed(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, Any]:
+def speed(about: str, places: Places, sizes: Sizes, seconds_left: float) -> dict[str, Any]:
     """`cloak bench` on the bundled faces. about: batch and precision."""
-    del places, left
+    del places, seconds_left
     batch, precision = about.split()
     made, sections = bench.settings(
         only=("peak", "step", "solve"),
@@ -241,9 +241,9 @@ def speed(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, An
     return bench.bench(made, sections)
 
 
-def profile(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, Any]:
+def profile(about: str, places: Places, sizes: Sizes, seconds_left: float) -> dict[str, Any]:
     """What a chunk of steps spends its time on. about: the batch."""
-    del left
+    del seconds_left
     sharding.configure()
     faces = cloaks.references(places.bring / carried.REFERENCE)
     batch = int(about)
@@ -268,7 +268,7 @@ def profile(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, 
     }
 
 
-def train(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, Any]:
+def train(about: str, places: Places, sizes: Sizes, seconds_left: float) -> dict[str, Any]:
     """Robust training of a network for the time that is left; its weights come back. about: the network."""
     begun = time.monotonic()
     photos, cache = carried.unpacked(places.bring / carried.TRAINING, places.work / "faces")
@@ -276,7 +276,7 @@ def train(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, An
     known = out / "size.json"
     if not known.exists():
         out.mkdir(parents=True, exist_ok=True)
-        known.write_text(json.dumps(_fitting(about, photos, out, cache, sizes, left)))
+        known.write_text(json.dumps(_fitting(about, photos, out, cache, sizes, seconds_left)))
     size = json.loads(known.read_text())
     plan = _plan(about, photos, out, cache, sizes, width=size["batch"], steps=size["steps"])
     summary: list[Summary] = []
@@ -292,13 +292,13 @@ def train(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, An
     # A thread, so that what has been learnt is brought away in time; checkpoints are what the next call goes on from.
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(max(left - (time.monotonic() - begun) - 10, 1))
+    thread.join(max(seconds_left - (time.monotonic() - begun) - 10, 1))
     if failed:
         raise failed[0]
     if weights := carried.archived(out / "extractors" / plan.name):
         carried.put(places.out, f"{plan.name}.zip", weights)
-    found = {**size, "log": lines[-5:], "unfinished": not summary}
-    return {**found, "summary": summary[0].as_dict()} if summary else found
+    result = {**size, "log": lines[-5:], "unfinished": not summary}
+    return {**result, "summary": summary[0].as_dict()} if summary else result
 
 
 def _plan(about: str, photos: Path, out: Path, cache: Path, sizes: Sizes, *, width: int, steps: int) -> training.Plan:
@@ -316,7 +316,7 @@ def _plan(about: str, photos: Path, out: Path, cache: Path, sizes: Sizes, *, wid
     )
 
 
-def _fitting(about: str, photos: Path, out: Path, cache: Path, sizes: Sizes, left: float) -> dict[str, Any]:
+def _fitting(about: str, photos: Path, out: Path, cache: Path, sizes: Sizes, seconds_left: float) -> dict[str, Any]:
     """The batch from which on a larger one gains nothing, and how many steps of it fill the time."""
     begun, rates = time.monotonic(), dict[int, float]()
     for width in sizes.widths if sizes.updates is None else ():
@@ -325,36 +325,38 @@ def _fitting(about: str, photos: Path, out: Path, cache: Path, sizes: Sizes, lef
         except jax.errors.JaxRuntimeError:  # the memory is full
             break
         rates[width] = width / cost.seconds
-        if time.monotonic() - begun > TRIED * left:
+        if time.monotonic() - begun > TRIED * seconds_left:
             break
-        if len(rates) > 1 and rates[width] < (1 + CLOSE) * max(rate for one, rate in rates.items() if one < width):
+        if len(rates) > 1 and rates[width] < (1 + CLOSE) * max(
+            rate for narrower, rate in rates.items() if narrower < width
+        ):
             break
     if not rates:
         return {"batch": sizes.widths[0], "steps": sizes.updates or 100, "faces_per_s": {}}
-    best = max(rates, key=lambda one: rates[one])
-    time_for = max(left - (time.monotonic() - begun) - RESERVE, RESERVE)
+    best = max(rates, key=lambda width: rates[width])
+    time_for = max(seconds_left - (time.monotonic() - begun) - RESERVE, RESERVE)
     return {"batch": best, "steps": max(100, int(time_for * rates[best] / best)), "faces_per_s": rates}
 
 
-def recipe(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, Any]:
+def recipe(about: str, places: Places, sizes: Sizes, seconds_left: float) -> dict[str, Any]:
     """Cloaks by a recipe; their changes come back. about: as of transfer.py."""
-    del left
+    del seconds_left
     sharding.configure()
     faces = cloaks.references(places.bring / carried.REFERENCE)[: sizes.cloaked]
-    found = cloaks.solved(parsed(about), faces, batch=min(len(faces), sharding.ACCELERATOR_SLOTS))
+    made = cloaks.solved(parsed(about), faces, batch=min(len(faces), sharding.ACCELERATOR_SLOTS))
     return {
-        "file": cloaks.keep_deltas(places.out, about, found),
-        "faces": len(found),
-        "dssim_mean": float(np.mean([one.dssim for one in found])),
+        "file": cloaks.keep_deltas(places.out, about, made),
+        "faces": len(made),
+        "dssim_mean": float(np.mean([cloak.dssim for cloak in made])),
         "shift": dict(
-            zip(parsed(about).names, np.mean([one.shift for one in found], axis=0).round(4).tolist(), strict=True)
+            zip(parsed(about).names, np.mean([cloak.shift for cloak in made], axis=0).round(4).tolist(), strict=True)
         ),
     }
 
 
-def stream(about: str, places: Places, sizes: Sizes, left: float) -> dict[str, Any]:
+def stream(about: str, places: Places, sizes: Sizes, seconds_left: float) -> dict[str, Any]:
     """Photos from file to file with a device of a given speed, or the solver itself. about: faces/s, or real."""
-    del places, left
+    del places, seconds_left
     people = [photo.read(path).pixels for path in sorted((ROOT / "tests" / "photos").iterdir())]
     (speed,) = pipeline.numbers(about)
     trial = pipeline.Trial(sizes.megapixels, speed, sizes.threads, networks=sizes.recipe().extractors)

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=3.0, help="of a photo")
     parser.add_argument("--faces-per-second", type=float, default=460.0, help="of a GPU: roofline.py, by bytes")
     parser.add_argument("--save", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     run = json.loads((RESULTS / "run-40-photos.json").read_text())
     jpeg = json.loads((RESULTS / "jpeg.json").read_text())
     count, spent = sum(run["counts"].values()) - run["counts"]["skipped"], run["seconds"]
@@ -38,24 +38,24 @@ def main() -> None:
     again = planned["second"]
     more = planned["photos"] - fewer["photos"]
     solving = spent["solve"] - run["compiles"]["seconds"]
-    faces = given.photos * run["faces"] / count
+    faces = options.photos * run["faces"] / count
     host = (spent["prepare"] + spent["finish"]) / count
     row = 4 * (DIM + sum(card(name)["dim"] for name in Recipe().names))
-    growth = {one["source"]: one["size"] for one in jpeg["rows"] if one["steps"] == "as written"}
-    terabytes = given.photos * given.megabytes / 1e6
-    found = {
-        "photos": given.photos,
+    growth = {entry["source"]: entry["size"] for entry in jpeg["rows"] if entry["steps"] == "as written"}
+    terabytes = options.photos * options.megabytes / 1e6
+    result = {
+        "photos": options.photos,
         "faces": faces,
         "measured here, 2 cores": {
             "solver_s_a_face": round(solving / run["faces"], 3),
             "host_core_s_a_photo": round(host, 3),
             "solver_machine_hours": round(faces * solving / run["faces"] / 3600),
-            "host_core_hours": round(given.photos * host / 3600),
+            "host_core_hours": round(options.photos * host / 3600),
         },
         "a GPU, on paper": {
-            "faces_per_second": given.faces_per_second,
-            "gpu_hours": round(faces / given.faces_per_second / 3600),
-            "cores_to_feed_it": round(given.faces_per_second * count / run["faces"] * host),
+            "faces_per_second": options.faces_per_second,
+            "gpu_hours": round(faces / options.faces_per_second / 3600),
+            "cores_to_feed_it": round(options.faces_per_second * count / run["faces"] * host),
         },
         "terabytes": {
             "in": terabytes,
@@ -65,10 +65,10 @@ def main() -> None:
         "a call that has nothing to do, one folder": {
             "photos_measured": planned["photos"],
             "core_hours": round(
-                given.photos * (again["cpu_seconds"] + again["collect"]["cpu_seconds"]) / planned["photos"] / 3600, 1
+                options.photos * (again["cpu_seconds"] + again["collect"]["cpu_seconds"]) / planned["photos"] / 3600, 1
             ),
-            "gigabytes_in_memory": round(given.photos * (again["peak_mb"] - fewer["second"]["peak_mb"]) / more / 1e3),
-            "gigabytes_of_manifest": round(given.photos * planned["first"]["manifest_mb"] / planned["photos"] / 1e3),
+            "gigabytes_in_memory": round(options.photos * (again["peak_mb"] - fewer["second"]["peak_mb"]) / more / 1e3),
+            "gigabytes_of_manifest": round(options.photos * planned["first"]["manifest_mb"] / planned["photos"] / 1e3),
         },
         "grouping in one process": {
             "faces_measured": grouped["faces"],
@@ -77,9 +77,9 @@ def main() -> None:
             "gigabytes_of_embeddings_for_all": round(faces * DIM * 4 / 1e9, 1),
         },
     }
-    text = json.dumps(found, indent=1)
-    if given.save:
-        given.save.write_text(text + "\n")
+    text = json.dumps(result, indent=1)
+    if options.save:
+        options.save.write_text(text + "\n")
     print(text)
 
 

@@ -100,8 +100,8 @@ def own_steps(name: str, batch: int, repeats: int, precision: Precision) -> Time
         def network(images: jax.Array) -> jax.Array:
             return jax.vmap(lambda image: nnx.merge(extractor.graphdef, params)(image))(images)
 
-        found, pull = jax.vjp(network, images)
-        return found, pull(jnp.ones_like(found))[0]
+        embeddings, pull = jax.vjp(network, images)
+        return embeddings, pull(jnp.ones_like(embeddings))[0]
 
     side = extractor.spec.size
     images = jax.random.normal(jax.random.key(0), (batch, side, side, 3))
@@ -120,16 +120,18 @@ def steps(options: argparse.Namespace, cut: Sequence[tuple[geometry.Cut, bool]],
         for turn, precision in itertools.product(range(options.rounds), get_args(Precision)):
             after = "" if precision == "float32" else f", {precision}"
             for batch in BATCHES:
-                found = own_steps(name, batch, options.repeats, precision)
-                pair = 1000 * found.median / batch, 1000 * found.least / batch
+                step_times = own_steps(name, batch, options.repeats, precision)
+                pair = 1000 * step_times.median / batch, 1000 * step_times.least / batch
                 rounds.setdefault((f"ours{after}", batch), []).append(pair)
             for label, compiled in ((f"torch eager{after}", ()), (f"torch compiled{after}", ("--compile",))):
                 if compiled and turn:  # it takes minutes to compile
                     continue
                 flags = compiled if precision == "float32" else (*compiled, f"--{precision}")
                 sizes = ",".join(map(str, BATCHES))
-                given = rival(options, "torch", "steps", file, "--batches", sizes, "--repeats", options.repeats, *flags)
-                for row in given["rows"]:
+                theirs = rival(
+                    options, "torch", "steps", file, "--batches", sizes, "--repeats", options.repeats, *flags
+                )
+                for row in theirs["rows"]:
                     if row["what"] == name:
                         pair = row["ms"]["median"] / row["batch"], row["ms"]["min"] / row["batch"]
                         rounds.setdefault((label, row["batch"]), []).append(pair)
@@ -151,14 +153,14 @@ def steps(options: argparse.Namespace, cut: Sequence[tuple[geometry.Cut, bool]],
 def write_problem(
     file: Path, cut: Sequence[tuple[geometry.Cut, bool]], *, extractor: str, rho: float, goal: Any = 0.0
 ) -> None:
-    columns = [np.stack([getattr(one, key) for one, _ in cut]) for key in ("canvas", "mask", "region")]
+    columns = [np.stack([getattr(face, key) for face, _ in cut]) for key in ("canvas", "mask", "region")]
     problem.write(file, (extractor,), *columns, goals=goal, rho=rho)
 
 
 def solved(recipe: Recipe, cut: Sequence[tuple[geometry.Cut, bool]], batch: int) -> dict[str, Any]:
     """Our cloaks of the faces; seconds without compiling."""
     batcher = Batcher(recipe, (load(NAME),), size=batch, mesh=sharding.faces_mesh(1))
-    jobs = [FaceJob(one, grey, f"{i + 1:064x}", 0, batcher.no_target()) for i, (one, grey) in enumerate(cut)]
+    jobs = [FaceJob(face, grey, f"{i + 1:064x}", 0, batcher.no_target()) for i, (face, grey) in enumerate(cut)]
     batcher.solve(jobs[:1])
     begun = time.perf_counter()
     cloaks = batcher.solve(jobs)
@@ -172,11 +174,11 @@ def crop_dssim(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
     @jax.jit
     @jax.vmap
-    def one(x: jax.Array, y: jax.Array) -> jax.Array:
+    def dssim_of_crop(x: jax.Array, y: jax.Array) -> jax.Array:
         original = clean(x)
         return dssim_map(original, change(original, y - x)).mean()
 
-    return np.asarray(one(jnp.asarray(before), jnp.asarray(after)))
+    return np.asarray(dssim_of_crop(jnp.asarray(before), jnp.asarray(after)))
 
 
 def quality(shift: np.ndarray, dssim: np.ndarray) -> dict[str, Any]:
@@ -195,11 +197,11 @@ def _package(
     result = file.with_name(f"fawkes-{batch}.npz")
     few = min(len(cut), max(options.fawkes_faces, batch))
     about = rival(options, "tensorflow", "solve", file, "--out", result, "--batch", batch, "--faces", few)
-    _, found = problem_file.read_result(result)
-    seconds = float(found["step_seconds"].sum(axis=0)[::batch].sum())
-    row = {"program": "fawkes 1.0.4", "batch": batch, "faces": few, "steps": len(found["step_seconds"])}
+    _, result_arrays = problem_file.read_result(result)
+    seconds = float(result_arrays["step_seconds"].sum(axis=0)[::batch].sum())
+    row = {"program": "fawkes 1.0.4", "batch": batch, "faces": few, "steps": len(result_arrays["step_seconds"])}
     row |= {"seconds_a_face": round(seconds / few, 3), "load": about["load"]}
-    return say(row | quality(found["shift"][:, 0], found["dssim"]))
+    return say(row | quality(result_arrays["shift"][:, 0], result_arrays["dssim"]))
 
 
 def fawkes(
@@ -211,27 +213,27 @@ def fawkes(
     file = folder / "fawkes.npz"
     write_problem(file, cut, extractor=NAME, rho=MODE_MID)
     network = problem_file.read(file).network(NAME)
-    canvases = np.stack([one.canvas for one, _ in cut])
+    canvases = np.stack([face.canvas for face, _ in cut])
     before = problem_file.crops(network, canvases)
     theirs = (earlier or {}).get("theirs") or [_package(options, cut, file, batch) for batch in options.fawkes_batches]
     low, high = (int(edge) for edge in network.window)
     mask = np.zeros((*canvases.shape[1:3], 1), np.float32)
     mask[low:high, low:high] = 1
     region = mask[..., 0] > 0
-    framed = [(one._replace(mask=mask, region=region), grey) for one, grey in cut]
-    grey = [(one, True) for one, _ in framed]
+    framed = [(face._replace(mask=mask, region=region), grey) for face, grey in cut]
+    grey = [(face, True) for face, _ in framed]
     port = replace(RECIPE, rho=MODE_MID, steps=75, solver="fawkes1")
     free = [("ours", replace(FREE, rho=MODE_MID, steps=count), framed) for count in (10, 15, 40)]
     plain = ("ours, grey and capped", replace(RECIPE, rho=MODE_MID, steps=15, smoothing=0.0, coarse=0.0), framed)
     few = theirs[0]["faces"]
 
     def measured(label: str, recipe: Recipe, faces: Sequence[tuple[geometry.Cut, bool]]) -> dict[str, Any]:
-        found = solved(recipe, faces, options.batch)
-        dssim = crop_dssim(before, problem_file.crops(network, canvases + found["delta"]))
+        solution = solved(recipe, faces, options.batch)
+        dssim = crop_dssim(before, problem_file.crops(network, canvases + solution["delta"]))
         row = {"program": label, "batch": options.batch, "faces": len(cut), "steps": recipe.steps, "rho": recipe.rho}
-        row["seconds_a_face"] = round(found["seconds"] / len(cut), 3)
-        row["first"] = {"faces": few, **quality(found["shift"][:few], dssim[:few])}
-        return say(row | quality(found["shift"], dssim))
+        row["seconds_a_face"] = round(solution["seconds"] / len(cut), 3)
+        row["first"] = {"faces": few, **quality(solution["shift"][:few], dssim[:few])}
+        return say(row | quality(solution["shift"], dssim))
 
     rows = (("our port", port, framed), ("our port, grey", port, grey), *free, plain)
     ours = [measured(*row) for row in rows]
@@ -249,12 +251,12 @@ def fawkes(
             {
                 "program": row["program"],
                 "steps": row["steps"],
-                "batch": other["batch"],
-                "ratio": round(other["seconds_a_face"] / row["seconds_a_face"], 1),
+                "batch": rival_row["batch"],
+                "ratio": round(rival_row["seconds_a_face"] / row["seconds_a_face"], 1),
             }
             for row in ours
             if row["program"].startswith("ours")
-            for other in theirs
+            for rival_row in theirs
         ],
         "files_ratio_at_default_batch": round(theirs[0]["seconds_a_face"] / files["seconds_a_photo"], 1),
         "files_ratio_at_best_batch": round(min(row["seconds_a_face"] for row in theirs) / files["seconds_a_photo"], 1),
@@ -296,7 +298,7 @@ def paper(options: argparse.Namespace, cut: Sequence[tuple[geometry.Cut, bool]],
     cut = cut[: options.batch]
     write_problem(file, cut, extractor=NAME, rho=RECIPE.rho)
     windows = jnp.asarray(problem_file.read(file).windows)
-    canvases = jnp.stack([one.canvas for one, _ in cut])
+    canvases = jnp.stack([face.canvas for face, _ in cut])
     ours, reached = [], {}
     for count in TRIED:
         got = solved(replace(FREE, steps=count), cut, len(cut))
@@ -307,15 +309,17 @@ def paper(options: argparse.Namespace, cut: Sequence[tuple[geometry.Cut, bool]],
         reached[count] = got["shift"]
     write_problem(file, cut, extractor=NAME, rho=RECIPE.rho, goal=reached[GOAL_STEPS])
     about = rival(options, "torch", "solve", file, "--out", result, "--steps", options.paper_steps)
-    summary, found = problem_file.read_result(result)
+    summary, arrays = problem_file.read_result(result)
     seconds = about.get("seconds", summary.get("seconds"))
     row = {"program": "torch, the paper's Adam", "steps": options.paper_steps, "faces": len(cut), "load": about["load"]}
-    theirs = say(row | {"seconds_a_face": round(seconds / len(cut), 3)} | quality(found["shift"][:, 0], found["dssim"]))
+    theirs = say(
+        row | {"seconds_a_face": round(seconds / len(cut), 3)} | quality(arrays["shift"][:, 0], arrays["dssim"])
+    )
     enough = next((row for row in ours if row["shift_median"] >= theirs["shift_median"]), None)
     goal = next(row for row in ours if row["steps"] == GOAL_STEPS)
-    there = found["reached"] > 0
-    spent = np.where(there, found["reached_seconds"], seconds).mean() / len(cut)
-    taken = np.where(there, found["reached"], theirs["steps"])
+    there = arrays["reached"] > 0
+    spent = np.where(there, arrays["reached_seconds"], seconds).mean() / len(cut)
+    taken = np.where(there, arrays["reached"], theirs["steps"])
     return {
         "theirs": theirs,
         "ours": ours,
@@ -364,15 +368,15 @@ def main() -> int:
     options = parser.parse_args()
     sharding.configure()
     cut = problem.cuts(options.photos)
-    found = json.loads(options.out.read_text()) if options.out.exists() else {}
-    found |= {"photos": len(options.photos), "faces": len(cut), "cores": os.cpu_count(), "extractor": NAME}
+    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    results |= {"photos": len(options.photos), "faces": len(cut), "cores": os.cpu_count(), "extractor": NAME}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only.split(","):
             load_average = round(os.getloadavg()[0], 1)
-            more = {"earlier": found.get(name)} if name == "fawkes" and options.reuse else {}
-            found[name] = {"load": load_average, **PARTS[name](options, cut, Path(folder), **more)}
-            options.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found))
+            more = {"earlier": results.get(name)} if name == "fawkes" and options.reuse else {}
+            results[name] = {"load": load_average, **PARTS[name](options, cut, Path(folder), **more)}
+            options.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results))
     return 0
 
 

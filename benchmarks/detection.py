@@ -46,7 +46,7 @@ ALIKE = 0.4
 """Intersection over union from which two boxes are one face."""
 
 
-def other(checkout: Path, settings: Detection) -> Detector:
+def against(checkout: Path, settings: Detection) -> Detector:
     """The detector of another checkout, with the same weights."""
     spec = importlib.util.spec_from_file_location("former_detect", checkout / "engine" / "detect.py")
     assert spec is not None
@@ -56,20 +56,20 @@ def other(checkout: Path, settings: Detection) -> Detector:
     return module.YuNet(checkpoint.detector(), settings)
 
 
-def overlap(one: np.ndarray, two: np.ndarray) -> float:
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
     """Intersection over union of two boxes (x, y, width, height)."""
-    low, high = np.maximum(one[:2], two[:2]), np.minimum(one[:2] + one[2:], two[:2] + two[2:])
+    low, high = np.maximum(first[:2], second[:2]), np.minimum(first[:2] + first[2:], second[:2] + second[2:])
     common = float(np.prod(np.clip(high - low, 0, None)))
-    return common / (float(np.prod(one[2:]) + np.prod(two[2:])) - common)
+    return common / (float(np.prod(first[2:]) + np.prod(second[2:])) - common)
 
 
-def matched(boxes: list[np.ndarray], others: list[np.ndarray]) -> list[int]:
+def matched(boxes: list[np.ndarray], rivals: list[np.ndarray]) -> list[int]:
     """For every box the index of another that is the same face, -1 without one; each is used once."""
-    free = set(range(len(others)))
+    free = set(range(len(rivals)))
     result = []
     for box in boxes:
-        best = max(free, key=lambda index: overlap(box, others[index]), default=-1)
-        best = best if best >= 0 and overlap(box, others[best]) >= ALIKE else -1
+        best = max(free, key=lambda index: overlap(box, rivals[index]), default=-1)
+        best = best if best >= 0 and overlap(box, rivals[best]) >= ALIKE else -1
         free.discard(best)
         result.append(best)
     return result
@@ -148,7 +148,7 @@ def on_groups(detectors: dict[str, Detector], sources: list[tuple[np.ndarray, Fa
 
 def on_files(detectors: dict[str, Detector], paths: list[Path]) -> dict[str, Any]:
     """What both find in files, and what one alone does."""
-    (mine, one), (theirs, two) = detectors.items()
+    (mine, first), (theirs, second) = detectors.items()
     both, alone, seconds = 0, {mine: [], theirs: []}, dict.fromkeys(detectors, 0.0)  # type: ignore[var-annotated]
     apart = np.zeros(3)
     read = 0
@@ -156,23 +156,25 @@ def on_files(detectors: dict[str, Detector], paths: list[Path]) -> dict[str, Any
         if (pixels := opened(path)) is None:
             continue
         read += 1
-        (found, a), (former, b) = timed(one, pixels), timed(two, pixels)
+        (faces, a), (former, b) = timed(first, pixels), timed(second, pixels)
         seconds[mine] += a
         seconds[theirs] += b
-        pairs = matched([face.box for face in former], [face.box for face in found])
+        pairs = matched([face.box for face in former], [face.box for face in faces])
         for face, index in zip(former, pairs, strict=True):
             if index >= 0:
-                both, again = both + 1, found[index]
+                both, again = both + 1, faces[index]
                 differences = face.box - again.box, face.landmarks - again.landmarks, face.score - again.score
-                apart = np.maximum(apart, [np.abs(one).max() for one in differences])
+                apart = np.maximum(apart, [np.abs(values).max() for values in differences])
 
         def told(face: Face, name: str = path.name) -> tuple[str, int, float]:
             return name, round(float(face.box[2:].max())), round(face.score, 3)
 
         alone[theirs] += [told(face) for face, index in zip(former, pairs, strict=True) if index < 0]
-        alone[mine] += [told(face) for index, face in enumerate(found) if index not in pairs]
+        alone[mine] += [told(face) for index, face in enumerate(faces) if index not in pairs]
     rounded = {name: round(value, 1) for name, value in seconds.items()}
-    least = {name: float(f"{one:.2g}") for name, one in zip(("box", "landmarks", "score"), apart, strict=True)}
+    least = {
+        name: float(f"{difference:.2g}") for name, difference in zip(("box", "landmarks", "score"), apart, strict=True)
+    }
     return {"photos": read, "both": both, "apart": least, "alone": alone, "seconds": rounded}
 
 
@@ -194,9 +196,9 @@ def on_maps(pictures: list[np.ndarray]) -> dict[str, Any]:
             maps = network(params, frame, np.array([height, width], np.int32))
         source.setInput(cv2.dnn.blobFromImage(picture))
         theirs = dict(zip(names, source.forward(names), strict=True))
-        for stride, one in zip(yunet.STRIDES, maps, strict=True):
+        for stride, head_map in zip(yunet.STRIDES, maps, strict=True):
             for head, numbers in places.items():
-                ours = np.asarray(one)[: height // stride, : width // stride, numbers].astype(np.float64)
+                ours = np.asarray(head_map)[: height // stride, : width // stride, numbers].astype(np.float64)
                 if head in ("cls", "obj"):
                     ours = 1 / (1 + np.exp(-ours))
                 wanted = theirs[f"{head}_{stride}"].reshape(ours.shape)
@@ -204,7 +206,7 @@ def on_maps(pictures: list[np.ndarray]) -> dict[str, Any]:
                 worst[head]["largest"] = max(worst[head]["largest"], float(np.abs(wanted).max()))
     return {
         "pictures": len(pictures),
-        **{head: {k: float(f"{v:.2g}") for k, v in one.items()} for head, one in worst.items()},
+        **{head: {k: float(f"{v:.2g}") for k, v in head_values.items()} for head, head_values in worst.items()},
     }
 
 
@@ -217,7 +219,10 @@ def on_sizes(detectors: dict[str, Detector], folder: Path, repeats: int) -> list
         row: dict[str, Any] = {"megapixels": megapixels}
         for name, detector in [*detectors.items(), ("host", Remembering(yunet.BATCH))]:
             trials = [timed(detector, pixels) for _ in range(repeats + 1)][1:]
-            row[name] = {"faces": len(trials[0][0]), "seconds": round(float(np.median([one[1] for one in trials])), 4)}
+            row[name] = {
+                "faces": len(trials[0][0]),
+                "seconds": round(float(np.median([trial[1] for trial in trials])), 4),
+            }
         rows.append(row)
         print(json.dumps(row), flush=True)
     return rows
@@ -235,14 +240,14 @@ class Remembering(yunet.FlaxYuNet):
         """Faces, largest first; always the same photo."""
         run, said = yunet.finds, iter(self.said)
 
-        def kept(*arguments: Any, **settings: Any) -> Any:
+        def remembered(*arguments: Any, **settings: Any) -> Any:
             if self.known:
                 return next(said)
             best, every = run(*arguments, **settings)
             self.said.append((np.asarray(best), np.asarray(every)))
             return self.said[-1]
 
-        yunet.finds = kept  # type: ignore[assignment]
+        yunet.finds = remembered  # type: ignore[assignment]
         try:
             return super().detect(pixels)
         finally:
@@ -267,8 +272,8 @@ def main() -> int:
         detectors = {"opencv": YuNet(checkpoint.detector(), settings), "flax": yunet.FlaxYuNet(settings)}
         careful = YuNet(checkpoint.detector(), low), yunet.FlaxYuNet(low)
     else:
-        detectors = {"this": YuNet(checkpoint.detector(), settings), "other": other(options.against, settings)}
-        careful = other(options.against, low), YuNet(checkpoint.detector(), low)
+        detectors = {"this": YuNet(checkpoint.detector(), settings), "other": against(options.against, settings)}
+        careful = against(options.against, low), YuNet(checkpoint.detector(), low)
     paths = sorted(path for path in (options.shared / "faces" / "photos").rglob("*") if path.is_file())
     wild = sorted(path for path in (options.shared / "wild").rglob("*") if path.is_file() and path.suffix != ".csv")
     results: dict[str, Any] = {}
@@ -282,9 +287,9 @@ def main() -> int:
         for path in paths[:: max(1, len(paths) // 80)]:
             pixels = opened(path)
             if pixels is not None and max(pixels.shape) <= 2000:
-                found = [detector.detect(pixels) for detector in careful]
-                if all(len(faces) == 1 for faces in found) and found[0][0].score > 0.8:
-                    sources.append((pixels, found[0][0]))
+                detections = [detector.detect(pixels) for detector in careful]
+                if all(len(faces) == 1 for faces in detections) and detections[0][0].score > 0.8:
+                    sources.append((pixels, detections[0][0]))
         results["groups"] = {"sources": len(sources), **on_groups(detectors, sources, options.groups)}
         print("groups:", json.dumps(results["groups"], indent=1), flush=True)
     for name, some, count in (("photos", paths, options.photos), ("wild", wild, options.wild)):

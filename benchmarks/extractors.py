@@ -148,8 +148,8 @@ def main() -> int:
         row = {"name": name, "gflops": extractors.card(name)["gflops"], "load": load, "auc": None, "tar": None}
         row |= speed(extractor, canvases[:BATCH], repeats=options.repeats, cache=options.cache)
         if labels is not None:
-            found = lfw_pairs.accuracy(lfw_pairs.embedded(extractor, canvases), labels)
-            row |= {key: round(value, 4) for key, value in found.items()}
+            figures = lfw_pairs.accuracy(lfw_pairs.embedded(extractor, canvases), labels)
+            row |= {key: round(value, 4) for key, value in figures.items()}
         rows.append(row)
     result = {
         "device": jax.devices()[0].device_kind,

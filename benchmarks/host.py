@@ -78,19 +78,19 @@ def compose(faces: list[np.ndarray], megapixels: float, *, seed: int = 0, share:
 
 def portraits(folder: Path, count: int, detector: YuNet) -> list[np.ndarray]:
     """One photo with one face of each of so many people."""
-    found: list[np.ndarray] = []
-    for person in sorted(one for one in folder.iterdir() if one.is_dir()):
+    images: list[np.ndarray] = []
+    for person in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
         for path in sorted(person.iterdir()):
             try:
                 pixels = photo.read(path).pixels
             except PhotoError:
                 continue
             if min(pixels.shape[:2]) >= 300 and len(detector.detect(pixels)) == 1:
-                found.append(pixels)
+                images.append(pixels)
                 break
-        if len(found) == count:
+        if len(images) == count:
             break
-    return found
+    return images
 
 
 def spent(work: Callable[[], T], repeats: int) -> tuple[float, T]:
@@ -106,10 +106,10 @@ def spent(work: Callable[[], T], repeats: int) -> tuple[float, T]:
 def cloaks(prepared: Prepared) -> list[np.ndarray]:
     """A smooth random achromatic change for every face."""
     deltas = []
-    for index, one in enumerate(prepared.cuts):
+    for index, face in enumerate(prepared.cuts):
         noise = np.random.default_rng(index).standard_normal((CANVAS, CANVAS, 1)).astype(np.float32)
         noise = cv2.GaussianBlur(noise, (0, 0), 2)[..., None]
-        deltas.append(np.repeat(noise / np.abs(noise).max() * AMPLITUDE * one.mask, 3, axis=2))
+        deltas.append(np.repeat(noise / np.abs(noise).max() * AMPLITUDE * face.mask, 3, axis=2))
     return deltas
 
 
@@ -122,7 +122,7 @@ def measure(path: Path, detector: YuNet, repeats: int) -> dict[str, Any]:
     row["cut"], _ = spent(lambda: [cut(opened.pixels, face) for face in faces], repeats)
     prepared = prepare(path, detector)
     deltas = cloaks(prepared)
-    matrices = [one.matrix for one in prepared.cuts]
+    matrices = [face.matrix for face in prepared.cuts]
     row["composite"], changed = spent(lambda: composite(opened.pixels, matrices, deltas), repeats)
     row["encode"], data = spent(lambda: photo.Encoder(opened, "keep", None)(changed), repeats)
 
@@ -136,9 +136,9 @@ def measure(path: Path, detector: YuNet, repeats: int) -> dict[str, Any]:
     row["fit"], fitted = spent(
         lambda: fit(prepared, deltas, rho=RHO, encode=encoder, decode=photo.decode_pixels), repeats
     )
-    kept: dict[str, Any] = {} if Sightings is None else {"sightings": Sightings(detector)}
-    prepare(path, detector, **kept)
-    row["again"], _ = spent(lambda: prepare(path, detector, **kept), repeats)
+    options: dict[str, Any] = {} if Sightings is None else {"sightings": Sightings(detector)}
+    prepare(path, detector, **options)
+    row["again"], _ = spent(lambda: prepare(path, detector, **options), repeats)
     first = row["decode"] + row["detect"] + row["cut"]
     row["photo"] = row["hash"] + first + row["again"] + row["fit"]
     row |= {"found": len(faces), "dssim": max(fitted.dssim)}
@@ -148,7 +148,7 @@ def measure(path: Path, detector: YuNet, repeats: int) -> dict[str, Any]:
 def rows(folder: Path, repeats: int) -> list[dict[str, Any]]:
     """Of every photo that `make` has put there."""
     detector = YuNet(checkpoint.detector())
-    found = []
+    table = []
     for path in sorted(folder.iterdir()):
         megapixels, faces = path.stem.split("-")
         row = {
@@ -157,10 +157,10 @@ def rows(folder: Path, repeats: int) -> list[dict[str, Any]]:
             **measure(path, detector, repeats),
             "load": round(os.getloadavg()[0], 2),
         }
-        found.append(row)
+        table.append(row)
         values = " ".join(f"{row[name]:9.3f}" for name in COLUMNS)
         print(f"{row['megapixels']:7.2f} {faces:>5} {row['found']:5d} {values} {row['dssim']:8.5f}", flush=True)
-    return sorted(found, key=lambda row: (row["megapixels"], row["faces"]))
+    return sorted(table, key=lambda row: (row["megapixels"], row["faces"]))
 
 
 def make(folder: Path, photos: Path, sizes: list[float], counts: list[int]) -> None:
@@ -211,8 +211,8 @@ def main() -> int:
         return 0
     result: dict[str, Any] = {"unit": "CPU seconds"}
     with tempfile.TemporaryDirectory() as folder:
-        sizes = [float(one) for one in options.sizes.split(",")]
-        make(Path(folder), options.photos, sizes, [int(one) for one in options.faces.split(",")])
+        sizes = [float(size) for size in options.sizes.split(",")]
+        make(Path(folder), options.photos, sizes, [int(number) for number in options.faces.split(",")])
         if options.against is not None:
             result["other"] = measured(options.against.resolve(), Path(folder), options.repeats)
         result["this"] = measured(HERE.parents[1], Path(folder), options.repeats)

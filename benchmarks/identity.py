@@ -55,7 +55,7 @@ def pairs(rows: np.ndarray, label: np.ndarray) -> dict[str, object]:
     """Distributions of the cosine over all pairs, and thresholds at fixed false accept rates."""
     upper = np.triu_indices(len(rows), k=1)
     cosine, same = (rows @ rows.T)[upper], label[upper[0]] == label[upper[1]]
-    own, others = np.sort(cosine[same]), np.sort(cosine[~same])
+    same_scores, different_scores = np.sort(cosine[same]), np.sort(cosine[~same])
 
     def spread(values: np.ndarray) -> dict[str, float]:
         quantiles = {f"p{q:g}": round(float(np.quantile(values, q / 100)), 4) for q in (0.1, 1, 5, 50, 95, 99, 99.9)}
@@ -65,24 +65,24 @@ def pairs(rows: np.ndarray, label: np.ndarray) -> dict[str, object]:
             "std": round(float(values.std()), 4),
         } | quantiles
 
-    result: dict[str, object] = {"same": spread(own), "different": spread(others)}
+    result: dict[str, object] = {"same": spread(same_scores), "different": spread(different_scores)}
     for rate in RATES:
-        threshold = float(others[int(np.ceil(len(others) * (1 - rate)))])
-        tar = float((own >= threshold).mean())
+        threshold = float(different_scores[int(np.ceil(len(different_scores) * (1 - rate)))])
+        tar = float((same_scores >= threshold).mean())
         result[f"far_{rate:g}"] = {"threshold": round(threshold, 4), "tar": round(tar, 4)}
     return result
 
 
 def grouping(rows: np.ndarray, label: np.ndarray, thresholds: tuple[float, ...] = THRESHOLDS) -> list[dict[str, float]]:
     """Quality of the grouping at each threshold. wholes: people whose photos are one group with nobody else's."""
-    found = []
+    entries = []
     for threshold in thresholds:
         group = people.group(rows, similarity=threshold)
         precision, recall = pair_counts(group, label)
         couples, sizes = np.unique(np.stack([group, label]), axis=1, return_counts=True)
         alone = np.bincount(group)[couples[0]] == sizes
         whole = np.bincount(label)[couples[1]] == sizes
-        found.append(
+        entries.append(
             {
                 "threshold": threshold,
                 "precision": round(precision, 4),
@@ -92,7 +92,7 @@ def grouping(rows: np.ndarray, label: np.ndarray, thresholds: tuple[float, ...] 
                 "wholes": int((alone & whole).sum()),
             }
         )
-    return found
+    return entries
 
 
 def large(faces: int = 20_000, persons: int = 500, dim: int = 192) -> dict[str, float]:
@@ -126,10 +126,12 @@ def main() -> int:
     if not options.folder.is_dir():
         parser.error(f"no folder {options.folder}: give one with a folder of photos for each person")
     sharding.configure()
-    found = photos_of(options.folder)
-    photos = {name: own[: PHOTOS if len(own) >= PHOTOS else FEW] for name, own in found.items()}
-    paths = [path for own in photos.values() for path in own]
-    label = np.repeat(np.arange(len(photos)), [len(own) for own in photos.values()])
+    by_name = photos_of(options.folder)
+    photos = {
+        name: person_paths[: PHOTOS if len(person_paths) >= PHOTOS else FEW] for name, person_paths in by_name.items()
+    }
+    paths = [path for person_paths in photos.values() for path in person_paths]
+    label = np.repeat(np.arange(len(photos)), [len(person_paths) for person_paths in photos.values()])
     embedded = embed_photos(paths, names=extractors.available(), cache=options.cache)
     seen = np.isfinite(embedded[people.EXTRACTOR]).all(axis=1)
     label = label[seen]
@@ -137,7 +139,7 @@ def main() -> int:
     draw = np.random.default_rng(0)
     counts = np.bincount(label)
     many, rest = np.split(draw.permutation(np.flatnonzero(counts >= PHOTOS // 2)), [PEOPLE])
-    crowd, others = np.isin(label, many), np.isin(label, rest)
+    crowd, in_rest = np.isin(label, many), np.isin(label, rest)
     strangers = draw.permutation(np.flatnonzero(counts[label] == 1))
     result: dict[str, Any] = {
         "faces": len(label),
@@ -165,8 +167,8 @@ def main() -> int:
                     )
                 )
     # The threshold was chosen on the tables above: this is what it does on people it was not chosen on.
-    rows = embedded[people.EXTRACTOR][seen][others]
-    result["other_people"] = grouping(rows, label[others], (people.SIMILARITY,))[0]
+    rows = embedded[people.EXTRACTOR][seen][in_rest]
+    result["other_people"] = grouping(rows, label[in_rest], (people.SIMILARITY,))[0]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))

@@ -59,18 +59,20 @@ def measured(source: bytes) -> dict[str, np.ndarray]:
         "as written": (_luminance(luminance), _chrominance(chrominance)),
         "luminance of 90": (np.minimum(luminance, _standard(90)[0]), chrominance),
         "both of 95": tuple(
-            np.minimum(own, new) for own, new in zip((luminance, chrominance), _standard(95), strict=True)
+            np.minimum(table, new) for table, new in zip((luminance, chrominance), _standard(95), strict=True)
         ),
     }
-    found = {}
+    measures = {}
     for kind, tables in steps.items():
         options = {"qtables": [table.tolist() for table in tables], "subsampling": max(sampling, 0)}
-        plain, full = (jpeg(Image.fromarray(one), **options) for one in (pixels, changed))
-        seen = [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in (plain, full)]
-        kept = float(((seen[1].astype(float) - pixels).mean(axis=2) * change).sum() / (change**2).sum())
+        plain, full = (jpeg(Image.fromarray(array), **options) for array in (pixels, changed))
+        seen = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in (plain, full)]
+        kept_share = float(((seen[1].astype(float) - pixels).mean(axis=2) * change).sum() / (change**2).sum())
         dssim = dssim_pixels(pixels, seen[1])
-        found[kind] = np.array([dssim_pixels(pixels, seen[0]), dssim, kept, kept / dssim**0.5, len(full) / len(source)])
-    return found
+        measures[kind] = np.array(
+            [dssim_pixels(pixels, seen[0]), dssim, kept_share, kept_share / dssim**0.5, len(full) / len(source)]
+        )
+    return measures
 
 
 def main() -> None:
@@ -85,11 +87,11 @@ def main() -> None:
         sources = [jpeg(Image.open(file).convert("RGB"), quality=quality) for file in files]
         each = [measured(source) for source in sources]
         for kind in each[0]:
-            loss, dssim, kept, efficiency, size = np.mean([one[kind] for one in each], axis=0)
-            base = np.mean([one["the source's"][3] for one in each])
+            loss, dssim, kept_share, efficiency, size = np.mean([row_of_photo[kind] for row_of_photo in each], axis=0)
+            base = np.mean([row_of_photo["the source's"][3] for row_of_photo in each])
             row = {"source": quality, "steps": kind, "loss": round(loss, 5), "dssim": round(dssim, 5)}
             rows.append(
-                row | {"kept": round(kept, 3), "efficiency": round(efficiency / base, 3), "size": round(size, 2)}
+                row | {"kept": round(kept_share, 3), "efficiency": round(efficiency / base, 3), "size": round(size, 2)}
             )
             print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     document = json.dumps({"photos": len(files), "rows": rows})

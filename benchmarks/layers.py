@@ -56,12 +56,12 @@ class Shape(NamedTuple):
 def shapes(name: str) -> Counter[Shape]:
     """The convolutions of an extractor and how often each occurs."""
     entry = registry.find(name)
-    found: Counter[Shape] = Counter()
+    counts: Counter[Shape] = Counter()
 
     def spy(original: Callable) -> Callable:
         def called(x: jax.Array, kernel: jax.Array, *, stride: int, padding: layers.Padding) -> jax.Array:
             height, width, channels = x.shape
-            found[Shape(height, width, channels, kernel.shape, stride, padding)] += 1
+            counts[Shape(height, width, channels, kernel.shape, stride, padding)] += 1
             return original(x, kernel, stride=stride, padding=padding)
 
         return called
@@ -72,7 +72,7 @@ def shapes(name: str) -> Counter[Shape]:
         jax.eval_shape(
             lambda p, x: nnx.merge(graphdef, p)(x), params, jax.ShapeDtypeStruct((side, side, 3), jnp.float32)
         )
-    return found
+    return counts
 
 
 def native(shape: Shape, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -84,12 +84,12 @@ def native(shape: Shape, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def product(shape: Shape, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    def one(x: jax.Array) -> jax.Array:
+    def product_of(x: jax.Array) -> jax.Array:
         padded = jnp.pad(x, (*layers._pads(x, kernel, shape.stride, shape.padding), (0, 0)))
         patches = jnp.concatenate(layers._taps(padded, (kernel.shape[0], kernel.shape[1]), shape.stride), axis=-1)
         return patches @ kernel.reshape(-1, kernel.shape[-1])
 
-    return jax.vmap(one)(x)
+    return jax.vmap(product_of)(x)
 
 
 def taps(shape: Shape, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -114,24 +114,24 @@ def forms(shape: Shape) -> dict[str, Callable]:
     """The forms to try; the engine's own first."""
     if shape.depthwise:
         return {"taps": taps, "native": native}
-    own = shape.kernel[:2] == (1, 1) and shape.stride == 1
-    return {"product": product, "native": native} if own else {"native": native, "product": product}
+    pointwise = shape.kernel[:2] == (1, 1) and shape.stride == 1
+    return {"product": product, "native": native} if pointwise else {"native": native, "product": product}
 
 
 def table(name: str, *, batch: int, repeats: int, top: float) -> dict[str, Any]:
-    found = shapes(name)
+    counts = shapes(name)
     rows, spent, ideal = [], 0.0, 0.0
-    for shape, count in sorted(found.items(), key=lambda pair: (-pair[0].height, pair[0].channels)):
+    for shape, count in sorted(counts.items(), key=lambda pair: (-pair[0].height, pair[0].channels)):
         measured = {label: speeds(shape, form, batch, repeats) for label, form in forms(shape).items()}
-        (own, (work, ahead, back)), *_ = measured.items()
+        (form, (work, ahead, back)), *_ = measured.items()
         spent += count * (work / ahead + work / back)
         ideal += 2 * count * work / top
         title = f"{shape.height}x{shape.width}x{shape.channels} {'x'.join(map(str, shape.kernel))} /{shape.stride}"
-        row: dict[str, Any] = {"layer": title, "times": count, "gflop": round(count * work / batch, 4), "form": own}
-        for label, (_, one, other) in measured.items():
-            row[label] = [round(one, 1), round(other, 1)]
+        row: dict[str, Any] = {"layer": title, "times": count, "gflop": round(count * work / batch, 4), "form": form}
+        for label, (_, forward, backward) in measured.items():
+            row[label] = [round(forward, 1), round(backward, 1)]
         rows.append(row)
-        cells = "  ".join(f"{k}{'*' if k == own else ''} {v[1]:.0f} / {v[2]:.0f}" for k, v in measured.items())
+        cells = "  ".join(f"{k}{'*' if k == form else ''} {v[1]:.0f} / {v[2]:.0f}" for k, v in measured.items())
         print(f"{title:<34}{count:3} x {row['gflop'] / count:7.4f} GFLOP   {cells}", flush=True)
     milliseconds = {"layers": 1000 * spent / batch, "at_peak": 1000 * ideal / batch}
     print(f"{name}: all layers {milliseconds['layers']:.1f} ms a face, at peak {milliseconds['at_peak']:.1f} ms")
@@ -150,12 +150,12 @@ def main() -> int:
     print(
         f"peak {top:.0f} GFLOP/s; GFLOP/s forward / gradient of the input, batch {options.batch}; *: the engine's form"
     )
-    found: dict[str, Any] = {"peak_gflops_per_second": round(top, 1), "batch": options.batch}
+    results: dict[str, Any] = {"peak_gflops_per_second": round(top, 1), "batch": options.batch}
     for name in options.extractors:
-        found[name] = table(name, batch=options.batch, repeats=options.repeats, top=top)
+        results[name] = table(name, batch=options.batch, repeats=options.repeats, top=top)
     if options.out:
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found))
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results))
     return 0
 
 

@@ -69,13 +69,13 @@ def watched(command: list[str], *, interval: float) -> tuple[list[tuple[float, f
     """[(second, MB)] while a command runs, its stdout and its seconds. Exits when it fails."""
     with tempfile.TemporaryFile("w+") as out:
         begun = time.perf_counter()
-        found = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        process = subprocess.Popen(command, stdout=out, env={**os.environ, "PYTHONPATH": found})
+        python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        process = subprocess.Popen(command, stdout=out, env={**os.environ, "PYTHONPATH": python_path})
         samples: list[tuple[float, float]] = []
         while process.poll() is None:
-            now = resident(process.pid)
-            if now is not None and now > 1:  # not yet the program
-                samples.append((round(time.perf_counter() - begun, 2), round(now, 1)))
+            megabytes = resident(process.pid)
+            if megabytes is not None and megabytes > 1:  # not yet the program
+                samples.append((round(time.perf_counter() - begun, 2), round(megabytes, 1)))
             time.sleep(interval)
         seconds = time.perf_counter() - begun
         out.seek(0)

@@ -136,13 +136,13 @@ class StandIn(Batcher):
     def embed(self, canvases: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         batches = -(-len(canvases) // self.size)
         time.sleep(batches * self.size / self.recipe.steps / self.speed)
-        return [tuple(_embedding(canvas, one.dim) for one in self.extractors) for canvas in canvases]
+        return [tuple(_embedding(canvas, extractor.dim) for extractor in self.extractors) for canvas in canvases]
 
 
 def _embedding(canvas: np.ndarray, dim: int) -> np.ndarray:
     """Of length one, another for every face."""
-    found = np.random.default_rng(np.frombuffer(canvas[::16].tobytes()[:256], np.uint8)).standard_normal(dim)
-    return (found / np.linalg.norm(found)).astype(np.float32)
+    vector = np.random.default_rng(np.frombuffer(canvas[::16].tobytes()[:256], np.uint8)).standard_normal(dim)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 def cloaker(trial: Trial) -> Cloaker:
@@ -171,10 +171,10 @@ def worker(trial: Trial, index: int, photos: Path, out: Path, ready: Any, answer
     options = Options(shard=(index, trial.processes), album=True)
     ready.wait(LATE)
     begun, alone = resource.getrusage(resource.RUSAGE_SELF), time.thread_time()
-    found = run(lambda count: made, [photos], out, settings=settings, options=options)
+    summary = run(lambda count: made, [photos], out, settings=settings, options=options)
     ended, alone = resource.getrusage(resource.RUSAGE_SELF), time.thread_time() - alone
     cpu = ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
-    answers.put({"cpu": cpu, "main": alone, "max_rss_mb": round(ended.ru_maxrss / 1e3), **vars(found)})
+    answers.put({"cpu": cpu, "main": alone, "max_rss_mb": round(ended.ru_maxrss / 1e3), **vars(summary)})
 
 
 def measure(trial: Trial, photos: Path) -> dict[str, Any]:
@@ -188,27 +188,27 @@ def measure(trial: Trial, photos: Path) -> dict[str, Any]:
             context.Process(target=worker, args=(trial, index, photos, Path(out), ready, answers))
             for index in range(trial.processes)
         ]
-        for one in team:
-            one.start()
-        found = []
-        while len(found) < len(team):
-            if any(one.exitcode for one in team):
+        for process in team:
+            process.start()
+        results = []
+        while len(results) < len(team):
+            if any(process.exitcode for process in team):
                 raise SystemExit(f"a process of {trial} failed")
             if not answers.empty():
-                found.append(answers.get())
+                results.append(answers.get())
             time.sleep(0.05)
-        for one in team:
-            one.join()
-    return row(trial, found, count)
+        for process in team:
+            process.join()
+    return row(trial, results, count)
 
 
-def row(trial: Trial, found: Sequence[dict[str, Any]], count: int) -> dict[str, Any]:
+def row(trial: Trial, results: Sequence[dict[str, Any]], count: int) -> dict[str, Any]:
     """What a trial's processes found, as one row. count: of photos."""
-    total = max(one["seconds"]["total"] + one["seconds"].get("report", 0.0) for one in found)
-    faces = sum(one["faces"] for one in found)
-    cpu = sum(one["cpu"] for one in found) / count
-    each = {name: sum(one["seconds"][name] for one in found) / count for name in found[0]["seconds"]}
-    used = [one["occupancy"] for one in found if one["occupancy"] is not None]
+    total = max(result["seconds"]["total"] + result["seconds"].get("report", 0.0) for result in results)
+    faces = sum(result["faces"] for result in results)
+    cpu = sum(result["cpu"] for result in results) / count
+    each = {name: sum(result["seconds"][name] for result in results) / count for name in results[0]["seconds"]}
+    used = [result["occupancy"] for result in results if result["occupancy"] is not None]
     return {
         "megapixels": trial.megapixels,
         "speed": trial.speed,
@@ -216,18 +216,18 @@ def row(trial: Trial, found: Sequence[dict[str, Any]], count: int) -> dict[str, 
         "processes": trial.processes,
         "photos": count,
         "faces": faces,
-        "failed": sum(one["counts"]["failed"] for one in found),
-        "dssim_max": max(one["dssim_max"] or 0.0 for one in found),
+        "failed": sum(result["counts"]["failed"] for result in results),
+        "dssim_max": max(result["dssim_max"] or 0.0 for result in results),
         "photos_per_s": round(count / total, 3),
         "cpu": round(cpu, 4),
-        "main": round(sum(one["main"] for one in found) / count, 5),
+        "main": round(sum(result["main"] for result in results) / count, 5),
         "cores": round(cpu * trial.speed * count / max(faces, 1), 1),
         "device": round(each["solve"], 4),
         **{name: round(each[name], 4) for name in ("group", "wait", "between", "blocked", "report")},
         "prepare": round(each["prepare"], 4),
         "finish": round(each["finish"], 4),
         "occupancy": round(sum(used) / max(len(used), 1), 3),
-        "max_rss_mb": sum(one["max_rss_mb"] for one in found),
+        "max_rss_mb": sum(result["max_rss_mb"] for result in results),
         "load": round(os.getloadavg()[0], 2),
     }
 
@@ -248,21 +248,21 @@ def trials(
     """Those worth a trial, in the order of the table."""
     middle, cores = sorted(speeds)[len(speeds) // 2], len(os.sched_getaffinity(0))
     usual = min(threads, key=lambda count: (abs(count - cores), count))
-    found = []
+    listed = []
     for size in sizes:
-        found += [Trial(size, speed, usual) for speed in speeds if speed != middle]
-        found += [Trial(size, middle, count) for count in threads]
-        found += [Trial(size, middle, max(1, usual // several), several) for several in processes if several > 1]
-    return found
+        listed += [Trial(size, speed, usual) for speed in speeds if speed != middle]
+        listed += [Trial(size, middle, count) for count in threads]
+        listed += [Trial(size, middle, max(1, usual // several), several) for several in processes if several > 1]
+    return listed
 
 
 def made(megapixels: float, count: int | None) -> int:
     """How many photos of a size to make. count: what was asked for."""
-    return count or COUNTS[min((one for one in COUNTS if one >= megapixels), default=max(COUNTS))]
+    return count or COUNTS[min((size for size in COUNTS if size >= megapixels), default=max(COUNTS))]
 
 
 def numbers(text: str) -> list[float]:
-    return [0.0 if one == "real" else float(one) for one in text.split(",")]
+    return [0.0 if number == "real" else float(number) for number in text.split(",")]
 
 
 def main() -> int:
@@ -276,7 +276,7 @@ def main() -> int:
     parser.add_argument("--save", type=Path)
     parser.add_argument("--make", type=Path, help="make the photos there, in a folder for each size, and do no more")
     options = parser.parse_args()
-    threads, processes = ([int(one) for one in text.split(",")] for text in (options.threads, options.processes))
+    threads, processes = ([int(number) for number in text.split(",")] for text in (options.threads, options.processes))
     people = portraits(options.photos, PEOPLE, YuNet(checkpoint.detector()))
     if not people:
         raise SystemExit(
@@ -293,10 +293,10 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             place = make(Path(folder), people, size, made(size, options.count))
             for trial in trials([size], numbers(options.speeds), threads, processes):
-                found = measure(trial, place)
-                rows.append(found)
+                figures = measure(trial, place)
+                rows.append(figures)
                 speed = f"{trial.speed:g}" if trial.speed else "real"
-                values = " ".join(f"{found[name]:12.3f}" for name in COLUMNS)
+                values = " ".join(f"{figures[name]:12.3f}" for name in COLUMNS)
                 print(f"{size:5g} {speed:>7} {trial.threads:7d} {trial.processes:9d} {values}", flush=True)
                 if options.save is not None:
                     options.save.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")

@@ -51,7 +51,7 @@ def recipes() -> Iterator[tuple[str, Recipe]]:
         yield "ingredients", replace(alone, coarse=0.0)
     yield "ensemble", default
     for name in default.extractors:
-        yield "ensemble", replace(default, extractors=tuple(other for other in default.extractors if other != name))
+        yield "ensemble", replace(default, extractors=tuple(member for member in default.extractors if member != name))
     yield "precision", default
     yield "precision", replace(default, extractors=tuple(f"{name}:bfloat16" for name in default.extractors))
 
@@ -79,12 +79,13 @@ def main() -> None:
     photos = [subset(prepare(user.scraped[0], detector), [0]) for user in users]
     canvases = np.stack([photo.cuts[0].canvas for photo in photos])
     judges = {name: load(name) for name in Recipe().names}
-    clean = {name: np.asarray(embed_batch(one, canvases)) for name, one in judges.items()}
+    clean = {name: np.asarray(embed_batch(judge, canvases)) for name, judge in judges.items()}
 
     def shift(changed: np.ndarray) -> dict[str, float]:
-        found = {name: np.asarray(embed_batch(one, changed)) for name, one in judges.items()}
+        embeddings = {name: np.asarray(embed_batch(judge, changed)) for name, judge in judges.items()}
         return {
-            name: round(float(np.linalg.norm(rows - clean[name], axis=1).mean()), 3) for name, rows in found.items()
+            name: round(float(np.linalg.norm(rows - clean[name], axis=1).mean()), 3)
+            for name, rows in embeddings.items()
         }
 
     rows = []
@@ -102,7 +103,7 @@ def main() -> None:
             kind: [written(p, c.delta, rho=recipe.rho, format=format) for p, c in zip(photos, cloaks, strict=True)]
             for kind, format in (("png", "png"), ("jpeg", "keep"))
         }
-        rounded = {one.name: np.asarray(embed_batch(one, canvases)) for one in extractors}
+        rounded = {extractor.name: np.asarray(embed_batch(extractor, canvases)) for extractor in extractors}
         row = {
             "part": part,
             "made_on": recipe.extractors,
@@ -126,8 +127,8 @@ def main() -> None:
         }
         rows.append(row)
         print(json.dumps(row), flush=True)
-        own = [row for row in rows if row["part"] == part]
-        (HERE / "results" / f"recipe-{part}.json").write_text(json.dumps(own, indent=1) + "\n")
+        part_rows = [row for row in rows if row["part"] == part]
+        (HERE / "results" / f"recipe-{part}.json").write_text(json.dumps(part_rows, indent=1) + "\n")
     print(json.dumps({"rows": rows}))
 
 

@@ -42,7 +42,7 @@ def bytes_of(name: str, batch: int, dtype: Any) -> float:
     side = entry.spec.size
 
     def pulled(params: Any, images: jax.Array) -> jax.Array:
-        return jax.grad(lambda x: jax.vmap(lambda one: nnx.merge(graphdef, params)(one))(x).sum())(images)
+        return jax.grad(lambda x: jax.vmap(lambda canvas: nnx.merge(graphdef, params)(canvas))(x).sum())(images)
 
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
     images = jax.ShapeDtypeStruct((batch, side, side, 3), dtype)

@@ -85,18 +85,18 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 def spreads(rows: np.ndarray, label: np.ndarray, pairs: int = 500_000) -> dict[str, list[float]]:
     """Mean, standard deviation, 1st and 99th percentile of the cosine of pairs of one person, and of strangers."""
     draw = np.random.default_rng(1)
-    one, other = draw.integers(len(rows), size=(2, pairs))
-    apart = label[one] != label[other]
+    left_rows, right_rows = draw.integers(len(rows), size=(2, pairs))
+    apart = label[left_rows] != label[right_rows]
     order = np.argsort(label, kind="stable")
     next_to = np.flatnonzero(label[order][1:] == label[order][:-1])
     # Of each person as many pairs as photos, as LFW's figures count small and large people alike.
     together = order[next_to], order[next_to + 1]
-    found = {}
-    for name, (left, right) in {"same": together, "different": (one[apart], other[apart])}.items():
+    result = {}
+    for name, (left, right) in {"same": together, "different": (left_rows[apart], right_rows[apart])}.items():
         cosine = np.einsum("ij,ij->i", rows[left], rows[right])
         values = cosine.mean(), cosine.std(), *np.quantile(cosine, (0.01, 0.99))
-        found[name] = [round(float(value), 4) for value in values]
-    return found
+        result[name] = [round(float(value), 4) for value in values]
+    return result
 
 
 def pair_scores(group: np.ndarray, label: np.ndarray) -> tuple[float, float]:
@@ -122,12 +122,12 @@ def group(count: int) -> dict[str, Any]:
     """Who is who among so many made-up faces."""
     rows, label = crowd(count)
     before = peak()
-    found, spent = timed(lambda: people.group(rows))
-    precision, recall = pair_scores(found, label)
+    groups, spent = timed(lambda: people.group(rows))
+    precision, recall = pair_scores(groups, label)
     result: dict[str, Any] = {
         "faces": count,
         "people": int(label.max()) + 1,
-        "groups": int(found.max()) + 1,
+        "groups": int(groups.max()) + 1,
         "precision": precision,
         "recall": recall,
         **spent,
@@ -141,7 +141,7 @@ def group(count: int) -> dict[str, Any]:
         assert defaults is not None
         defaults["exact"] = count // 10
         cells, spent = timed(lambda: people.group(rows))
-        against = pair_scores(cells, found)
+        against = pair_scores(cells, groups)
         result["cells"] = {
             **dict(zip(("precision", "recall"), pair_scores(cells, label), strict=True)),
             "precision_to_exact": against[0],
@@ -173,10 +173,10 @@ def first(photos: Path, out: Path, count: int) -> dict[str, Any]:
     """All files are collected and hashed; a file of some bytes and a row are made for each, in place of a cloak."""
     items, collecting = timed(lambda: collect([photos], out=out))
     with Manifest(out) as manifest:
-        found, planning = timed(lambda: planned(items, out, "settings", Options()))
+        collection, planning = timed(lambda: planned(items, out, "settings", Options()))
         done = peak()
         rows = []
-        for task in found.tasks:
+        for task in collection.tasks:
             place = out / task.item.target
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(data := task.sha256.encode())
@@ -191,9 +191,9 @@ def again(photos: Path, out: Path, count: int, *, dry_run: bool = False) -> dict
     hashed: list[Path] = []
     planner.digest = lambda path, real=planner.digest: hashed.append(path) or real(path)  # type: ignore[func-returns-value]
     items, collecting = timed(lambda: collect([photos], out=out))
-    found, planning = timed(lambda: planned(items, out, "settings", Options(dry_run=dry_run)))
-    if found.tasks or found.earlier["cloaked"] != count:
-        sys.exit(f"{len(found.tasks)} of {count} photos are to be done again")
+    collection, planning = timed(lambda: planned(items, out, "settings", Options(dry_run=dry_run)))
+    if collection.tasks or collection.earlier["cloaked"] != count:
+        sys.exit(f"{len(collection.tasks)} of {count} photos are to be done again")
     return {"collect": collecting, **planning, "hashed": len(hashed), "peak_mb": peak()}
 
 
@@ -247,15 +247,15 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     for (seconds, memory), (section, rows) in zip(axes.T, sorted(results.items()), strict=True):
         counts = [row[NOUN[section]] for row in rows]
         for name in CALLS if section == "plan" else ["who is who"]:
-            found = [row[name] if section == "plan" else row for row in rows]
-            seconds.plot(counts, [one["cpu_seconds"] for one in found], ".-", label=name.replace("_", " "))
-            memory.plot(counts, [one["peak_mb"] for one in found], ".-")
+            shown = [row[name] if section == "plan" else row for row in rows]
+            seconds.plot(counts, [row["cpu_seconds"] for row in shown], ".-", label=name.replace("_", " "))
+            memory.plot(counts, [row["peak_mb"] for row in shown], ".-")
         seconds.set(title=f"{NOUN[section]}: CPU seconds")
         memory.set(title=f"{NOUN[section]}: peak MB", xlabel=NOUN[section])
         seconds.legend(frameon=False)
-        for one in (seconds, memory):
-            one.set(xscale="log", yscale="log")
-            one.spines[["top", "right"]].set_visible(False)
+        for panel in (seconds, memory):
+            panel.set(xscale="log", yscale="log")
+            panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
 
 
@@ -286,7 +286,7 @@ def main() -> int:
         row = {**json.loads(done.stdout.splitlines()[-1]), **machine}
         print(json.dumps(row), file=sys.stderr, flush=True)
         rows[row[noun]] = row
-        results[options.section] = [rows[one] for one in sorted(rows)]
+        results[options.section] = [rows[key] for key in sorted(rows)]
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         if len(results) == len(SECTIONS):
             plot(results, file.with_suffix(".svg"))

@@ -38,11 +38,11 @@ def measure(cloaker: Cloaker, photos: Sequence[bytes], alone: Sequence[Encoded],
     before = replace(cloaker.usage)
     begun = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(send, range(count)))
+        answers = list(pool.map(send, range(count)))
     seconds = time.perf_counter() - begun
-    same = sum(result.data == alone[index % len(photos)].data for index, (_, result) in enumerate(found))
-    times = np.array([taken for taken, _ in found])
-    dssim = [face.dssim for _, result in found for face in result.faces]
+    same = sum(result.data == alone[index % len(photos)].data for index, (_, result) in enumerate(answers))
+    times = np.array([taken for taken, _ in answers])
+    dssim = [face.dssim for _, result in answers for face in result.faces]
     usage = cloaker.usage
     return {
         "threads": threads,
@@ -67,23 +67,28 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--extractors", default=",".join(Recipe.extractors))
     parser.add_argument("--save", type=Path)
-    given = parser.parse_args()
-    paths = sorted(path for path in given.photos.rglob("*") if path.suffix.lower() in SUFFIXES)[: given.different]
+    options = parser.parse_args()
+    paths = sorted(path for path in options.photos.rglob("*") if path.suffix.lower() in SUFFIXES)[: options.different]
     photos = [path.read_bytes() for path in paths]
-    recipe = Recipe(steps=given.steps, extractors=tuple(given.extractors.split(",")), objective="away")
+    recipe = Recipe(steps=options.steps, extractors=tuple(options.extractors.split(",")), objective="away")
     rows = []
-    with Cloaker(recipe=recipe, batch=given.batch) as cloaker:
+    with Cloaker(recipe=recipe, batch=options.batch) as cloaker:
         alone = [cloaker.encode(photo) for photo in photos]  # compiles, too
-        for threads in given.threads:
+        for threads in options.threads:
             load = os.getloadavg()[0]
-            row = measure(cloaker, photos, alone, threads=threads, count=given.count)
+            row = measure(cloaker, photos, alone, threads=threads, count=options.count)
             rows.append({**row, "load_before": round(load, 1)})
             print(rows[-1], flush=True)
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    settings = {"batch": given.batch, "steps": given.steps, "extractors": given.extractors, "different": len(photos)}
+    settings = {
+        "batch": options.batch,
+        "steps": options.steps,
+        "extractors": options.extractors,
+        "different": len(photos),
+    }
     text = json.dumps({"machine": machine, "settings": settings, "rows": rows})
-    if given.save:
-        given.save.write_text(text + "\n")
+    if options.save:
+        options.save.write_text(text + "\n")
     print(text)
 
 

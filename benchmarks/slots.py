@@ -35,9 +35,9 @@ def measured(name: str, *, slots: int) -> dict[str, Any]:
     extractor = tuned(load(name))
     canvas = jax.random.uniform(jax.random.key(0), (CANVAS, CANVAS, 3))
     direction = jax.random.normal(jax.random.key(1), (extractor.dim,))
-    found = np.asarray(gradients(extractor, jnp.stack([canvas] * slots), direction))
-    differ = [slot for slot in range(slots) if not np.array_equal(found[slot], found[0])]
-    largest = float(np.abs(found - found[:1]).max() / np.abs(found).max())
+    pulled = np.asarray(gradients(extractor, jnp.stack([canvas] * slots), direction))
+    differ = [slot for slot in range(slots) if not np.array_equal(pulled[slot], pulled[0])]
+    largest = float(np.abs(pulled - pulled[:1]).max() / np.abs(pulled).max())
     return {"extractor": name, "slots": slots, "differ": differ, "largest": float(f"{largest:.2g}")}
 
 

@@ -53,23 +53,23 @@ def main() -> None:
     for _ in range(options.repeats):
         for row, times in zip(rows, taken, strict=True):
             times.append(run(folders[row[1]], *row[2]))
-    found = []
-    for (what, where, _, call), times in zip(rows, taken, strict=True):
+    results = []
+    for (call_name, where, _, call), times in zip(rows, taken, strict=True):
         clock, processor = (statistics.median(column) for column in zip(*times, strict=True))
         count = None if call is None else modules(folders[where], call)
-        found.append(
+        results.append(
             {
-                "call": what,
+                "call": call_name,
                 "checkout": where,
                 "seconds": round(clock, 3),
-                "least": round(min(one for one, _ in times), 3),
+                "least": round(min(seconds for seconds, _ in times), 3),
                 "processor_seconds": round(processor, 3),
-                "least_processor_seconds": round(min(one for _, one in times), 3),
+                "least_processor_seconds": round(min(seconds for _, seconds in times), 3),
                 "modules": count,
             }
         )
-        print(*(f"{key} {value}" for key, value in found[-1].items()), sep=", ")
-    print(json.dumps({"cores": os.cpu_count(), "load": os.getloadavg(), "repeats": options.repeats, "rows": found}))
+        print(*(f"{key} {value}" for key, value in results[-1].items()), sep=", ")
+    print(json.dumps({"cores": os.cpu_count(), "load": os.getloadavg(), "repeats": options.repeats, "rows": results}))
 
 
 if __name__ == "__main__":

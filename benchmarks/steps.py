@@ -36,7 +36,9 @@ def measured(name: str, *, batch: int, repeats: int) -> dict[str, Any]:
 
     @jax.jit
     def both(params: Any, images: jax.Array) -> jax.Array:
-        return jax.grad(lambda x: jax.vmap(lambda one: nnx.merge(extractor.graphdef, params)(one))(x).sum())(images)
+        return jax.grad(lambda x: jax.vmap(lambda canvas: nnx.merge(extractor.graphdef, params)(canvas))(x).sum())(
+            images
+        )
 
     side = extractor.spec.size
     images = jax.random.normal(jax.random.key(0), (batch, side, side, 3), jnp.float32)
@@ -66,15 +68,15 @@ def main() -> int:
     if options.one:
         print(json.dumps(measured(options.extractors[0], batch=options.batch, repeats=options.repeats)))
         return 0
-    found = []
+    results = []
     for name in options.extractors:
-        for way, more in (("kept", {}), ("given back", {"MALLOC_ARENA_MAX": "8"})):
-            given = [sys.executable, __file__, name, "--one", "--batch", str(options.batch)]
-            given += ["--repeats", str(options.repeats)]
-            done = subprocess.run(given, env={**os.environ, **more}, stdout=subprocess.PIPE, text=True, check=True)
-            found.append({"memory": way, "batch": options.batch, **json.loads(done.stdout.splitlines()[-1])})
-            print(found[-1], flush=True)
-    print(json.dumps(found))
+        for memory, more in (("kept", {}), ("given back", {"MALLOC_ARENA_MAX": "8"})):
+            command = [sys.executable, __file__, name, "--one", "--batch", str(options.batch)]
+            command += ["--repeats", str(options.repeats)]
+            done = subprocess.run(command, env={**os.environ, **more}, stdout=subprocess.PIPE, text=True, check=True)
+            results.append({"memory": memory, "batch": options.batch, **json.loads(done.stdout.splitlines()[-1])})
+            print(results[-1], flush=True)
+    print(json.dumps(results))
     return 0
 
 

@@ -47,11 +47,11 @@ def measured(name: str, batch: int, repeats: int) -> dict[str, object]:
         state, figures = train.step(training, extractor, state, faces)
         jax.block_until_ready((state, figures))
         seconds.append(time.process_time() - begun)
-    own = seconds[1:]  # the first step compiles
+    later = seconds[1:]  # the first step compiles
     return {
         "extractor": name,
         "batch": batch,
-        "cpu_s": {"median": statistics.median(own), "least": min(own), "most": max(own)},
+        "cpu_s": {"median": statistics.median(later), "least": min(later), "most": max(later)},
         "shift": float(figures["shift"]),
     }
 

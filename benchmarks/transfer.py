@@ -71,15 +71,15 @@ def parsed(text: str) -> Recipe:
 
 def without(recipe: Recipe, recogniser: Recogniser) -> Recipe | None:
     """The recipe without the networks that are the recogniser's or related to it; None if nothing is left."""
-    kept = tuple(
+    members = tuple(
         text
         for text, name in zip(recipe.extractors, recipe.names, strict=True)
         if part_of(recogniser.extractors, [name]) == "held-out"
     )
-    if not kept:
+    if not members:
         return None
-    turn = None if recipe.turn is None else min(recipe.turn, len(kept))
-    return replace(recipe, extractors=kept, turn=turn)
+    turn = None if recipe.turn is None else min(recipe.turn, len(members))
+    return replace(recipe, extractors=members, turn=turn)
 
 
 class Seen:
@@ -92,21 +92,21 @@ class Seen:
     @cached_property
     def tests(self) -> list[Rows]:
         """Of each user, those of the clean test photos."""
-        return galleries.people(self.recogniser, [one.tests for one in self.study.people.users])
+        return galleries.people(self.recogniser, [user.tests for user in self.study.people.users])
 
     @cached_property
     def gallery(self) -> list[Rows]:
         """Of each other person, the nearest first: those of lfw-people.json, then the further ones."""
-        people = [one.scraped for one in self.study.people.others] + list(self.further.values())
+        people = [person.scraped for person in self.study.people.others] + list(self.further.values())
         each = galleries.people(self.recogniser, people)
         return [rows for rows in each if len(rows)]
 
     def scraped(self, cloaks: Cloaks | None) -> list[list[tuple[Rows, Rows]]]:
         """Of each user, pairs (clean, published) of the scraped photos; published is clean without cloaks."""
         pairs = []
-        for one in self.study.people.users:
-            files = [photo if cloaks is None else cloaks.files[photo] for photo in one.scraped]
-            clean = galleries.embedded(self.recogniser, one.scraped)
+        for user in self.study.people.users:
+            files = [photo if cloaks is None else cloaks.files[photo] for photo in user.scraped]
+            clean = galleries.embedded(self.recogniser, user.scraped)
             shown = iter(galleries.embedded(self.recogniser, [file for file in files if file is not None]))
             published = [None if file is None else next(shown) for file in files]
             pairs.append([(a, b) for a, b in zip(clean, published, strict=True) if a is not None and b is not None])
@@ -115,9 +115,9 @@ class Seen:
 
 def agreement(shifts: Sequence[Rows]) -> tuple[float, float]:
     """A and B of the module's docstring. shifts: of each user (n, d)."""
-    unit = [own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-9) for own in shifts]
-    same = [float((own @ own.T)[np.triu_indices(len(own), 1)].mean()) for own in unit if len(own) > 1]
-    means = np.stack([own.mean(axis=0) for own in unit if len(own)])
+    unit = [moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9) for moved in shifts]
+    same = [float((moved @ moved.T)[np.triu_indices(len(moved), 1)].mean()) for moved in unit if len(moved) > 1]
+    means = np.stack([moved.mean(axis=0) for moved in unit if len(moved)])
     across = (means @ means.T)[np.triu_indices(len(means), 1)]
     return float(np.mean(same)), float(across.mean())
 
@@ -128,23 +128,23 @@ def judged(seen: Seen, cloaks: Cloaks | None, sizes: Sequence[int | None]) -> di
     users = len(pairs)
     row: dict[str, Any] = {}
     if cloaks is not None:
-        shifts = [np.stack([b - a for a, b in own]) for own in pairs if own]
+        shifts = [np.stack([b - a for a, b in pair]) for pair in pairs if pair]
         a, b = agreement(shifts)
         row |= {"shift": float(np.linalg.norm(np.concatenate(shifts), axis=1).mean()), "A": a, "B": b}
-    own = [galleries.stacked([b for _, b in one]) for one in pairs]
+    users_rows = [galleries.stacked([b for _, b in pair]) for pair in pairs]
     truth = np.concatenate([np.full(len(rows), user) for user, rows in enumerate(seen.tests)])
     tests = np.concatenate(seen.tests)
     row["galleries"] = []
     for size in sizes:
-        others = seen.gallery[:size]
-        learnt = np.concatenate([*own, *others])
-        labels = np.concatenate([np.full(len(rows), label) for label, rows in enumerate([*own, *others])])
-        entry: dict[str, Any] = {"people": users + len(others)}
+        strangers = seen.gallery[:size]
+        learnt = np.concatenate([*users_rows, *strangers])
+        labels = np.concatenate([np.full(len(rows), label) for label, rows in enumerate([*users_rows, *strangers])])
+        entry: dict[str, Any] = {"people": users + len(strangers)}
         for head, learn in HEADS.items():
             missed = learn(learnt, labels)(tests) != truth
             entry[head] = [missed[truth == user].astype(float) for user in range(users)]
         for kind, distances in galleries.SEARCHES.items():
-            ahead = galleries.nearer(distances(tests, [*own, *others]), truth)
+            ahead = galleries.nearer(distances(tests, [*users_rows, *strangers]), truth)
             for guesses in GUESSES:
                 missed = ahead >= guesses
                 entry[f"{kind}, out of {guesses}"] = [missed[truth == user].astype(float) for user in range(users)]
@@ -155,16 +155,16 @@ def judged(seen: Seen, cloaks: Cloaks | None, sizes: Sequence[int | None]) -> di
 def with_floor(row: dict[str, Any], floor: dict[str, Any]) -> dict[str, Any]:
     """The row with a rate, an interval and the floor's rate in place of what was missed."""
 
-    def entry(found: dict[str, Any], clean: dict[str, Any]) -> dict[str, Any]:
-        result: dict[str, Any] = {"people": found["people"]}
-        for key, missed in found.items():
+    def entry(figures: dict[str, Any], clean: dict[str, Any]) -> dict[str, Any]:
+        result: dict[str, Any] = {"people": figures["people"]}
+        for key, missed in figures.items():
             if key != "people":
                 share, base = rate(missed), rate(clean[key])
                 result[key] = {"rate": share.value, "low": share.low, "high": share.high, "floor": base.value}
         return result
 
     pairs = zip(row["galleries"], floor["galleries"], strict=True)
-    return {**row, "galleries": [entry(found, clean) for found, clean in pairs]}
+    return {**row, "galleries": [entry(figures, clean) for figures, clean in pairs]}
 
 
 def told(rows: Sequence[dict[str, Any]]) -> str:
@@ -174,10 +174,11 @@ def told(rows: Sequence[dict[str, Any]]) -> str:
         rates = " / ".join(f"{100 * row['galleries'][0][head]['rate']:.0f}" for head in HEADS)
         mark = "*" if row["part"] == "in" else " "
         far = "; ".join(
-            f"of {one['people']} people {100 * one['linear head']['rate']:.0f} / {100 * one['1-NN']['rate']:.0f} / "
-            f"{100 * one['nearest centroid']['rate']:.0f}, out of 50 {100 * one['1-NN, out of 50']['rate']:.0f} / "
-            f"{100 * one['nearest centroid, out of 50']['rate']:.0f}"
-            for one in row["galleries"][1:]
+            f"of {gallery['people']} people {100 * gallery['linear head']['rate']:.0f} / "
+            f"{100 * gallery['1-NN']['rate']:.0f} / {100 * gallery['nearest centroid']['rate']:.0f}, "
+            f"out of 50 {100 * gallery['1-NN, out of 50']['rate']:.0f} / "
+            f"{100 * gallery['nearest centroid, out of 50']['rate']:.0f}"
+            for gallery in row["galleries"][1:]
         )
         numbers = f"shift {row['shift']:.3f}  A {row['A']:.2f}  B {row['B']:.2f}"
         lines.append(f"  {row['recogniser']:<20}{mark} {numbers}  {rates}  {far}".rstrip())
@@ -185,7 +186,7 @@ def told(rows: Sequence[dict[str, Any]]) -> str:
     if held:
         shift = np.mean([row["shift"] for row in held])
         means = [np.mean([row["galleries"][0][head]["rate"] for row in held]) for head in HEADS]
-        lines.append(f"  held out, mean: shift {shift:.3f}, " + " / ".join(f"{100 * one:.1f}" for one in means))
+        lines.append(f"  held out, mean: shift {shift:.3f}, " + " / ".join(f"{100 * value:.1f}" for value in means))
     return "\n".join(lines)
 
 
@@ -197,7 +198,7 @@ def command(arguments: argparse.Namespace, recipes: Sequence[str]) -> str:
     words += ["--leave-one-out"] if arguments.leave_one_out else []
     words += [f"--galleries {arguments.galleries}"] if arguments.galleries != "100" else []
     if arguments.recognisers:
-        names = [one.partition("=") for one in arguments.recognisers.split(",")]
+        names = [name.partition("=") for name in arguments.recognisers.split(",")]
         words.append("--recognisers " + ",".join(f"{name}=FOLDER" if place else name for name, _, place in names))
     return " ".join([*words, *recipes])
 
@@ -232,14 +233,14 @@ def main() -> None:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     first, last = arguments.skip, arguments.skip + arguments.users
-    known = {one.name for one in (*study.people.users, *study.people.others)}
-    users = [replace(one, scraped=one.scraped[: arguments.photos]) for one in study.people.users[first:last]]
+    known = {person.name for person in (*study.people.users, *study.people.others)}
+    users = [replace(user, scraped=user.scraped[: arguments.photos]) for user in study.people.users[first:last]]
     study = replace(study, people=replace(study.people, users=tuple(users)))
     further = {}
     if None in sizes or max(size or 0 for size in sizes) > len(study.people.others):
         further = galleries.further(arguments.faces, known)
-    seen = {one.name: Seen(study, further, one) for one in study.recognisers}
-    clean = {name: judged(one, None, sizes) for name, one in seen.items()}
+    seen = {recogniser.name: Seen(study, further, recogniser) for recogniser in study.recognisers}
+    clean = {name: judged(view, None, sizes) for name, view in seen.items()}
     results: dict[str, list[dict[str, Any]]] = {}
     for text in texts:
         begun = time.perf_counter()
@@ -261,7 +262,7 @@ def main() -> None:
         "command": command(arguments, texts),
         "users": len(users),
         "skip": arguments.skip,
-        "photos": sum(len(one.scraped) for one in users),
+        "photos": sum(len(user.scraped) for user in users),
         "leave_one_out": arguments.leave_one_out,
         "recipes": results,
     }

@@ -88,7 +88,7 @@ Pixels = np.ndarray
 def picked(faces: Path, folder: Path, each: int) -> dict[str, tuple[Path, ...]]:
     """Links in `folder`/SIZE/ to `each` photos of every size; those that are there are taken as they are."""
     if not folder.is_dir():
-        found: list[tuple[int, str, Path]] = []
+        candidates: list[tuple[int, str, Path]] = []
         detector = DetectedOnce()
         for name, photos in photos_of(faces).items():
             for photo in photos:
@@ -97,10 +97,10 @@ def picked(faces: Path, folder: Path, each: int) -> dict[str, tuple[Path, ...]]:
                 except PhotoError:
                     continue
                 if len(seen) == 1:
-                    found.append((round(max(seen[0].box[2:])), name, photo))
+                    candidates.append((round(max(seen[0].box[2:])), name, photo))
         for size, pixels in SIZES.items():
             (folder / size).mkdir(parents=True)
-            near = sorted(found, key=lambda one: abs(np.log(one[0] / pixels)))
+            near = sorted(candidates, key=lambda candidate: abs(np.log(candidate[0] / pixels)))
             taken: list[str] = []
             for face, name, photo in near:
                 if len(taken) < each and taken.count(name) < EACH and 1 / FARTHEST < face / pixels < FARTHEST:
@@ -159,8 +159,8 @@ def rows_of(
 ) -> list[dict[str, object]]:
     """A row for every photo and kind of change. kinds: from a photo and its pixels to the changed pixels, or None."""
     detector, judge, rows = DetectedOnce(), load(JUDGE), []
-    for size, own in photos.items():
-        for photo in own:
+    for size, faces in photos.items():
+        for photo in faces:
             prepared = prepare(photo, detector)
             index = central_face(prepared)
             top, left, bottom, right = prepared.regions[index]
@@ -190,15 +190,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| face | cloaked by | " + " | ".join(COLUMNS.values()) + " |", "|---" * (2 + len(COLUMNS)) + "|"]
     for size in SIZES:
         for kind in dict.fromkeys(str(row["kind"]) for row in rows):
-            own = [row for row in rows if (row["size"], row["kind"]) == (size, kind)]
-            if not own:
+            shown = [row for row in rows if (row["size"], row["kind"]) == (size, kind)]
+            if not shown:
                 continue
             cells = []
             for key in COLUMNS:
-                values = [row[key] for row in own if row[key] is not None]
+                values = [row[key] for row in shown if row[key] is not None]
                 digits = DIGITS.get(key, 1)
-                cells.append(f"{np.mean(values):.{digits}f}" if len(values) == len(own) else "-")
-            faces = [int(row["face"]) for row in own]
+                cells.append(f"{np.mean(values):.{digits}f}" if len(values) == len(shown) else "-")
+            faces = [int(row["face"]) for row in shown]
             lines.append(f"| {size}, {min(faces)} to {max(faces)} px | {kind} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -207,8 +207,8 @@ def file_in(folder: Path) -> Callable[[Path, Pixels], Pixels | None]:
     """The changed pixels of a photo from FOLDER/SIZE/, under its name with any suffix."""
 
     def change(photo: Path, before: Pixels) -> Pixels | None:
-        found = [one for one in (folder / photo.parent.name).glob(f"{photo.stem}.*") if one.is_file()]
-        return read(found[0]).pixels if found else None
+        files = [file for file in (folder / photo.parent.name).glob(f"{photo.stem}.*") if file.is_file()]
+        return read(files[0]).pixels if files else None
 
     return change
 
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path)
     arguments = parser.parse_args()
     photos = picked(arguments.faces, arguments.out / "photos", arguments.photos)
-    people = tuple(Person(size, own, ()) for size, own in photos.items() if own)
+    people = tuple(Person(size, paths, ()) for size, paths in photos.items() if paths)
     study = Study(People(people, (), ()), arguments.out, Recipe(), say=lambda line: print(line, file=sys.stderr))
     kinds: dict[str, Callable[[Path, Pixels], Pixels | None]] = {}
     for name, recipe in CLOAKS.items():

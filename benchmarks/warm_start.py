@@ -41,15 +41,15 @@ SHARES = (0.1, 1.0)
 def batch_of(folder: Path, photos: int, extractors: tuple) -> solver.Batch:
     """The faces of one person, each to be moved from their mean."""
     cut = problem.cuts(sorted(path for path in folder.iterdir() if path.is_file())[:photos])
-    canvases = jnp.asarray(np.stack([one.canvas for one, _ in cut]))
-    own = solver.embed(extractors, canvases)
-    rows = [tuple(np.asarray(column[i]) for column in own) for i in range(len(cut))]
+    canvases = jnp.asarray(np.stack([face.canvas for face, _ in cut]))
+    embeddings = solver.embed(extractors, canvases)
+    rows = [tuple(np.asarray(column[i]) for column in embeddings) for i in range(len(cut))]
     mean = people.mean_embedding(rows)
     return solver.Batch(
         canvas=canvases,
-        mask=jnp.asarray(np.stack([one.mask for one, _ in cut])),
-        region=jnp.asarray(np.stack([one.region for one, _ in cut])),
-        target=tuple(jnp.tile(one, (len(cut), 1)) for one in mean),
+        mask=jnp.asarray(np.stack([face.mask for face, _ in cut])),
+        region=jnp.asarray(np.stack([face.region for face, _ in cut])),
+        target=tuple(jnp.tile(row, (len(cut), 1)) for row in mean),
         grey=jnp.asarray([grey for _, grey in cut]),
         identity=jnp.asarray([(0, 0, 0, i) for i in range(len(cut))], jnp.uint32),
     )
@@ -67,10 +67,10 @@ def cloaks(
     start = time.perf_counter()
     for done in range(0, recipe.steps, solver.CHUNK):
         slots = solver.advance(recipe, extractors, slots, min(solver.CHUNK, recipe.steps - done))
-    found = jax.block_until_ready(solver.result(recipe, slots))
+    results = jax.block_until_ready(solver.result(recipe, slots))
     seconds = time.perf_counter() - start
-    moved = jax.vmap(distances)(solver.embed(extractors, batch.canvas + found.delta), batch.target)
-    return {"delta": found.delta, "shift": np.asarray(moved.mean(axis=1)), "dssim": found.dssim, "seconds": seconds}
+    moved = jax.vmap(distances)(solver.embed(extractors, batch.canvas + results.delta), batch.target)
+    return {"delta": results.delta, "shift": np.asarray(moved.mean(axis=1)), "dssim": results.dssim, "seconds": seconds}
 
 
 def main() -> int:
@@ -92,7 +92,7 @@ def main() -> int:
     for steps in STEPS:
         recipe = replace(default, steps=steps)
         for label, share in (("noise", 0.0), *(("the person's mean cloak", share) for share in SHARES)):
-            found = [
+            cloaked = [
                 cloaks(recipe, extractors, batch, mean if share else None, share)
                 for batch, mean in zip(batches, means, strict=True)
             ]
@@ -101,9 +101,9 @@ def main() -> int:
                     "begun_from": label,
                     "share_of_budget": share,
                     "steps": steps,
-                    "shift": round(float(np.concatenate([one["shift"] for one in found]).mean()), 4),
-                    "dssim_max": round(float(max(one["dssim"].max() for one in found)), 5),
-                    "seconds_a_face": round(found[-1]["seconds"] / len(batches[-1].grey), 3),
+                    "shift": round(float(np.concatenate([row["shift"] for row in cloaked]).mean()), 4),
+                    "dssim_max": round(float(max(row["dssim"].max() for row in cloaked)), 5),
+                    "seconds_a_face": round(cloaked[-1]["seconds"] / len(batches[-1].grey), 3),
                 }
             )
             print(json.dumps(rows[-1]), flush=True)

@@ -42,8 +42,8 @@ def folder(table: Mapping[str, Any]) -> Path:
 
     table: its table of the manifest. A folder in `root()` that is not there means that it is nowhere (`uninstalled`).
     """
-    own = root() / table["path"]
-    return own if own.is_dir() else next(filter(Path.is_dir, _packaged(table)), own)
+    shipped = root() / table["path"]
+    return shipped if shipped.is_dir() else next(filter(Path.is_dir, _packaged(table)), shipped)
 
 
 def uninstalled(name: str, table: Mapping[str, Any]) -> str | None:
@@ -81,10 +81,10 @@ def detector() -> Path:
 @functools.lru_cache(maxsize=4)
 def _detector(path: Path, sha256: str, size: int, modified: int) -> None:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
         raise CheckpointError(
-            f"the face detector {path} is not the one expected: SHA-256 is {found}, expected {sha256}; reinstall the "
+            f"the face detector {path} is not the one expected: SHA-256 is {digest}, expected {sha256}; reinstall the "
             "package or rebuild it with tools/convert_weights.py yunet.onnx"
         )
 
@@ -159,14 +159,14 @@ def restore(path: Path | str, abstract_tree: Any, *, sha256: str | None = None) 
     ]
     if problems:
         raise CheckpointError(f"the weights in {path} do not fit:\n  " + "\n  ".join(problems))
-    found = content_sha256(arrays)
-    if sha256 is not None and found != sha256:
+    digest = content_sha256(arrays)
+    if sha256 is not None and digest != sha256:
         raise CheckpointError(
-            f"the weights in {path} are not the ones expected: content SHA-256 is {found}, expected {sha256}; "
+            f"the weights in {path} are not the ones expected: content SHA-256 is {digest}, expected {sha256}; "
             "upgrade the package it is of, restore the folder, or rebuild it with tools/convert_weights.py"
         )
     leaves = [_finite(path, name, arrays[name], leaf.dtype) for name, leaf in wanted.items()]
-    return jax.tree.unflatten(jax.tree.structure(abstract_tree), leaves), found
+    return jax.tree.unflatten(jax.tree.structure(abstract_tree), leaves), digest
 
 
 def _finite(path: Path, name: str, array: np.ndarray, dtype: Any) -> np.ndarray:

@@ -59,12 +59,12 @@ for _place, (_name, _help) in enumerate(COMMANDS.items()):
 
 def main(arguments: list[str] | None = None) -> int:
     """The console script. Returns the exit code; never raises an exception, whatever happens to the output."""
-    given = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if arguments is None else arguments
     with ExitStack() as stack:
         if arguments is None:
             stack.enter_context(interrupt.prompt())
         output, _ = stack.enter_context(terminal.guarded())
-        code = _called(given, output)
+        code = _called(words, output)
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
@@ -76,24 +76,24 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def _called(given: list[str], output: terminal.Stream | None) -> int:
+def _called(words: list[str], output: terminal.Stream | None) -> int:
     """The exit code of a command. output: for the help, which has colours of its own."""
-    as_json = "--json" in given
+    as_json = "--json" in words
     with ExitStack() as stack:
         try:
-            if "" in given:
+            if "" in words:
                 return usage("an argument is empty: is a variable unset?", as_json=as_json)
-            if given and not {"--help", "-h", "--version"} & set(given):
+            if words and not {"--help", "-h", "--version"} & set(words):
                 from engine import faults
 
                 if said := faults.too_little_memory():
                     return usage(said, as_json=as_json)
-                if "--verbose" in given:
+                if "--verbose" in words:
                     from engine.commands.verbose import verbose
 
                     stack.enter_context(verbose())
             console = Console(file=output)  # type: ignore[arg-type]
-            result = app(given, exit_on_error=False, print_error=False, console=console)
+            result = app(words, exit_on_error=False, print_error=False, console=console)
             return result if isinstance(result, int) else OK
         except CycloptsError as error:
             said = f"{error} `cloak --help` tells more."

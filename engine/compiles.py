@@ -69,8 +69,8 @@ class Recorder:
     def made(self) -> dict[str, Program]:
         """Programs of which an executable was made, by XLA or from the cache; the dearest first."""
         with self._lock:
-            found = [(name, one) for name, one in self.by_program.items() if one.made]
-        return dict(sorted(found, key=lambda item: -item[1].seconds))
+            executables = [(name, program) for name, program in self.by_program.items() if program.made]
+        return dict(sorted(executables, key=lambda item: -item[1].seconds))
 
     def as_dict(self) -> dict[str, Any]:
         """Figures for JSON: programs (executables made), seconds, from_cache, and by_program, each of which has `made`,
@@ -78,12 +78,12 @@ class Recorder:
         """
         made = self.made
         return {
-            "programs": sum(one.made for one in made.values()),
-            "seconds": round(sum(one.seconds for one in made.values()), 2),
-            "from_cache": sum(one.loaded for one in made.values()),
+            "programs": sum(program.made for program in made.values()),
+            "seconds": round(sum(program.seconds for program in made.values()), 2),
+            "from_cache": sum(program.loaded for program in made.values()),
             "by_program": {
-                name: {"made": one.made, "from_cache": one.loaded, "seconds": round(one.seconds, 3)}
-                for name, one in made.items()
+                name: {"made": program.made, "from_cache": program.loaded, "seconds": round(program.seconds, 3)}
+                for name, program in made.items()
             },
         }
 
@@ -145,5 +145,5 @@ def record() -> Iterator[Recorder]:
 
 def _name(text: str) -> str:
     """JAX calls one function `f` when it is traced and `jit(f)` or `jit_f` later."""
-    found = re.fullmatch(r"p?jit\((.*)\)|p?jit_(.*)", text)
-    return (found[1] or found[2] or text) if found else text
+    match = re.fullmatch(r"p?jit\((.*)\)|p?jit_(.*)", text)
+    return (match[1] or match[2] or text) if match else text

@@ -83,12 +83,12 @@ def _choice(name: str, value: str, kind: object) -> None:
         raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {value!r}")
 
 
-def _numbers(given: object, kind: type, names: tuple[str, ...]) -> None:
-    what = "a whole number" if kind is Integral else "a number"
+def _numbers(settings: object, kind: type, names: tuple[str, ...]) -> None:
+    noun = "a whole number" if kind is Integral else "a number"
     for name in names:
-        value = getattr(given, name)
+        value = getattr(settings, name)
         if isinstance(value, bool) or not isinstance(value, kind):
-            raise ValueError(f"{name} must be {what}; got {value!r}")
+            raise ValueError(f"{name} must be {noun}; got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Recipe:
         _choice("solver", self.solver, SolverName)
         if isinstance(self.extractors, str):
             raise ValueError(f"extractors must be names, as ({self.extractors!r},); got the text {self.extractors!r}")
-        if not isinstance(self.extractors, Iterable) or not all(isinstance(one, str) for one in self.extractors):
+        if not isinstance(self.extractors, Iterable) or not all(isinstance(name, str) for name in self.extractors):
             raise ValueError(f"extractors must be names, as ('web-incept',); got {self.extractors!r}")
         object.__setattr__(self, "extractors", tuple(self.extractors))  # a list cannot be hashed
         _numbers(self, Real, ("rho", "jitter", "spectrum", "smoothing", "coarse", "cap", "lead"))
@@ -234,12 +234,12 @@ class Recipe:
                 f"with turn {self.turn} {len(self.extractors)} extractors need {len(self.turns)} steps, more than the "
                 f"{CHUNK} after which turns begin anew: raise turn or name fewer extractors"
             )
-        own = type(self)
-        turn = own.turn if self.turn is None else self.turn
+        cls = type(self)
+        turn = cls.turn if self.turn is None else self.turn
         choices = self.coarse, self.cap, self.colour, turn, self.lead
-        if self.solver != own.solver and choices != (own.coarse, own.cap, own.colour, own.turn, own.lead):
+        if self.solver != cls.solver and choices != (cls.coarse, cls.cap, cls.colour, cls.turn, cls.lead):
             raise ValueError(
-                f"coarse, cap, colour, turn and lead are choices of the solver {own.solver!r}, not of {self.solver!r}"
+                f"coarse, cap, colour, turn and lead are choices of the solver {cls.solver!r}, not of {self.solver!r}"
             )
 
     @property
@@ -285,8 +285,8 @@ class Recipe:
             1.5
         """
         chunk = [self.turns[step % len(self.turns)] for step in range(CHUNK)]
-        spread = {index: self.weights[index] / sum(index in one for one in chunk) for one in chunk for index in one}
-        pushes = [sum(spread[index] for index in one) for one in chunk]
+        spread = {index: self.weights[index] / sum(index in turn for turn in chunk) for turn in chunk for index in turn}
+        pushes = [sum(spread[index] for index in turn) for turn in chunk]
         return sum(spread[index] for index in members) * CHUNK / sum(pushes)
 
     @classmethod
@@ -300,11 +300,11 @@ class Recipe:
             0.017
         """
         _choice("mode", mode, Mode)
-        given = {name: value for name, value in changes.items() if value is not None}
-        _choice("solver", str(given.get("solver", cls.solver)), SolverName)
-        solver = str(given.get("solver", cls.solver))
+        chosen = {name: value for name, value in changes.items() if value is not None}
+        _choice("solver", str(chosen.get("solver", cls.solver)), SolverName)
+        solver = str(chosen.get("solver", cls.solver))
         objective: Objective = cls.objective if solver == cls.solver else "away"
-        return replace(cls(rho=RHO[mode], steps=STEPS[solver][mode], objective=objective), **given)  # type: ignore[arg-type]
+        return replace(cls(rho=RHO[mode], steps=STEPS[solver][mode], objective=objective), **chosen)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ def photos_of(root: Path, *, without: Collection[str] = ()) -> dict[str, list[Pa
     """
     if not root.is_dir():
         raise ValueError(f"{root} must be a folder with a folder of photos for each person; it is no folder")
-    found = {
+    people = {
         folder.name: sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         for folder in sorted(root.iterdir())
         if folder.is_dir() and not folder.name.startswith(".") and folder.name not in without
     }
-    found = {name: photos for name, photos in found.items() if photos}
-    if not found:
-        left = "nobody is left" if without else "it has none"
-        raise ValueError(f"{root} must have a folder of photos for each person; {left}")
-    return found
+    people = {name: photos for name, photos in people.items() if photos}
+    if not people:
+        reason = "nobody is left" if without else "it has none"
+        raise ValueError(f"{root} must have a folder of photos for each person; {reason}")
+    return people

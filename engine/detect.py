@@ -124,8 +124,8 @@ class Scanner(ABC):
         return best if scores[best] > max(scores[0], face.score) + BETTER else 0
 
     def _scan(self, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
-        found = [_placed(look, rows) for look, rows in self._seen(_looks(pixels, self.settings.min_size))]
-        rows = np.concatenate([np.empty((0, 15), np.float32), *found])
+        finds = [_placed(look, rows) for look, rows in self._seen(_looks(pixels, self.settings.min_size))]
+        rows = np.concatenate([np.empty((0, 15), np.float32), *finds])
         rows = rows[rows[:, 2:4].max(axis=1) >= self.settings.min_size]
         return [Face(row[:4].copy(), row[4:14].reshape(5, 2).copy(), float(row[14])) for row in _merge(rows)]
 
@@ -157,13 +157,13 @@ class YuNet(Scanner):
 
     def _detector(self) -> cv2.FaceDetectorYN:
         """This thread's detector."""
-        found = getattr(self._local, "detector", None)
-        if found is None:
+        detector = getattr(self._local, "detector", None)
+        if detector is None:
             cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of the CPU target on every load
             settings = (32, 32), self.settings.min_score, IN_PICTURE, MOST
-            found = cv2.FaceDetectorYN.create("onnx", self._model, np.empty(0, np.uint8), *settings)
-            self._local.detector = found
-        return found
+            detector = cv2.FaceDetectorYN.create("onnx", self._model, np.empty(0, np.uint8), *settings)
+            self._local.detector = detector
+        return detector
 
     def _seen(self, looks: Iterable[Look]) -> Iterator[tuple[Look, Float32[np.ndarray, "n 15"]]]:
         detector = self._detector()
@@ -245,11 +245,11 @@ def _merge(rows: Float32[np.ndarray, "n 15"]) -> Float32[np.ndarray, "k 15"]:
     """Non-maximum suppression over the scans, the most confident first."""
     if not len(rows):
         return rows
-    kept = cv2.dnn.NMSBoxes(rows[:, :4].astype(np.float64).tolist(), rows[:, 14].tolist(), 0.0, OVERLAP)
-    return rows[np.asarray(kept, int).reshape(-1)]
+    indices = cv2.dnn.NMSBoxes(rows[:, :4].astype(np.float64).tolist(), rows[:, 14].tolist(), 0.0, OVERLAP)
+    return rows[np.asarray(indices, int).reshape(-1)]
 
 
-def _rivals(faces: list[Face], others: list[Face]) -> list[Face]:
+def _rivals(faces: list[Face], turned: list[Face]) -> list[Face]:
     """Both lists, without those in whose place the other list has a face of higher score."""
 
     def beaten(face: Face, rivals: list[Face]) -> bool:
@@ -260,7 +260,7 @@ def _rivals(faces: list[Face], others: list[Face]) -> list[Face]:
             for rival in rivals
         )
 
-    return [f for f in faces if not beaten(f, others)] + [f for f in others if not beaten(f, faces)]
+    return [f for f in faces if not beaten(f, turned)] + [f for f in turned if not beaten(f, faces)]
 
 
 def _turn_back(face: Face, quarters: int, size: tuple[int, int]) -> Face:

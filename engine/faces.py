@@ -204,7 +204,7 @@ def add(
     # A float sum depends on its order in the last bit, so faces that overlap are summed in one order of their own.
     pairs.sort(key=lambda pair: (pair[0].box, pair[1], pair[0].change.tobytes() if len(pairs) > 1 else b""))
     result = pixels.copy()
-    for (top, left, bottom, right), _ in (one for one, _ in pairs):
+    for (top, left, bottom, right), _ in (placed for placed, _ in pairs):
         # In strips: what is worked on stays in the processor's cache, and memory does not grow with the face.
         for first in range(top, bottom, STRIP):
             strip = first, left, min(first + STRIP, bottom), right
@@ -218,15 +218,15 @@ def _levels(strip: tuple[int, int, int, int], pairs: Sequence[tuple[Warped, floa
     """The sum of all changes in a strip of the photo, in whole levels of 255."""
     top, left, bottom, right = strip
     total: np.ndarray | None = None
-    for (other, change), amount in pairs:
-        y0, x0, y1, x1 = max(top, other[0]), max(left, other[1]), min(bottom, other[2]), min(right, other[3])
+    for (box, change), amount in pairs:
+        y0, x0, y1, x1 = max(top, box[0]), max(left, box[1]), min(bottom, box[2]), min(right, box[3])
         if y0 >= y1 or x0 >= x1:
             continue
-        part = change[y0 - other[0] : y1 - other[0], x0 - other[1] : x1 - other[1]] * np.float32(amount * 255)
+        part = change[y0 - box[0] : y1 - box[0], x0 - box[1] : x1 - box[1]] * np.float32(amount * 255)
         if total is None:
             total = np.zeros((bottom - top, right - left, *part.shape[2:]), np.float32)
         if part.ndim != total.ndim:
-            part, total = (np.stack([one] * 3, axis=2) if one.ndim == 2 else one for one in (part, total))
+            part, total = (np.stack([array] * 3, axis=2) if array.ndim == 2 else array for array in (part, total))
         total[y0 - top : y1 - top, x0 - left : x1 - left] += part
     assert total is not None
     levels = np.rint(total, out=total).astype(np.int16)

@@ -52,10 +52,10 @@ def full(error: BaseException) -> bool:
 def no_room(folder: Path) -> bool:
     """Whether a folder's disk has no room, for programs that only say that something failed."""
     try:
-        found = os.statvfs(folder)
+        status = os.statvfs(folder)
     except OSError:
         return False
-    return found.f_bavail * found.f_frsize < LITTLE
+    return status.f_bavail * status.f_frsize < LITTLE
 
 
 def noted(error: BaseException, folder: Path | None = None, *, about: str = "") -> Path | None:
@@ -104,8 +104,8 @@ def place(error: BaseException) -> str:
         ''
     """
     root = Path(__file__).parent
-    own = [frame for frame in _frames(error) if Path(frame.filename).is_relative_to(root)]
-    return f"{Path(own[-1].filename).relative_to(root.parent)}:{own[-1].lineno}" if own else ""
+    frames = [frame for frame in _frames(error) if Path(frame.filename).is_relative_to(root)]
+    return f"{Path(frames[-1].filename).relative_to(root.parent)}:{frames[-1].lineno}" if frames else ""
 
 
 def unexpected(error: BaseException, folder: Path | None = None, *, about: str = "") -> str:
@@ -119,7 +119,7 @@ def mistake(error: BaseException, how: str = "") -> str:
 
     how: how to report it, after "please report it".
     """
-    at = f" at {found}" if (found := place(error)) else ""
+    at = f" at {line}" if (line := place(error)) else ""
     said = f"Unexpected {type(error).__name__}{at}: {words(error)}"
     return f"{said}. It is a mistake in the program: please report it{how}."
 
@@ -144,8 +144,8 @@ def of_machine(error: BaseException) -> str:
         return "this machine, or a limit set for it (ulimit), has not enough memory: use fewer --workers"
     if of_device(error) and ("RESOURCE_EXHAUSTED" in text or "ut of memory" in text):
         return f"the device has not enough memory ({words(error)}): use a smaller --batch"
-    if found := no_devices(error):
-        return f"JAX finds no device of the kind that was asked for ({found}): unset or correct JAX_PLATFORMS"
+    if reason := no_devices(error):
+        return f"JAX finds no device of the kind that was asked for ({reason}): unset or correct JAX_PLATFORMS"
     if of_device(error):
         return f"the device failed ({words(error)})"
     return ""
@@ -165,6 +165,6 @@ def no_devices(error: BaseException) -> str:
         return ""
     try:  # JAX cuts its own part out of tracebacks, and some of what it raises says nothing
         jax.local_devices()
-    except Exception as found:
-        return words(found) if str(found) else f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}"
+    except Exception as refusal:
+        return words(refusal) if str(refusal) else f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}"
     return ""

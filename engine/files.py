@@ -328,8 +328,8 @@ def _named(path: Path, *, patience: float) -> Iterator[None]:
                 raise HeldError(f"{owner}; if that has ended, delete {path}")
             time.sleep(0.2)
     try:
-        for left in path.parent.glob(f"{path.name}-*{PART}"):  # of calls that were killed
-            left.unlink(missing_ok=True)
+        for leftover in path.parent.glob(f"{path.name}-*{PART}"):  # of calls that were killed
+            leftover.unlink(missing_ok=True)
         yield
     finally:
         with suppress(OSError):

@@ -31,17 +31,17 @@ def data_uri(data: bytes, kind: str) -> str:
 @cache
 def environment() -> Environment:
     """Templates with autoescape on, whatever their names end in; a value that is not given is an error."""
-    found = Environment(
+    templates = Environment(
         loader=PackageLoader("engine", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["readable"] = readable
-    found.filters["csp_hash"] = _csp_hash
-    found.filters["json"] = json.dumps
-    return found
+    templates.filters["readable"] = readable
+    templates.filters["csp_hash"] = _csp_hash
+    templates.filters["json"] = json.dumps
+    return templates
 
 
 def render(template: str, **values: object) -> str:

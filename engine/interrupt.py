@@ -41,14 +41,14 @@ def prompt() -> Iterator[None]:
 
 
 def _watch(reading: int) -> None:
-    left: float | None = None
+    timeout: float | None = None
     while True:
-        ready, _, _ = select.select([reading], [], [], left)
+        ready, _, _ = select.select([reading], [], [], timeout)
         if ready and signal.SIGINT not in os.read(reading, 64):
             continue
-        if left is not None:
+        if timeout is not None:
             _end()
-        left = GRACE
+        timeout = GRACE
 
 
 def _end() -> None:

@@ -37,7 +37,7 @@ def trusted(path: Path) -> bool:
     try:
         path.mkdir(mode=files.PRIVATE_FOLDER, parents=True, exist_ok=True)
         status = path.lstat()
-        if not stat.S_ISDIR(status.st_mode) or not _own(status, OTHERS_WRITE):
+        if not stat.S_ISDIR(status.st_mode) or not _closed_to(status, OTHERS_WRITE):
             return False
         if status.st_mode & OTHERS:
             path.chmod(files.PRIVATE_FOLDER)
@@ -52,7 +52,7 @@ def read(path: Path) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
-            closed = stat.S_ISREG(status.st_mode) and _own(status, OTHERS)
+            closed = stat.S_ISREG(status.st_mode) and _closed_to(status, OTHERS)
             return file.read() if closed else None
     except OSError:
         return None
@@ -71,7 +71,7 @@ def claim(path: Path) -> None:
         os.close(descriptor)
 
 
-def _own(status: os.stat_result, others: int) -> bool:
+def _closed_to(status: os.stat_result, bits: int) -> bool:
     if not hasattr(os, "geteuid"):
         return True
-    return status.st_uid == os.geteuid() and not status.st_mode & others
+    return status.st_uid == os.geteuid() and not status.st_mode & bits

@@ -121,9 +121,9 @@ def _help(helper: Callable[[], subprocess.Popen]) -> None:
 def _end_helpers() -> None:
     with suppress(IndexError):
         while True:
-            one = _helpers.pop()
-            one.terminate()
-            one.wait()
+            helper = _helpers.pop()
+            helper.terminate()
+            helper.wait()
 
 
 def from_the_end(calls: Sequence[Call]) -> None:
@@ -174,7 +174,7 @@ class Kept(Generic[P, R]):
         return path is not None and not path.exists()
 
     def _dynamic(self, arguments: tuple) -> tuple:
-        return tuple(one for index, one in enumerate(arguments) if index != self._static)
+        return tuple(argument for index, argument in enumerate(arguments) if index != self._static)
 
     def _program(self, arguments: tuple) -> Callable[..., R] | None:
         """None if none is to be kept."""
@@ -237,11 +237,11 @@ def _load(path: Path, dynamic: tuple, device: jax.Device) -> Callable[..., Any] 
     data = None if key is None else private.read(path)
     if key is None or data is None:
         return None
-    mac, kept = data[:32], data[32:]
+    mac, packed = data[:32], data[32:]
     try:
-        if not hmac.compare_digest(mac, _mac(key, path, kept)):
+        if not hmac.compare_digest(mac, _mac(key, path, packed)):
             raise ValueError("not what was written")
-        payload, out_tree = pickle.loads(kept)
+        payload, out_tree = pickle.loads(packed)
         in_tree = jax.tree.structure((dynamic, {}))
         program = serialize_executable.deserialize_and_load(payload, in_tree, out_tree, execution_devices=[device])
         os.utime(path)
@@ -279,22 +279,22 @@ def _make(path: Path, jitted: Any, arguments: tuple) -> Callable[..., Any]:
     try:
         # Not the arguments' tree, which has networks in it and so any function: who loads it has arguments like these.
         payload, _, out_tree = serialize_executable.serialize(program)
-        kept = pickle.dumps((payload, out_tree))
+        packed = pickle.dumps((payload, out_tree))
     except Exception:  # not everything can be serialised, and nobody is told which: it only costs time, the next time
         return program
     with suppress(OSError):  # nor does a folder that is full
-        files.write(path, _mac(key, path, kept) + kept)
+        files.write(path, _mac(key, path, packed) + packed)
         _remove(path.parent)
     return program
 
 
 def _remove(folder: Path) -> None:
     """All but the MOST programs that were used last, and what a killed process left half-written an hour ago."""
-    for old in sorted(folder.glob("*.program"), key=lambda one: -one.stat().st_mtime)[MOST:]:
+    for old in sorted(folder.glob("*.program"), key=lambda path: -path.stat().st_mtime)[MOST:]:
         old.unlink(missing_ok=True)
-    for left in folder.glob(".*.part"):
-        if left.stat().st_mtime < time.time() - 3600:
-            left.unlink(missing_ok=True)
+    for leftover in folder.glob(".*.part"):
+        if leftover.stat().st_mtime < time.time() - 3600:
+            leftover.unlink(missing_ok=True)
 
 
 def _key(folder: Path) -> bytes | None:
@@ -312,9 +312,9 @@ def _key(folder: Path) -> bytes | None:
     return key
 
 
-def _mac(key: bytes, path: Path, kept: bytes) -> bytes:
+def _mac(key: bytes, path: Path, packed: bytes) -> bytes:
     # The name too: a program must not stand for another one.
-    return hmac.digest(key, path.name.encode() + b"\0" + kept, "sha256")
+    return hmac.digest(key, path.name.encode() + b"\0" + packed, "sha256")
 
 
 @contextmanager
@@ -355,8 +355,8 @@ def _surroundings() -> str:
 
 def _processor() -> list[str]:
     """Features that its programs may use: they fail, or end the process, on one that lacks them."""
-    found = [platform.machine(), platform.processor()]
+    features = [platform.machine(), platform.processor()]
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        found += sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
-    return found
+        features += sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    return features

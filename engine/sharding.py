@@ -44,8 +44,8 @@ def configure(*, cache: Path | None = None) -> Path | None:
     if version("jaxlib").startswith(CPU_FLAG_VERSIONS) and CPU_FLAG.split("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {CPU_FLAG}".strip()
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        own = cache or platformdirs.user_cache_path("fawkes-engine", appauthor=False)
-        jax.config.update("jax_compilation_cache_dir", str(own))
+        place = cache or platformdirs.user_cache_path("fawkes-engine", appauthor=False)
+        jax.config.update("jax_compilation_cache_dir", str(place))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     folder = str(jax.config.values["jax_compilation_cache_dir"])
@@ -114,10 +114,10 @@ def precision(device: jax.Device | None = None) -> Precision:
     device: by default the first one here. CPUs get float32, also those with AVX-512-BF16 or AMX: XLA's convolutions do
     not use their units, and a step takes longer (benchmarks/README.md).
     """
-    one = devices_here()[0] if device is None else device
-    if one.platform == "tpu":
+    device = devices_here()[0] if device is None else device
+    if device.platform == "tpu":
         return "bfloat16"
-    return "bfloat16" if one.platform == "gpu" and _capability(one) >= BFLOAT16_GPU else "float32"
+    return "bfloat16" if device.platform == "gpu" and _capability(device) >= BFLOAT16_GPU else "float32"
 
 
 def _capability(device: jax.Device) -> float:

@@ -144,8 +144,8 @@ class View(Watch):
         if summary.dry_run:
             print(f"Dry run, nothing was written. Would be: {done}.")
         if earlier:
-            what = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(earlier.items()))
-            print(f"As earlier calls left them, nothing to do: {what}.")
+            tally = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(earlier.items()))
+            print(f"As earlier calls left them, nothing to do: {tally}.")
         if summary.dry_run:
             return
         if summary.worked:
@@ -182,7 +182,7 @@ def _pace(summary: Summary) -> str:
 
 def _compiled(compiles: dict[str, Any]) -> str:
     """Compiled programs, and which took longest."""
-    dearest = ", ".join(f"{name} {one['seconds']:.1f} s" for name, one in [*compiles["by_program"].items()][:3])
+    dearest = ", ".join(f"{name} {program['seconds']:.1f} s" for name, program in [*compiles["by_program"].items()][:3])
     programs = f"{compiles['programs']} programs, {compiles['from_cache']} of them from the cache"
     return f"Compiling took {compiles['seconds']:.1f} s in all threads, for {programs}: {dearest}, ..."
 
@@ -195,7 +195,7 @@ class _Lines:
         self._ended = Event()
         self._lock = Lock()
         self._begun = time.monotonic()
-        self._what, self._done, self._total = "preparing", 0, 0
+        self._stage, self._done, self._total = "preparing", 0, 0
         self._said, self._last = -1, ""
         self._thread = Thread(target=self._beat, name="progress", daemon=True)
 
@@ -209,7 +209,7 @@ class _Lines:
 
     def update(self, task: Task) -> None:
         first = not self._total
-        self._what, self._done, self._total = task.description, int(task.completed), int(task.total or 0)
+        self._stage, self._done, self._total = task.description, int(task.completed), int(task.total or 0)
         if self._total and (first or self._tenth > self._said or self._done < self._said * self._total / 10):
             self._say()
 
@@ -225,9 +225,9 @@ class _Lines:
         with self._lock:
             self._said = self._tenth
             of = f"{self._done} of {self._total} photos, " if self._total else ""
-            if self._ended.is_set() and (not of or f"{of}{self._what}" == self._last):
+            if self._ended.is_set() and (not of or f"{of}{self._stage}" == self._last):
                 return
-            self._last = f"{of}{self._what}"
+            self._last = f"{of}{self._stage}"
             seconds = time.monotonic() - self._begun
             self._console.print(Text(f"{self._last}, {seconds:.0f} s"), soft_wrap=True)
 
@@ -249,7 +249,7 @@ class Board:
             disable=not self._console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._what = ""
+        self._stage = ""
 
     def __enter__(self) -> Board:
         self._progress.start()
@@ -262,13 +262,14 @@ class Board:
 
     def prices(self, prices: Sequence[Price]) -> None:
         """Work to be done, and about how long it takes."""
-        for one in prices:
+        for price in prices:
             print(
-                f"{one.preset:<14}{one.cloaks:5} photos to cloak, {one.embeddings:5} to show to each recogniser, "
-                f"about {one.seconds / 60:.0f} min"
+                f"{price.preset:<14}{price.cloaks:5} photos to cloak, {price.embeddings:5} to show to each recogniser, "
+                f"about {price.seconds / 60:.0f} min"
             )
         print(
-            f"about {sum(one.seconds for one in prices) / 60:.0f} min in all, less what is remembered of earlier calls"
+            f"about {sum(price.seconds for price in prices) / 60:.0f} min in all, "
+            "less what is remembered of earlier calls"
         )
 
     def uploads(self, lines: Sequence[str]) -> None:
@@ -284,11 +285,11 @@ class Board:
         if not self._quiet:
             self._console.print(Text(readable(line)), soft_wrap=True)
 
-    def progress(self, what: str, done: int, all: int) -> None:
+    def progress(self, stage: str, done: int, all: int) -> None:
         """`done` of `all` of what is being done now."""
-        if what != self._what:
+        if stage != self._stage:
             if self._task is not None:
                 self._progress.remove_task(self._task)
-            self._task, self._what = self._progress.add_task(escape(readable(what)), total=all), what
+            self._task, self._stage = self._progress.add_task(escape(readable(stage)), total=all), stage
         assert self._task is not None
         self._progress.update(self._task, completed=done, total=all)

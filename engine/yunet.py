@@ -84,13 +84,13 @@ class Network(nnx.Module):
             for unit in stage:
                 x = jax.nn.relu(unit(x, where))
             maps.append((x, where))
-        above, found = None, []
+        above, outputs = None, []
         for (x, where), neck, head in reversed(list(zip(maps[-len(STRIDES) :], self.neck, self.head, strict=True))):
             if above is not None:
                 x = x + jnp.repeat(jnp.repeat(above, 2, axis=0), 2, axis=1)
             above = jax.nn.relu(neck(x, where))
-            found.append(head(above, where))
-        return tuple(reversed(found))
+            outputs.append(head(above, where))
+        return tuple(reversed(outputs))
 
 
 def inside(x: Float[Array, "h w _c"], size: Int32[Array, " 2"], *, stride: int) -> Bool[Array, "h w 1"]:
@@ -122,7 +122,9 @@ def finds(
 
     def of_one(frame: Array, size: Array) -> tuple[Array, Array]:
         maps = nnx.merge(graphdef, params)(frame.astype(jnp.float32), size)
-        rows = jnp.concatenate([decoded(one, size, stride=stride) for one, stride in zip(maps, STRIDES, strict=True)])
+        rows = jnp.concatenate(
+            [decoded(head_map, size, stride=stride) for head_map, stride in zip(maps, STRIDES, strict=True)]
+        )
         return rows[jax.lax.top_k(rows[:, 14], min(CANDIDATES, len(rows)))[1]], rows
 
     with jax.default_matmul_precision("highest"):  # TF32 or bfloat16 would move boxes

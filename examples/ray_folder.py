@@ -39,22 +39,22 @@ class Write:
 def main() -> None:
     parser = shared.parser(__doc__)
     parser.add_argument("--faces", type=Path, help="of an earlier call, instead of finding out who is who")
-    given = parser.parse_args()
-    out = Path(given.out)
+    options = parser.parse_args()
+    out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    recipe, each = shared.recipe(given), shared.each(given)
+    recipe, each = shared.recipe(options), shared.each(options)
     ray.init()
-    photos = ray.data.read_binary_files(given.source, include_paths=True)
-    if given.faces is None:
+    photos = ray.data.read_binary_files(options.source, include_paths=True)
+    if options.faces is None:
         photos.map_batches(Look, fn_constructor_kwargs={"recipe": recipe}, **each).write_parquet(
             str(out / "seen"), mode=SaveMode.OVERWRITE
         )
         pq.write_table(group(pq.read_table(out / "seen")), out / "faces.parquet")
     faces = pq.read_table(
-        given.faces or out / "faces.parquet", columns=["sha256", "face", "own", "identity", "networks", "person"]
+        options.faces or out / "faces.parquet", columns=["sha256", "face", "own", "identity", "networks", "person"]
     )
     cloaked = photos.map_batches(Cloak, fn_constructor_kwargs={"recipe": recipe, "faces": faces}, **each)
-    places = given.source, str(out / "photos")
+    places = options.source, str(out / "photos")
     # What Ray says of `fn` leaves out classes, which it takes.
     written = cloaked.map(Write, fn_constructor_args=places, concurrency=1)  # type: ignore[bad-argument-type]
     written.write_parquet(str(out / "results"), mode=SaveMode.OVERWRITE)

@@ -15,15 +15,15 @@ from engine.bulk.ray_data import Cloak
 
 
 def main() -> None:
-    given = shared.parser(__doc__).parse_args()
+    options = shared.parser(__doc__).parse_args()
     # Nobody says who is in these photos, so each face is moved away from its own embedding.
-    recipe = shared.recipe(given, objective="away")
+    recipe = shared.recipe(options, objective="away")
     ray.init()
-    rows = ray.data.read_parquet(given.source).map_batches(
-        Cloak, fn_constructor_kwargs={"recipe": recipe}, **shared.each(given)
+    rows = ray.data.read_parquet(options.source).map_batches(
+        Cloak, fn_constructor_kwargs={"recipe": recipe}, **shared.each(options)
     )
-    rows.write_parquet(given.out, mode=SaveMode.ERROR)
-    for row in ray.data.read_parquet(given.out).groupby("status").count().take_all():
+    rows.write_parquet(options.out, mode=SaveMode.ERROR)
+    for row in ray.data.read_parquet(options.out).groupby("status").count().take_all():
         print(row["status"], row["count()"])
 
 

@@ -27,13 +27,13 @@ def as_sample(row: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = shared.parser(__doc__)
     parser.add_argument("--suffix", default="jpg", help="of the photos in a sample")
-    given = parser.parse_args()
-    recipe = shared.recipe(given, objective="away")
+    options = parser.parse_args()
+    recipe = shared.recipe(options, objective="away")
     ray.init()
-    rows = ray.data.read_webdataset(given.source, decoder=None).map_batches(
-        Cloak, fn_constructor_kwargs={"recipe": recipe, "column": given.suffix}, **shared.each(given)
+    rows = ray.data.read_webdataset(options.source, decoder=None).map_batches(
+        Cloak, fn_constructor_kwargs={"recipe": recipe, "column": options.suffix}, **shared.each(options)
     )
-    rows.map(as_sample).write_webdataset(given.out, encoder=None, mode=SaveMode.ERROR)
+    rows.map(as_sample).write_webdataset(options.out, encoder=None, mode=SaveMode.ERROR)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,15 @@ from engine import Recipe
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """With IN and OUT, both addresses that every worker understands, and the options of recipe and workers."""
-    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("source", metavar="IN", type=address)
-    found.add_argument("out", metavar="OUT", type=address)
-    found.add_argument("--workers", type=int, default=1, help="processes, each with networks of its own")
-    found.add_argument("--rows", type=int, default=64, help="that a worker gets at a time")
-    found.add_argument("--gpus", type=int, default=0, help="of each worker")
-    found.add_argument("--steps", type=int, default=Recipe.steps)
-    found.add_argument("--extractors", default=",".join(Recipe.extractors))
-    return found
+    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("source", metavar="IN", type=address)
+    arguments.add_argument("out", metavar="OUT", type=address)
+    arguments.add_argument("--workers", type=int, default=1, help="processes, each with networks of its own")
+    arguments.add_argument("--rows", type=int, default=64, help="that a worker gets at a time")
+    arguments.add_argument("--gpus", type=int, default=0, help="of each worker")
+    arguments.add_argument("--steps", type=int, default=Recipe.steps)
+    arguments.add_argument("--extractors", default=",".join(Recipe.extractors))
+    return arguments
 
 
 def address(text: str) -> str:
@@ -27,20 +27,20 @@ def address(text: str) -> str:
     return text if "://" in text else str(Path(text).resolve())
 
 
-def recipe(given: argparse.Namespace, **more: Any) -> Recipe:
+def recipe(options: argparse.Namespace, **more: Any) -> Recipe:
     """The one that was asked for. more: settings of the example."""
-    return Recipe(steps=given.steps, extractors=tuple(given.extractors.split(",")), **more)
+    return Recipe(steps=options.steps, extractors=tuple(options.extractors.split(",")), **more)
 
 
-def each(given: argparse.Namespace) -> dict[str, Any]:
+def each(options: argparse.Namespace) -> dict[str, Any]:
     """How `map_batches` runs a class of `engine.bulk.ray_data`."""
     return {
         "batch_format": "pyarrow",
-        "batch_size": given.rows,
+        "batch_size": options.rows,
         # Two batches at once share the slots of a worker, so that these do not run empty at the end of each.
         "compute": ActorPoolStrategy(
-            size=given.workers, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
+            size=options.workers, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
         ),
         "num_cpus": 1,
-        "num_gpus": given.gpus,
+        "num_gpus": options.gpus,
     }

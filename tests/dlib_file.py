@@ -65,6 +65,6 @@ def dense(weights: np.ndarray) -> bytes:
 def network(*layers: bytes, side: int = 150, means: tuple[float, float, float] = (122.782, 117.001, 104.298)) -> bytes:
     first, *rest = layers
     head = integer(1) + text("loss_metric_2") + number(0.04) + number(0.6)
-    head += b"".join(integer(1 if one == MARK else 2) for one in reversed(rest)) + integer(3)
+    head += b"".join(integer(1 if layer == MARK else 2) for layer in reversed(rest)) + integer(3)
     seen = text("input_rgb_image_sized") + b"".join(map(number, means)) + integers(side, side)
     return head + seen + first + integer(1) + b"".join(rest)

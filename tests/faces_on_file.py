@@ -62,9 +62,9 @@ class FakeStudy(Study):
 
     def cloaks(self, wanted: CloakSet) -> Cloaks:
         files: dict[Path, Path | None] = {}
-        for one in wanted.people:
-            for photo in one.scraped:
-                files[photo] = file = self.out / "cloaks" / one.name / photo.name
+        for user in wanted.people:
+            for photo in user.scraped:
+                files[photo] = file = self.out / "cloaks" / user.name / photo.name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with Image.open(photo) as image:
                     Image.fromarray(self.change(np.asarray(image))).save(file)

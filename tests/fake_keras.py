@@ -27,7 +27,7 @@ class Node:
 
     def value(self, known: dict[Node, jax.Array]) -> jax.Array:
         if self not in known:
-            known[self] = self.work(*(one.value(known) for one in self.inputs))
+            known[self] = self.work(*(node.value(known) for node in self.inputs))
         return known[self]
 
 
@@ -81,8 +81,8 @@ def max_pool(size: int, stride: int) -> Layer:
 
 
 class Model:
-    def __init__(self, given: Node, made: Node):
-        self.run = lambda x: made.value({given: jnp.asarray(x)})
+    def __init__(self, source: Node, made: Node):
+        self.run = lambda x: made.value({source: jnp.asarray(x)})
 
     def __call__(self, x: np.ndarray) -> SimpleNamespace:
         return SimpleNamespace(numpy=lambda: np.asarray(self.run(x)))

@@ -59,12 +59,12 @@ def people(folder: Path, *, users: int = 3, others: int = 6, public: int = 3) ->
 
     def person(kind: str, scraped: int, tests: int) -> Person:
         index = next(number)
-        own = folder / f"{kind} <b>{index}"
-        own.mkdir(parents=True)
-        photos = [own / f"{shot}.png" for shot in range(scraped + tests)]
+        place = folder / f"{kind} <b>{index}"
+        place.mkdir(parents=True)
+        photos = [place / f"{shot}.png" for shot in range(scraped + tests)]
         for shot, photo in enumerate(photos):
             Image.fromarray(picture(index, shot)).save(photo)
-        return Person(own.name, tuple(photos[:scraped]), tuple(photos[scraped:]))
+        return Person(place.name, tuple(photos[:scraped]), tuple(photos[scraped:]))
 
     return People(
         users=tuple(person("user", 3, 3) for _ in range(users)),
@@ -82,10 +82,10 @@ class FakeStudy(Study):
     def cloaks(self, wanted: CloakSet) -> Cloaks:
         self.made.append(wanted.label)
         files: dict[Path, Path | None] = {}
-        for one in wanted.people:
-            folder = self.out / "cloaks" / wanted.label / one.name
+        for person in wanted.people:
+            folder = self.out / "cloaks" / wanted.label / person.name
             folder.mkdir(parents=True, exist_ok=True)
-            for photo in one.scraped:
+            for photo in person.scraped:
                 with Image.open(photo) as image:
                     Image.fromarray(self.change(np.asarray(image), wanted)).save(folder / photo.name)
                 files[photo] = folder / photo.name

@@ -36,13 +36,13 @@ class Request(NamedTuple):
             return {key: value.encode() for key, value in parse_qsl(self.body.decode())}
         head = f"Content-Type: {kind}\r\n\r\n".encode()
         parts = email.message_from_bytes(head + self.body, policy=email.policy.HTTP).iter_parts()
-        found: dict[str, bytes] = {}
+        fields: dict[str, bytes] = {}
         for part in parts:
             name, content = part.get_param("name", header="content-disposition"), part.get_payload(decode=True)
             assert isinstance(name, str)
             assert isinstance(content, bytes)
-            found[name] = content
-        return found
+            fields[name] = content
+        return fields
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Stub:
         return [operation for operation, _ in self.requests]
 
     def seen(self, operation: str) -> list[Request]:
-        return [request for one, request in self.requests if one == operation]
+        return [request for name, request in self.requests if name == operation]
 
 
 class RekognitionStub(Stub):

@@ -39,13 +39,13 @@ def accelerator(quick_compiles: None, tmp_path_factory: pytest.TempPathFactory) 
 def people(folder: Path, photos: Path) -> Path:
     """Five people with two photos each, which differ in their light alone."""
     for number in range(5):
-        own = folder / f"person {number}"
-        own.mkdir(parents=True)
+        place = folder / f"person {number}"
+        place.mkdir(parents=True)
         for shot in range(2):
             with Image.open(photos / ("obama.jpg" if number % 2 else "biden.jpg")) as image:
                 image = image.convert("RGB")
             image.thumbnail((250, 250))
-            ImageEnhance.Brightness(image).enhance(0.7 + 0.06 * (2 * number + shot)).save(own / f"{shot}.jpg")
+            ImageEnhance.Brightness(image).enhance(0.7 + 0.06 * (2 * number + shot)).save(place / f"{shot}.jpg")
     return folder
 
 
@@ -80,7 +80,7 @@ def test_all_slices_run_dry(
     assert accelerator.main(["all", *folders]) == 0, capsys.readouterr().out
     rows = {row["part"]: row for row in map(json.loads, (out / "results.jsonl").read_text().splitlines())}
     listed = accelerator.slices(accelerator.DRY)
-    assert set(rows) == {part.name for one in listed.values() for part in one}
+    assert set(rows) == {part.name for parts in listed.values() for part in parts}
     assert {name: {row["slice"] for row in rows.values()} >= {name} for name in listed} == dict.fromkeys(listed, True)
     assert {row["status"] for row in rows.values()} == {"done"}
 
@@ -113,7 +113,7 @@ def test_all_slices_run_dry(
     judged = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["recipe"] for row in judged] == list(accelerator.DRY.recipes)
     networks = judged[0]["networks"]
-    assert {name: one["part"] for name, one in networks.items()} == {"small": "in", "mobileface": "held-out"}
+    assert {name: figures["part"] for name, figures in networks.items()} == {"small": "in", "mobileface": "held-out"}
     assert networks["mobileface"]["shift"] == judged[0]["held_out"] > 0
     told = rows[f"recipe {accelerator.DRY.recipes[0]}"]
     assert networks["small"]["shift"] == pytest.approx(told["shift"]["small"], rel=0.1), (
@@ -181,14 +181,14 @@ def test_a_part_that_fails_or_hangs_ends_alone(
     )
     monkeypatch.setattr(accelerator, "HERE", script)
     places = accelerator.Places(tmp_path, tmp_path, tmp_path)
-    status, found = accelerator._apart(accelerator.Part("bad"), places, 20)
-    assert (status, found["code"]) == ("failed", 1)
-    assert "the driver is too old" in found["said"]
+    status, outcome = accelerator._apart(accelerator.Part("bad"), places, 20)
+    assert (status, outcome["code"]) == ("failed", 1)
+    assert "the driver is too old" in outcome["said"]
     assert accelerator._apart(accelerator.Part("good"), places, 20) == ("done", {"found": 1})
     assert accelerator._apart(accelerator.Part("again"), places, 20) == ("cut", {"found": 1})
     monkeypatch.setenv("PYTHONPATH", "wheels")
-    _, found = accelerator._apart(accelerator.Part("path"), places, 20)
-    assert found["path"].split(os.pathsep)[1:] == [os.path.abspath("wheels")], "packages that were brought are found"
+    _, outcome = accelerator._apart(accelerator.Part("path"), places, 20)
+    assert outcome["path"].split(os.pathsep)[1:] == [os.path.abspath("wheels")], "packages that were brought are found"
     assert accelerator._apart(accelerator.Part("slow"), places, 3) == ("cut", {"said": "autotuning"})
     hangs = accelerator.Part("slow", seconds=1)
     assert accelerator._apart(hangs, places, 60) == ("hung", {"said": "autotuning"}), "there is time for the next part"

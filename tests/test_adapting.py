@@ -29,7 +29,9 @@ def test_what_it_learnt_of_cloaks_holds_for_people_it_never_saw() -> None:
         schedule=Schedule(epochs=12, batch=16, rate=1e-3),
     )
     clean = embeddings(plain, users)
-    before, after = (np.sum(embeddings(one, cloaked(users)) * clean, axis=1).mean() for one in (plain, adapted))
+    before, after = (
+        np.sum(embeddings(extractor, cloaked(users)) * clean, axis=1).mean() for extractor in (plain, adapted)
+    )
     assert loss[-1] < loss[0]
     assert after > before + 0.15 * (1 - before)
     assert np.sum(embeddings(adapted, users) * clean, axis=1).mean() > 0.9  # and it still knows clean photos
@@ -45,5 +47,5 @@ def test_a_frozen_recogniser_embeds_a_photo_once(tmp_path: Path) -> None:
     assert none is None
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(first, same)
-    other = Frozen("adapted", ("tiny",), tiny.extractor(1), cutter)
-    assert other.version != recogniser.version
+    adapted = Frozen("adapted", ("tiny",), tiny.extractor(1), cutter)
+    assert adapted.version != recogniser.version

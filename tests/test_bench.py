@@ -53,15 +53,15 @@ def test_each_section_of_faces_is_measured(
 ) -> None:
     needed, measure = [], compiling._needed
     monkeypatch.setattr(compiling, "_needed", lambda *arguments: needed.append(measure(*arguments)) or needed[-1])
-    code, report, lines = call("--out", tmp_path / "bench.json", capsys=capsys)
+    code, results, lines = call("--out", tmp_path / "bench.json", capsys=capsys)
     assert code == cli.OK
-    assert json.loads((tmp_path / "bench.json").read_text()) == report
-    sections = report["sections"]
+    assert json.loads((tmp_path / "bench.json").read_text()) == results
+    sections = results["sections"]
     assert [*sections] == ["peak", "compile", "step", "solve", "goal"], "synthetic faces are not in files"
-    assert report["settings"]["synthetic"]
+    assert results["settings"]["synthetic"]
     assert "synthetic" in "\n".join(lines)
-    assert report["machine"]["platform"] == "cpu"
-    assert report["max_rss_mb"] > 100
+    assert results["machine"]["platform"] == "cpu"
+    assert results["max_rss_mb"] > 100
     for name, rows in sections.items():
         (start,) = [index for index, line in enumerate(lines) if line.startswith(f"{name}: ")]
         assert lines[start + len(rows) + 2 :][:1] in ([""], []), "a line for each row, and one of titles"
@@ -73,7 +73,7 @@ def test_each_section_of_faces_is_measured(
     *programs, whole = sections["compile"]
     assert {"_pull", "_move", "_embed", "begin"} <= {row["program"] for row in programs}
     assert whole["made"] == whole["from_cache"] == sum(row["made"] for row in programs)
-    cold, warm = ([*made.values()] for made in needed)
+    cold, warm = ([*programs.values()] for programs in needed)
     assert not any(program.loaded for program in cold)
     assert not any(program.compiled for program in warm)
     assert whole["cold_s"] == pytest.approx(sum(program.compile_seconds for program in cold), rel=1e-3)
@@ -107,12 +107,12 @@ def test_photos_from_file_to_file(photos: Path, tmp_path: Path, capsys: pytest.C
         with Image.open(photos / name) as image:
             image.convert("RGB").resize((200, 200 * image.height // image.width)).save(folder / f"{name[:-4]}.png")
     (folder / "text.jpg").write_text("no picture")
-    code, report, lines = call(folder, "--only", "photos,solve", "--json", capsys=capsys)
+    code, results, lines = call(folder, "--only", "photos,solve", "--json", capsys=capsys)
     assert (code, lines) == (cli.OK, [])
-    assert [*report["sections"]] == ["solve", "photos"]
-    assert not report["settings"]["synthetic"]
-    assert_speed(report["sections"]["solve"][0])
-    (row,) = report["sections"]["photos"]
+    assert [*results["sections"]] == ["solve", "photos"]
+    assert not results["settings"]["synthetic"]
+    assert_speed(results["sections"]["solve"][0])
+    (row,) = results["sections"]["photos"]
     assert (row["photos"], row["faces"], row["failed"], row["compiled"]) == (2, 2, 1, 0)
     assert row["photos_per_hour"] == pytest.approx(3600 * row["photos_per_s"], rel=1e-4)
     assert row["photos_per_s"] * row["seconds"]["total"] == pytest.approx(2, rel=1e-4)
@@ -165,8 +165,8 @@ def test_faces_repeat_with_keys_of_their_own() -> None:
 
 def test_batches_are_multiples_of_the_devices() -> None:
     whole = plan.Plan(plan.Settings(Recipe(extractors=("tiny",)), batches=(1, 2, 3), devices=(1, 2)))
-    sizes = [(batcher.size, devices) for batcher, devices in whole.batchers()]
-    assert sizes == [(1, 1), (2, 1), (3, 1), (2, 2), (4, 2)]
+    pairs = [(batcher.size, devices) for batcher, devices in whole.batchers()]
+    assert pairs == [(1, 1), (2, 1), (3, 1), (2, 2), (4, 2)]
 
 
 def test_every_section_has_columns_and_operations_are_counted() -> None:

@@ -24,11 +24,11 @@ def test_a_photo_without_a_face_or_that_is_no_photo_has_no_canvas(tmp_path: Path
     broken.write_bytes(b"\xff\xd8\xff no more")
     photos = [blank(tmp_path / "blank.png"), broken, save(tmp_path / "a.png", 1, 0)]
     for folder in (None, tmp_path / "kept", tmp_path / "kept"):
-        found = canvases(folder).cut(photos)
-        assert [one is None for one in found] == [True, True, False]
-        assert [one is None for one in canvases(folder).faces(photos)] == [True, True, False]
-        kept, there = stack(found)
-        assert kept.shape == (1, 176, 176, 3)
+        cut = canvases(folder).cut(photos)
+        assert [canvas is None for canvas in cut] == [True, True, False]
+        assert [face is None for face in canvases(folder).faces(photos)] == [True, True, False]
+        faces, there = stack(cut)
+        assert faces.shape == (1, 176, 176, 3)
         assert there.tolist() == [False, False, True]
 
 
@@ -66,6 +66,6 @@ def test_the_face_is_the_region_of_the_budget_in_the_photos_own_pixels(tmp_path:
 
 
 def test_stacking_nothing() -> None:
-    kept, there = stack([None, None])
-    assert kept.shape == (0, 176, 176, 3)
+    faces, there = stack([None, None])
+    assert faces.shape == (0, 176, 176, 3)
     assert not there.any()

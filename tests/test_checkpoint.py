@@ -25,8 +25,8 @@ def shapes(arrays: dict) -> dict:
 
 def test_saved_arrays_come_back_as_float32(tmp_path):
     written = checkpoint.save(tmp_path / "weights", tree())
-    restored, found = checkpoint.restore(tmp_path / "weights", shapes(tree()), sha256=written)
-    assert found == written
+    restored, digest = checkpoint.restore(tmp_path / "weights", shapes(tree()), sha256=written)
+    assert digest == written
     assert jax.tree.structure(restored) == jax.tree.structure(tree())
     for ours, original in zip(jax.tree.leaves(restored), jax.tree.leaves(tree()), strict=True):
         assert ours.dtype == np.float32
@@ -100,13 +100,13 @@ def test_content_hash_depends_on_names_shapes_dtypes_and_values_only():
     assert base == checkpoint.content_sha256(
         {"b": np.ones(2, np.float16), "a": np.asfortranarray(np.zeros((2, 3), "f2"))}
     )
-    others = [
+    variants = [
         {"a": np.zeros((3, 2), np.float16), "b": np.ones(2, np.float16)},
         {"a": np.zeros((2, 3), np.float32), "b": np.ones(2, np.float16)},
         {"a": np.zeros((2, 3), np.float16), "c": np.ones(2, np.float16)},
         {"a": np.zeros((2, 3), np.float16), "b": np.full(2, 2, np.float16)},
     ]
-    assert base not in [checkpoint.content_sha256(other) for other in others]
+    assert base not in [checkpoint.content_sha256(variant) for variant in variants]
 
 
 def test_manifest_tells_source_licence_metric_and_command_of_every_checkpoint():

@@ -46,7 +46,7 @@ def named(part: str) -> float:
     return 1 - mean(row["astray"] for row in rows("space", part=part))
 
 
-def found() -> float:
+def detected() -> float:
     detectors = rows("detection")
     assert len(detectors) == 9
     return max(row["found_at_5"] for row in detectors)
@@ -70,7 +70,7 @@ FIGURES: dict[str, Callable[[], list[float]]] = {
         protection("purification", purification=how, part="in")
         for how in ("nothing", "blur, sigma 1", "blur, sigma 2", "JPEG 75")
     ],
-    "Being noticed": lambda: [found(), 0.05],
+    "Being noticed": lambda: [detected(), 0.05],
 }
 """By limit its percentages, in the order of the text."""
 

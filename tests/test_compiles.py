@@ -80,10 +80,12 @@ def test_a_run_tells_what_it_compiled_and_only_if_it_did(
         assert cli.main(["run", *arguments, "--extractors", "tiny", "--steps", "2", "--no-report"]) == cli.OK
         return capsys.readouterr().out
 
-    found = json.loads(run("first", "--json").splitlines()[-1])["compiles"]
-    assert found["programs"] == sum(one["made"] for one in found["by_program"].values()) >= 5
-    assert found["from_cache"] == sum(one["from_cache"] for one in found["by_program"].values())
-    assert found["seconds"] == pytest.approx(sum(one["seconds"] for one in found["by_program"].values()), abs=0.02)
+    figures = json.loads(run("first", "--json").splitlines()[-1])["compiles"]
+    assert figures["programs"] == sum(program["made"] for program in figures["by_program"].values()) >= 5
+    assert figures["from_cache"] == sum(program["from_cache"] for program in figures["by_program"].values())
+    assert figures["seconds"] == pytest.approx(
+        sum(program["seconds"] for program in figures["by_program"].values()), abs=0.02
+    )
     assert "Compiling took" not in run("second")
     jax.clear_caches()
     assert "Compiling took" in run("third")
@@ -94,7 +96,7 @@ def test_a_compile_is_seen_and_what_the_cache_spares_is_told_apart() -> None:
     def cubes(x: jax.Array) -> jax.Array:
         return jnp.sin(x) ** 3
 
-    def found(x: np.ndarray) -> compiles.Program:
+    def compiled_for(x: np.ndarray) -> compiles.Program:
         with compiles.record() as compiled:
             jax.block_until_ready(jax.jit(cubes)(x))
         assert set(compiled.made) == {"cubes"}
@@ -102,14 +104,14 @@ def test_a_compile_is_seen_and_what_the_cache_spares_is_told_apart() -> None:
         return compiled.by_program["cubes"]
 
     small, large = np.ones(3, np.float32), np.ones(5, np.float32)
-    first = found(small)
+    first = compiled_for(small)
     assert (first.traced, first.lowered, first.compiled, first.loaded, first.stored) == (1, 1, 1, 0, 1)
     assert min(first.trace_seconds, first.lower_seconds, first.compile_seconds) > 0
     jax.clear_caches()
-    second = found(small)
+    second = compiled_for(small)
     assert (second.compiled, second.loaded, second.stored) == (0, 1, 0)
     assert second.load_seconds > 0
-    assert found(large).compiled == 1
+    assert compiled_for(large).compiled == 1
 
 
 def test_blocks_nest_and_end() -> None:

@@ -189,9 +189,11 @@ def test_an_onnx_graph_gives_its_weights_in_order_and_folded(tmp_path: Path) -> 
         node("Gemm", ["f", "m", "z"], ["y"], transB=1),
     ]
     tensors = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
-    given = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 2, 2])
+    graph_input = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 2, 2])
     made = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 6])
-    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [given], [made], tensors)), tmp_path / "a.onnx")
+    onnx.save(
+        onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [graph_input], [made], tensors)), tmp_path / "a.onnx"
+    )
 
     conv, prelu, dense = onnx_graph.read(tmp_path / "a.onnx")
     assert [conv.kind, prelu.kind, dense.kind] == ["kernel", "slope", "kernel"]

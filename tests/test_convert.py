@@ -118,8 +118,8 @@ def test_what_is_no_frozen_graph_is_refused(tmp_path, data):
 
 def test_dequantised_by_tensor_by_axis_and_by_block():
     codes = np.array([[1, 2, 3, 4, 5], [-1, -2, -3, -4, -5]], np.int8)
-    one = onnx.dequantised(codes, np.array(0.5, np.float32), np.array(1, np.int8))
-    np.testing.assert_array_equal(one, (codes.astype(np.float32) - 1) * 0.5)
+    values = onnx.dequantised(codes, np.array(0.5, np.float32), np.array(1, np.int8))
+    np.testing.assert_array_equal(values, (codes.astype(np.float32) - 1) * 0.5)
     rows = onnx.dequantised(codes, np.array([2, 3], np.float32), np.array([0, -1], np.int8), axis=0)
     np.testing.assert_array_equal(rows, [[2, 4, 6, 8, 10], [0, -3, -6, -9, -12]])
     scales, zeros = np.array([[1, 10], [2, 20]], np.float32), np.array([[0, 1], [-1, 0]], np.int8)
@@ -207,8 +207,8 @@ def test_a_batch_norm_after_a_convolution_is_folded():
     x, kernel, bias, statistics = normal(6, 6, 3), normal(3, 3, 3, 4), normal(4), norm(4)
     plain = np.asarray(layers.conv(x, kernel, stride=1, padding="SAME"))
     gain, offset = folding.batch_norm(**statistics)
-    for own, expected in [(bias, plain + bias), (None, plain)]:
-        folded, shifted = folding.norm_after(kernel, own, gain=gain, offset=offset)
+    for old_bias, expected in [(bias, plain + bias), (None, plain)]:
+        folded, shifted = folding.norm_after(kernel, old_bias, gain=gain, offset=offset)
         ours = np.asarray(layers.conv(x, folded, stride=1, padding="SAME")) + shifted
         np.testing.assert_allclose(ours, normalised(expected, **statistics), atol=1e-4)
 

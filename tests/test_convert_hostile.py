@@ -216,8 +216,8 @@ def outside(location: str, **more: str) -> Callable:
 def test_external_data_lies_beside_the_file_or_below(bundle: Path, read: Callable) -> None:
     constants = {"k": np.zeros((1, 1, 2, 2), np.float32)}
     (bundle / "data.bin").write_bytes(bytes(4) + np.arange(4, dtype="<f4").tobytes())
-    found = read(onnx_file(bundle / "a.onnx", CONV, constants, outside("data.bin", offset="4", length="16")))
-    value = found["k"] if isinstance(found, dict) else found[0].arrays["kernel"]
+    weights = read(onnx_file(bundle / "a.onnx", CONV, constants, outside("data.bin", offset="4", length="16")))
+    value = weights["k"] if isinstance(weights, dict) else weights[0].arrays["kernel"]
     np.testing.assert_array_equal(value.ravel(), range(4))
     for place in ("/etc/passwd", "../secret.bin", "link.bin", "up/secret.bin", "pipe.bin", "gone.bin"):
         with pytest.raises(SourceError, match=r"a\.onnx"):
@@ -355,12 +355,12 @@ def torch_archive(path: Path, value: object, *, compression: int = zipfile.ZIP_S
     torch = pytest.importorskip("torch", reason="not installed: tools/test-convert runs this")
     plain = io.BytesIO()
     torch.save(value, plain)
-    with zipfile.ZipFile(plain) as given, zipfile.ZipFile(path, "w", compression) as made:
-        for entry in given.infolist():
-            made.writestr(entry.filename, given.read(entry))
+    with zipfile.ZipFile(plain) as archive, zipfile.ZipFile(path, "w", compression) as made:
+        for entry in archive.infolist():
+            made.writestr(entry.filename, archive.read(entry))
             if twice and entry.filename.endswith(twice):
                 with pytest.warns(UserWarning, match="Duplicate"):
-                    made.writestr(entry.filename, given.read(entry))
+                    made.writestr(entry.filename, archive.read(entry))
     return path
 
 

@@ -35,23 +35,27 @@ def everybody(people: People) -> list[Person]:
 def test_nobody_has_two_roles_and_no_photo_is_used_twice(crowd):
     people = dataset.choose(crowd, users=4, photos=10, others=8, public=5, seed=3)
     assert [len(kind) for kind in (people.users, people.others, people.public)] == [4, 8, 5]
-    assert len({one.name for one in everybody(people)}) == 17
+    assert len({person.name for person in everybody(people)}) == 17
     photos = people.photos()
-    assert len(set(photos)) == len(photos) == sum(len(one.scraped) + len(one.tests) for one in everybody(people))
-    assert all(photo.parent.name == one.name for one in everybody(people) for photo in (*one.scraped, *one.tests))
+    assert (
+        len(set(photos)) == len(photos) == sum(len(person.scraped) + len(person.tests) for person in everybody(people))
+    )
+    assert all(
+        photo.parent.name == person.name for person in everybody(people) for photo in (*person.scraped, *person.tests)
+    )
 
 
 def test_half_of_a_users_photos_are_scraped_and_half_are_tests(crowd):
     people = dataset.choose(crowd, users=4, photos=10, others=8, public=5)
-    assert all(one.name.startswith("rich") for one in people.users)
-    assert all(len(one.scraped) == len(one.tests) == 5 for one in people.users)
+    assert all(person.name.startswith("rich") for person in people.users)
+    assert all(len(person.scraped) == len(person.tests) == 5 for person in people.users)
 
 
 def test_everybody_else_has_photos_to_learn_and_one_to_test(crowd):
     people = dataset.choose(crowd, users=4, photos=10, others=12, public=8)
-    assert all(len(one.tests) == 1 and 2 <= len(one.scraped) <= 5 for one in people.others)
-    assert all(len(one.tests) == 1 and 2 <= len(one.scraped) <= 3 for one in people.public)
-    assert not any(one.name.startswith("poor") for one in everybody(people))
+    assert all(len(person.tests) == 1 and 2 <= len(person.scraped) <= 5 for person in people.others)
+    assert all(len(person.tests) == 1 and 2 <= len(person.scraped) <= 3 for person in people.public)
+    assert not any(person.name.startswith("poor") for person in everybody(people))
 
 
 def test_the_seed_decides_and_nothing_else(crowd):
@@ -64,7 +68,7 @@ def test_the_seed_decides_and_nothing_else(crowd):
 def test_people_with_few_photos_are_users_where_there_are_none_with_more(tmp_path):
     root = folder(tmp_path, a=6, b=6, c=12, d=3, e=3)
     people = dataset.choose(root, users=3, photos=6, others=1, public=1)
-    assert {one.name for one in people.users} == {"a", "b", "c"}
+    assert {person.name for person in people.users} == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +93,9 @@ def test_what_is_no_photo_is_passed_by(tmp_path):
     (root / ".hidden").mkdir()
     (root / ".hidden" / "b.jpg").touch()
     (root / "empty").mkdir()
-    assert {name: [p.name for p in own] for name, own in photos_of(root).items()} == {"a": ["a_000.jpg", "a_001.jpg"]}
+    assert {name: [p.name for p in paths] for name, paths in photos_of(root).items()} == {
+        "a": ["a_000.jpg", "a_001.jpg"]
+    }
 
 
 def test_a_folder_without_people_is_refused(tmp_path):

@@ -12,8 +12,8 @@ KEY = jax.random.key(0)
 LINE = {"x": np.linspace(-1, 1, 10, dtype=np.float32), "y": 3 * np.linspace(-1, 1, 10, dtype=np.float32)}
 
 
-def squared(model: Any, one: Any, key: Any, within: Any) -> tuple[jax.Array, jax.Array]:
-    off = model["slope"] * one["x"] - one["y"]
+def squared(model: Any, example: Any, key: Any, within: Any) -> tuple[jax.Array, jax.Array]:
+    off = model["slope"] * example["x"] - example["y"]
     return off * off, (jnp.abs(off) < 0.1).astype(jnp.float32)
 
 
@@ -57,11 +57,11 @@ def test_few_examples_get_at_least_so_many_steps() -> None:
 
 def test_the_same_key_gives_the_same_model() -> None:
     schedule = Schedule(epochs=2, batch=3, rate=0.01)
-    one, other, third = (
+    first, again, third = (
         fit(slope(), LINE, objective=squared, schedule=schedule, key=jax.random.key(n))[0]["slope"] for n in (0, 0, 1)
     )
-    assert one == other
-    assert one != third
+    assert first == again
+    assert first != third
 
 
 def test_what_cannot_be_learnt_is_said() -> None:

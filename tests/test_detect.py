@@ -42,11 +42,11 @@ def middle(face: Face) -> np.ndarray:
     return face.box[:2] + face.box[2:] / 2
 
 
-def assert_same(one: Face, other: Face, *, share: float) -> None:
+def assert_same(face: Face, expected: Face, *, share: float) -> None:
     """Boxes and landmarks agree within a share of the face's longer side."""
-    side = float(other.box[2:].max())
-    np.testing.assert_allclose(one.landmarks, other.landmarks, atol=share * side)
-    np.testing.assert_allclose(one.box, other.box, atol=2 * share * side)
+    side = float(expected.box[2:].max())
+    np.testing.assert_allclose(face.landmarks, expected.landmarks, atol=share * side)
+    np.testing.assert_allclose(face.box, expected.box, atol=2 * share * side)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -69,8 +69,8 @@ def test_face_of_a_huge_photo_is_found(detector: YuNet, pictures: dict[str, np.n
     large = cv2.resize(pixels, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_CUBIC)
     expected = detector.detect(pixels)[0]
     # The nearest and not the largest: at 4200 pixels it also sees a face in the astronaut's space shuttle.
-    found = min(detector.detect(large), key=lambda face: np.linalg.norm(middle(face) / ratio - middle(expected)))
-    small = Face(found.box / np.float32(ratio), found.landmarks / np.float32(ratio), found.score)
+    largest = min(detector.detect(large), key=lambda face: np.linalg.norm(middle(face) / ratio - middle(expected)))
+    small = Face(largest.box / np.float32(ratio), largest.landmarks / np.float32(ratio), largest.score)
     assert_same(small, expected, share=0.1)
 
 
@@ -99,7 +99,7 @@ def test_photo_on_its_side(detector: YuNet, pictures: dict[str, np.ndarray], nam
     pixels = pictures[name]
     height, width = pixels.shape[:2]
     upright = detector.detect(pixels)[0]
-    found = detector.detect(np.ascontiguousarray(np.rot90(pixels, quarters)))[0]
+    face = detector.detect(np.ascontiguousarray(np.rot90(pixels, quarters)))[0]
 
     def turn(
         points: np.ndarray,
@@ -108,10 +108,10 @@ def test_photo_on_its_side(detector: YuNet, pictures: dict[str, np.ndarray], nam
         return np.stack([(y, width - 1 - x), (width - 1 - x, height - 1 - y), (height - 1 - y, x)][quarters - 1], 1)
 
     side = float(upright.box[2:].max())
-    np.testing.assert_allclose(found.landmarks, turn(upright.landmarks), atol=0.08 * side)
-    np.testing.assert_allclose(middle(found), turn(middle(upright)[None])[0], atol=0.1 * side)
+    np.testing.assert_allclose(face.landmarks, turn(upright.landmarks), atol=0.08 * side)
+    np.testing.assert_allclose(middle(face), turn(middle(upright)[None])[0], atol=0.1 * side)
     expected = upright.box[2:] if quarters == 2 else upright.box[:1:-1]
-    np.testing.assert_allclose(found.box[2:], expected, atol=0.15 * side)
+    np.testing.assert_allclose(face.box[2:], expected, atol=0.15 * side)
 
 
 def test_faces_come_largest_first_and_once(detector: YuNet, pictures: dict[str, np.ndarray]) -> None:
@@ -162,10 +162,10 @@ def test_threads_find_the_same(detector: YuNet, pictures: dict[str, np.ndarray])
         together = list(pool.map(detector.detect, [pictures[name] for name in NAMES * 3]))
     for index, faces in enumerate(together):
         assert len(faces) == len(alone[index % 3])
-        for one, other in zip(faces, alone[index % 3], strict=True):
-            np.testing.assert_array_equal(one.box, other.box)
-            np.testing.assert_array_equal(one.landmarks, other.landmarks)
-            assert one.score == other.score
+        for face, expected in zip(faces, alone[index % 3], strict=True):
+            np.testing.assert_array_equal(face.box, expected.box)
+            np.testing.assert_array_equal(face.landmarks, expected.landmarks)
+            assert face.score == expected.score
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
@@ -209,10 +209,10 @@ def test_tiles_show_what_a_look_at_the_whole_does(detector: YuNet, pictures: dic
 
     tiles, whole = list(_tiled(sheet)), Look(_framed(sheet, ROOM), -ROOM, -ROOM)
     assert len(tiles) > 3
-    found, expected = faces(tiles), faces([whole])
-    assert len(found) == len(expected) == 15
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one[:14], other[:14], atol=0.1 * other[2:4].max())
+    rows, expected = faces(tiles), faces([whole])
+    assert len(rows) == len(expected) == 15
+    for row, other_row in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(row[:14], other_row[:14], atol=0.1 * other_row[2:4].max())
 
 
 @pytest.mark.parametrize("longest", [639, 641, 1279, 1281, 1283, 1401, 2001, 3003])

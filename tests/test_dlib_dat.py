@@ -169,8 +169,8 @@ def resnet(*, first: bytes | None = None, drop: int | None = None, means: Means 
     for stage, (o, count) in enumerate(((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))):
         for number_ in range(count):
             halve = stage > 0 and number_ == 0
-            one = pair(i, o, 3, stride=2, padding=0) if halve else pair(i, o, 3, stride=1, padding=1)
-            layers += [MARK, *one, plain("relu_"), *pair(o, o, 3, stride=1, padding=1)]
+            pair_of_layers = pair(i, o, 3, stride=2, padding=0) if halve else pair(i, o, 3, stride=1, padding=1)
+            layers += [MARK, *pair_of_layers, plain("relu_"), *pair(o, o, 3, stride=1, padding=1)]
             layers += [MARK, MARK, plain("avg_pool_2", 2, 2, 2, 2, 0, 0)] if halve else []
             layers += [plain("add_prev_"), plain("relu_")]
             i = o

@@ -38,18 +38,19 @@ def namespace(photos: Path) -> dict[str, Any]:
     """What examples may use besides the names of their own module: a photo, its face, a canvas, a small network."""
     file = min(photos.glob("*.jpg"))
     prepared = prepare(file.read_bytes(), YuNet(checkpoint.detector()))
-    one = prepared.cuts[0]
-    extractor, canvas = load("mobileface"), jnp.asarray(one.canvas)
+    first_cut = prepared.cuts[0]
+    extractor, canvas = load("mobileface"), jnp.asarray(first_cut.canvas)
     row = crop(canvas, size=extractor.spec.size, window_yx=jnp.array(extractor.spec.window_yx, jnp.float32))
     batch = solver.Batch(
-        canvas=canvas[None], mask=jnp.asarray(one.mask)[None], region=jnp.asarray(one.region)[None],
+        canvas=canvas[None], mask=jnp.asarray(first_cut.mask)[None], region=jnp.asarray(first_cut.region)[None],
         target=(jnp.zeros((1, extractor.dim)),), grey=jnp.zeros(1, bool), identity=jnp.zeros((1, 4), jnp.uint32),
     )  # fmt: skip
     return {
         "Path": Path, "Image": Image, "jax": jax, "jnp": jnp, "np": np, "checkpoint": checkpoint, "load": load,
         "mobileface": mobileface, "Recipe": Recipe, "cut": cut, "photo": prepared.photo, "face": prepared.faces[0],
-        "one": one, "canvas": canvas, "canvases": canvas[None], "delta": np.zeros_like(one.canvas), "batch": batch,
-        "DetectedOnce": DetectedOnce, "recogniser": recogniser, "extractor": extractor, "crops": row[None],
+        "one": first_cut, "canvas": canvas, "canvases": canvas[None], "delta": np.zeros_like(first_cut.canvas),
+        "batch": batch, "DetectedOnce": DetectedOnce, "recogniser": recogniser, "extractor": extractor,
+        "crops": row[None],
     }  # fmt: skip
 
 
@@ -61,8 +62,8 @@ def test_examples(
     (tmp_path / "me.jpg").write_bytes(min(photos.glob("*.jpg")).read_bytes())
     module = importlib.import_module(name)
     examples = doctest.DocTestFinder(exclude_empty=True).find(module, globs=namespace | vars(module))
-    assert any(one.examples for one in examples)
+    assert any(example.examples for example in examples)
     runner, said = doctest.DocTestRunner(optionflags=OPTIONS), []
-    for one in examples:
-        runner.run(one, out=said.append)
+    for example in examples:
+        runner.run(example, out=said.append)
     assert runner.failures == 0, "".join(said)

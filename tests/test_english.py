@@ -31,13 +31,13 @@ def sentences(text: str) -> Iterator[str]:
 
 def faults(text: str) -> list[str]:
     """The sentences that are not house English, each after its fault."""
-    found = [f"begins without a noun: {text.strip()[:60]}"] if _START.match(text.lstrip()) else []
+    reasons = [f"begins without a noun: {text.strip()[:60]}"] if _START.match(text.lstrip()) else []
     for sentence in sentences(_CODE.sub("code", text)):
         if (count := len(sentence.split())) > MOST_WORDS:
-            found.append(f"{count} words: {sentence}")
+            reasons.append(f"{count} words: {sentence}")
         if len(re.findall(r":(?=\s|$)", sentence)) > 1:
-            found.append(f"two colons: {sentence}")
-    return found
+            reasons.append(f"two colons: {sentence}")
+    return reasons
 
 
 def texts(source: str) -> Iterator[str]:
@@ -73,8 +73,8 @@ def test_the_help_of_every_command_is_plain(text: str) -> None:
     ],
 )
 def test_the_texts_of_old_would_be_seen(text: str, fault: str) -> None:
-    (found,) = faults(text)
-    assert found.startswith(fault)
+    (reason,) = faults(text)
+    assert reason.startswith(fault)
 
 
 def test_code_is_no_sentence() -> None:

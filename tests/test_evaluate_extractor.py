@@ -47,9 +47,9 @@ def test_verification_begins_with_the_two_and_tells_textures_apart(tmp_path: Pat
 
 
 def test_true_accepts_are_counted_below_the_threshold_that_different_pairs_set() -> None:
-    found = verification.Pairs(2, 4, same=np.array([0.1, 0.3, 0.5, 0.9]), different=np.arange(4, 15) / 10)
-    assert found.true_accepts(0.1) == 0.5
-    assert found.auc == pytest.approx(1 - (0 + 0 + 1.5 + 5.5) / 44)
+    pairs = verification.Pairs(2, 4, same=np.array([0.1, 0.3, 0.5, 0.9]), different=np.arange(4, 15) / 10)
+    assert pairs.true_accepts(0.1) == 0.5
+    assert pairs.auc == pytest.approx(1 - (0 + 0 + 1.5 + 5.5) / 44)
 
 
 def test_gain_leaves_out_whoever_descends_from_either(cards: None, tmp_path: Path) -> None:
@@ -69,10 +69,10 @@ def test_attack_moves_further_the_more_it_may(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(attack, "STEPS", (1, 4))
     study = faces_on_file.study(tmp_path / "study", lambda pixels: pixels)
     study.recipe = replace(study.recipe, extractors=("tiny",))
-    canvases = np.stack([np.asarray(Image.open(one.tests[0])) for one in study.people.users[:2]])
+    canvases = np.stack([np.asarray(Image.open(user.tests[0])) for user in study.people.users[:2]])
     network = attack.extractors.load("tiny")
     moved = [attack.shifts(network, canvases, epsilon=bound / 255) for bound in (1, 4)]
-    assert [set(one) for one in moved] == [{1, 4}, {1, 4}]
+    assert [set(shift_by_step) for shift_by_step in moved] == [{1, 4}, {1, 4}]
     assert 0 < 2 * moved[0][4].mean() < moved[1][4].mean() < 2
     assert moved[1][1].mean() < moved[1][4].mean()
 

@@ -46,27 +46,27 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_study.FakeStu
 
 def test_what_is_done_is_kept_and_reported_also_if_a_later_preset_fails(study: fake_study.FakeStudy) -> None:
     log: list[str] = []
-    one, broken, two = preset("one", log), preset("broken", log, fails=True), preset("two", log)
+    done, broken, second = preset("one", log), preset("broken", log, fails=True), preset("two", log)
     with pytest.raises(RuntimeError, match="no more"):
-        evaluate(study, [one, broken, two])
+        evaluate(study, [done, broken, second])
     assert list(json.loads((study.out / "results.json").read_text())["presets"]) == ["one"]
     first = (study.out / "report.html").read_bytes()
     assert b"It is so." in first
     assert b"<svg" in first
-    found = evaluate(study, [one, two])
+    findings = evaluate(study, [done, second])
     assert log == ["one", "broken", "two"]
-    assert found[one].rows == [{"tracker": "x", "share": 0.5, "count": 3}]
-    evaluate(study, [one])
+    assert findings[done].rows == [{"tracker": "x", "share": 0.5, "count": 3}]
+    evaluate(study, [done])
     assert (study.out / "report.html").read_bytes() == first
 
 
 def test_other_settings_and_restart_do_it_again(study: fake_study.FakeStudy) -> None:
     log: list[str] = []
-    one = preset("one", log)
-    evaluate(study, [one])
-    evaluate(study, [one], restart=True)
+    first = preset("one", log)
+    evaluate(study, [first])
+    evaluate(study, [first], restart=True)
     study.recipe = Recipe(extractors=("alpha",), steps=4)
-    evaluate(study, [one])
+    evaluate(study, [first])
     assert len(log) == 3
 
 
@@ -74,35 +74,35 @@ def test_findings_do_not_outlive_the_code_that_made_them(
     study: fake_study.FakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log: list[str] = []
-    one = preset("one", log)
-    evaluate(study, [one])
+    first = preset("one", log)
+    evaluate(study, [first])
     with monkeypatch.context() as patch:
         patch.setattr(inspect, "getsource", lambda module: "another module of the preset")
-        evaluate(study, [one])
+        evaluate(study, [first])
     assert len(log) == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 3}', "[" * 100_000])
 def test_findings_that_are_damaged_are_found_again(text: str, study: fake_study.FakeStudy) -> None:
     log: list[str] = []
-    one = preset("one", log)
-    evaluate(study, [one])
+    first = preset("one", log)
+    evaluate(study, [first])
     page = (study.out / "report.html").read_bytes()
     (study.out / "findings" / "one.json").write_text(text)
-    evaluate(study, [one])
+    evaluate(study, [first])
     assert len(log) == 2
     assert (study.out / "report.html").read_bytes() == page
 
 
 def test_a_figure_that_was_tampered_with_does_not_reach_the_page(study: fake_study.FakeStudy) -> None:
     log: list[str] = []
-    one = preset("one", log)
-    evaluate(study, [one])
+    first = preset("one", log)
+    evaluate(study, [first])
     place = study.out / "findings" / "one.json"
-    kept = json.loads(place.read_text())
-    kept["findings"]["figure"] = kept["findings"]["figure"].replace("</svg>", "<script>alert(1)</script></svg>")
-    place.write_text(json.dumps(kept))
-    evaluate(study, [one])
+    record = json.loads(place.read_text())
+    record["findings"]["figure"] = record["findings"]["figure"].replace("</svg>", "<script>alert(1)</script></svg>")
+    place.write_text(json.dumps(record))
+    evaluate(study, [first])
     assert len(log) == 2
     assert b"alert(1)" not in (study.out / "report.html").read_bytes()
     assert oct(place.stat().st_mode & 0o777) == "0o600"
@@ -112,7 +112,7 @@ def test_price_counts_a_photo_once(study: fake_study.FakeStudy, monkeypatch: pyt
     monkeypatch.setattr(cost, "gflops", lambda name: 1.0)
     monkeypatch.setattr(cost, "peak", lambda: 100.0)
     prices = cost.prices(study, [preset("one", []), preset("two", [])])
-    assert [price.cloaks for price in prices] == [sum(len(one.scraped) for one in study.people.users), 0]
+    assert [price.cloaks for price in prices] == [sum(len(user.scraped) for user in study.people.users), 0]
     assert [price.embeddings for price in prices] == [3 * 6 + 6 * 3, 0]
     assert prices[0].seconds > prices[1].seconds == 2.0
 
@@ -145,7 +145,7 @@ OTHERS: dict[str, tuple[Any, ...]] = {
 def test_labels_tell_sets_apart(part: Any, name: str) -> None:
     default = CloakSet(Recipe(), ())
     sets = [dataclasses.replace(default, **{part.__name__.lower(): part(**{name: value})}) for value in OTHERS[name]]
-    assert len({one.label for one in (default, *sets)}) == 1 + len(sets)
+    assert len({cloak_set.label for cloak_set in (default, *sets)}) == 1 + len(sets)
 
 
 def folder(root: Path, people: int, photos: int) -> Path:
@@ -161,11 +161,11 @@ COUNTS = {"users": 2, "photos": 4, "others": 2, "public": 1}
 
 def test_a_study_keeps_its_lists_and_takes_them_again(tmp_path: Path) -> None:
     root = folder(tmp_path / "faces", 6, 8)
-    given = {"recipe": Recipe(seed=3), "output": Output(), "recognisers": ["sface", "sface"]}
-    first = study_of(root, tmp_path / "a", people=None, counts=COUNTS, **given)
-    again = study_of(root, tmp_path / "b", people=tmp_path / "a" / "people.json", counts={}, **given)
+    choices = {"recipe": Recipe(seed=3), "output": Output(), "recognisers": ["sface", "sface"]}
+    first = study_of(root, tmp_path / "a", people=None, counts=COUNTS, **choices)
+    again = study_of(root, tmp_path / "b", people=tmp_path / "a" / "people.json", counts={}, **choices)
     assert again.people == first.people
-    assert [one.name for one in first.recognisers] == ["sface"]
+    assert [recogniser.name for recogniser in first.recognisers] == ["sface"]
 
 
 @pytest.mark.parametrize(

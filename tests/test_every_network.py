@@ -90,7 +90,7 @@ def test_every_network_at_half_precision(name: str, photos: Path) -> None:
     canvas = jnp.asarray(np.asarray(face), jnp.float32) / 255
     exact = load(name)
     half = replace(exact, precision="bfloat16")
-    pair = (embed_batch(one, canvas[None])[0] for one in (exact, half))
+    pair = (embed_batch(extractor, canvas[None])[0] for extractor in (exact, half))
     assert 0.98 < float(jnp.vdot(*pair)) < 1
     gradient = jax.eval_shape(jax.grad(lambda x: embed(half, x).sum()), canvas)
     assert (gradient.shape, gradient.dtype) == (canvas.shape, jnp.float32)

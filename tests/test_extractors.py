@@ -176,11 +176,11 @@ def test_what_acts_by_channel_has_the_automatic_gradients(ours, plain):
     keys = jax.random.split(jax.random.key(0), 3)
     x, weight = (jax.random.normal(key, (2, 5, 7, 3)) for key in keys[:2])
     row = jax.random.normal(keys[2], (3,))
-    own, expected = (
+    gradients, expected = (
         jax.value_and_grad(lambda x, row, f=f: jnp.sum(weight * jax.vmap(f, (0, None))(x, row)), (0, 1))(x, row)
         for f in (ours, plain)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), own, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), gradients, expected)
 
 
 def test_braces_expand_as_in_bash():
@@ -235,15 +235,17 @@ def test_embedding_has_length_one_and_is_the_same_alone_or_batched(tiny):
     assert together.shape == (3, tiny.dim)
     assert together.dtype == jnp.float32
     np.testing.assert_allclose(jnp.linalg.norm(together, axis=1), np.ones(3), atol=1e-6)
-    for one, expected in zip(canvases, together, strict=True):
-        np.testing.assert_allclose(extractors.embed(tiny, one), expected, atol=1e-5)
+    for single, expected in zip(canvases, together, strict=True):
+        np.testing.assert_allclose(extractors.embed(tiny, single), expected, atol=1e-5)
 
 
 def test_any_number_of_canvases_is_embedded_as_each_alone(tiny):
     canvases = np.random.default_rng(0).integers(0, 256, (5, CANVAS, CANVAS, 3), np.uint8)
     rows = extractors.embed_all(tiny, canvases, batch=2)
     assert rows.shape == (5, 5)
-    alone = [extractors.embed_all(tiny, [one.astype(np.float32) / np.float32(255)], batch=2)[0] for one in canvases]
+    alone = [
+        extractors.embed_all(tiny, [single.astype(np.float32) / np.float32(255)], batch=2)[0] for single in canvases
+    ]
     np.testing.assert_array_equal(rows, np.stack(alone))
     assert extractors.embed_all(tiny, []).shape == (0, 5)
 
@@ -276,10 +278,10 @@ def test_extractors_are_arguments_of_a_compiled_function(tiny):
         return [extractors.embed(extractor, canvas) for extractor in pair]
 
     image = jax.random.uniform(jax.random.key(1), (CANVAS, CANVAS, 3))
-    other = jax.tree.map(lambda leaf: leaf + 0.1, tiny)
-    first, second = both((tiny, other), image)
+    shifted = jax.tree.map(lambda leaf: leaf + 0.1, tiny)
+    first, second = both((tiny, shifted), image)
     assert np.abs(first - second).max() > 1e-3
-    swapped = both((other, tiny), image)
+    swapped = both((shifted, tiny), image)
     np.testing.assert_array_equal(swapped[0], second)
     assert len(traces) == 1
 
@@ -298,13 +300,13 @@ def test_gradient_of_a_zero_embedding_is_finite(tiny):
 
 
 def test_card_has_the_manifest_and_what_the_network_costs():
-    found = extractors.card("mobileface")
-    assert found["name"] == "mobileface"
-    assert found["licence"] == checkpoint.manifest()["extractors"]["mobileface"]["licence"]
+    card = extractors.card("mobileface")
+    assert card["name"] == "mobileface"
+    assert card["licence"] == checkpoint.manifest()["extractors"]["mobileface"]["licence"]
     layers_of = [(27, 32, 56), (32, 32, 56), (32, 32, 28), (32, 64, 14), (64, 128, 7)]  # fan-in, channels, side
     products = sum(i * o * side**2 for i, o, side in layers_of) + 27 * (32 * 28**2 + 32 * 14**2 + 64 * 49 + 128 * 16)
-    assert found["gflops"] == pytest.approx(2 * (products + 2048 * 256) / 1e9, rel=0.15)
-    assert found["parameters"] == 546464
+    assert card["gflops"] == pytest.approx(2 * (products + 2048 * 256) / 1e9, rel=0.15)
+    assert card["parameters"] == 546464
 
 
 def test_card_of_an_unknown_name_tells_the_known_ones(tiny):
@@ -381,10 +383,10 @@ def test_lfw_pairs(name, least, few, request):
     """What the manifest says of all pairs, by `pytest tests/test_extractors.py -k lfw_pairs -s`; else `few` of some."""
     whole = "lfw_pairs" in request.config.option.keyword
     canvases, labels = lfw(lfw_pairs.PEOPLE if whole else FEW)
-    found = lfw_pairs.accuracy(lfw_pairs.embedded(shipped(name), canvases), labels)
-    print(f"{name}: AUC {found['auc']:.4f}, TAR at FAR 1e-3 {found['tar']:.4f} on LFW pairs")
+    figures = lfw_pairs.accuracy(lfw_pairs.embedded(shipped(name), canvases), labels)
+    print(f"{name}: AUC {figures['auc']:.4f}, TAR at FAR 1e-3 {figures['tar']:.4f} on LFW pairs")
     metric = checkpoint.manifest()["extractors"][name]["metric"]
     assert metric["lfw_pairs_auc"] >= least
     auc, tar = (metric["lfw_pairs_auc"], metric["lfw_pairs_tar"]) if whole else few
-    assert found["auc"] == pytest.approx(auc, abs=0.002)
-    assert found["tar"] == pytest.approx(tar, abs=0.02)
+    assert figures["auc"] == pytest.approx(auc, abs=0.002)
+    assert figures["tar"] == pytest.approx(tar, abs=0.02)

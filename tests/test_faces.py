@@ -77,7 +77,7 @@ def test_no_cloak_leaves_every_pixel_as_it_was(
             refused.append(str(error))
     assert all("outside a photo" in reason for reason in refused)
     before = pixels.copy()
-    after = composite(pixels, [one.matrix for one in cuts], [NO_CHANGE] * len(cuts))
+    after = composite(pixels, [cut_face.matrix for cut_face in cuts], [NO_CHANGE] * len(cuts))
     np.testing.assert_array_equal(after, before)
     np.testing.assert_array_equal(pixels, before)
 
@@ -85,8 +85,8 @@ def test_no_cloak_leaves_every_pixel_as_it_was(
 def test_the_photo_that_was_given_is_not_written_to() -> None:
     pixels = tiny.texture_pixels(0, 200, 200)
     before = pixels.copy()
-    one = cut(pixels, face_at(100, 100))
-    assert (composite(pixels, [one.matrix], [marker(*MIDDLE)]) != pixels).any()
+    face = cut(pixels, face_at(100, 100))
+    assert (composite(pixels, [face.matrix], [marker(*MIDDLE)]) != pixels).any()
     np.testing.assert_array_equal(pixels, before)
 
 
@@ -112,15 +112,15 @@ def test_cloak_lands_where_the_face_is(
     """
     pixels = tiny.texture_pixels(3, 430, 450, contrast=0.1)
     face, point = face_at(231.3, 214.8, scale=scale, angle=angle), MIDDLE + offset
-    one, delta = cut(pixels, face), marker(*point)
-    after = composite(pixels, [one.matrix], [delta])
+    before, delta = cut(pixels, face), marker(*point)
+    after = composite(pixels, [before.matrix], [delta])
 
     change = (after.astype(np.float32) - pixels).mean(-1)
     there = mapped(placement(231.3, 214.8, scale=scale, angle=angle), point)
     np.testing.assert_allclose(centroid(change), there, atol=0.1)
 
     again = cut(after, face)
-    seen = (again.canvas - one.canvas).mean(-1)
+    seen = (again.canvas - before.canvas).mean(-1)
     np.testing.assert_allclose(centroid(np.where(seen > 0.02, seen, 0)), point, atol=tolerance)
     if scale >= 1:
         np.testing.assert_allclose(seen, delta[..., 0], atol=0.03)
@@ -133,11 +133,11 @@ def test_cloak_lands_where_the_face_is(
 def test_cloak_lands_on_a_face_at_the_border(x: float, y: float, point: tuple[float, float]) -> None:
     pixels = np.full((240, 240, 3), 128, np.uint8)
     face = face_at(x, y)
-    one = cut(pixels, face)
-    after = composite(pixels, [one.matrix], [marker(*point, sigma=3)])
+    before = cut(pixels, face)
+    after = composite(pixels, [before.matrix], [marker(*point, sigma=3)])
     there = mapped(placement(x, y), np.array(point))
     np.testing.assert_allclose(centroid((after.astype(np.float32) - pixels).mean(-1)), there, atol=0.1)
-    seen = (cut(after, face).canvas - one.canvas).mean(-1)
+    seen = (cut(after, face).canvas - before.canvas).mean(-1)
     np.testing.assert_allclose(seen, marker(*point, sigma=3)[..., 0], atol=0.03)
 
 
@@ -147,8 +147,8 @@ def test_only_the_face_region_is_changed(scale: float, angle: float) -> None:
     """The largest cloak that the mask lets through stays inside the region box, two canvas pixels allowed."""
     pixels = tiny.texture_pixels(4, 500, 500)
     face = face_at(250, 240, scale=scale, angle=angle)
-    one = cut(pixels, face)
-    after = composite(pixels, [one.matrix], [np.float32(0.5) * one.mask * np.ones(3, np.float32)])
+    before = cut(pixels, face)
+    after = composite(pixels, [before.matrix], [np.float32(0.5) * before.mask * np.ones(3, np.float32)])
     top, left, bottom, right = region_box(face, (500, 500))
     room = int(np.ceil(2 * max(scale, 1)))
     outside = np.ones((500, 500), bool)
@@ -213,8 +213,8 @@ def test_canvas_pixel_shows_the_photo_pixel_it_maps_to(axis: str, scale: float, 
     """
     ramp = coordinate_ramp(700)
     pixels = ramp if axis == "x" else np.ascontiguousarray(ramp.transpose(1, 0, 2))
-    one = cut(pixels, face_at(351.7, 348.2, scale=scale, angle=angle))
-    read = one.canvas.sum(-1, dtype=np.float64) * 255
+    canvas_cut = cut(pixels, face_at(351.7, 348.2, scale=scale, angle=angle))
+    read = canvas_cut.canvas.sum(-1, dtype=np.float64) * 255
     grid = np.stack(np.meshgrid(np.arange(CANVAS), np.arange(CANVAS)), -1).astype(np.float64)
     expected = mapped(placement(351.7, 348.2, scale=scale, angle=angle), grid)
     interior = ((expected > 3 * scale) & (expected < 699 - 3 * scale)).all(-1)
@@ -229,7 +229,7 @@ def test_canvas_pixel_shows_the_photo_pixel_it_maps_to(axis: str, scale: float, 
 def test_canvas_agrees_with_a_reference_resampler(scale: float, tolerance: float, angle: float) -> None:
     """scipy's bilinear map_coordinates on a smooth picture, after its box filter where the canvas is coarser."""
     pixels = tiny.texture_pixels(8, 560, 560, sigma=4 * max(scale, 1))
-    one = cut(pixels, face_at(276.4, 283.9, scale=scale, angle=angle))
+    canvas_cut = cut(pixels, face_at(276.4, 283.9, scale=scale, angle=angle))
     grid = np.stack(np.meshgrid(np.arange(CANVAS), np.arange(CANVAS)), -1).astype(np.float64)
     x, y = np.moveaxis(mapped(placement(276.4, 283.9, scale=scale, angle=angle), grid), -1, 0)
     image = pixels / 255
@@ -237,39 +237,39 @@ def test_canvas_agrees_with_a_reference_resampler(scale: float, tolerance: float
         image = ndimage.uniform_filter(image, (int(scale), int(scale), 0))
     expected = np.stack([ndimage.map_coordinates(image[..., c], [y, x], order=1) for c in range(3)], -1)
     interior = (np.minimum(x, y) > 4) & (np.maximum(x, y) < 555)
-    np.testing.assert_allclose(one.canvas[interior], expected[interior], atol=tolerance)
+    np.testing.assert_allclose(canvas_cut.canvas[interior], expected[interior], atol=tolerance)
 
 
 @pytest.mark.parametrize("scale", [2.0, 3.4])
 def test_a_large_face_is_shrunk_without_aliasing(scale: float) -> None:
     """A pattern of single pixels is grey from afar; taking every second pixel would turn it black or white."""
     pixels = np.repeat((np.indices((640, 640)).sum(0) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
-    one = cut(pixels, face_at(320, 320, scale=scale))
-    assert np.abs(one.canvas[40:136, 40:136] - 0.5).max() < 0.1
+    canvas_cut = cut(pixels, face_at(320, 320, scale=scale))
+    assert np.abs(canvas_cut.canvas[40:136, 40:136] - 0.5).max() < 0.1
 
 
 def test_canvas_is_black_and_masked_outside_the_photo() -> None:
     pixels = np.full((200, 200, 3), 255, np.uint8)
-    one = cut(pixels, face_at(0, 100))
+    canvas_cut = cut(pixels, face_at(0, 100))
     outside = np.s_[:, : int(MIDDLE[0]) - 1]
     inside = np.s_[:, int(MIDDLE[0]) + 1 :]
-    assert one.canvas[outside].max() == 0
-    assert one.mask[outside].max() == 0
-    assert not one.region[outside].any()
-    assert one.canvas[inside].min() > 0.99
-    assert one.region[inside].any()
+    assert canvas_cut.canvas[outside].max() == 0
+    assert canvas_cut.mask[outside].max() == 0
+    assert not canvas_cut.region[outside].any()
+    assert canvas_cut.canvas[inside].min() > 0.99
+    assert canvas_cut.region[inside].any()
 
 
 def test_mask_fades_in_from_the_edge_of_the_region() -> None:
     pixels = np.full((300, 300, 3), 128, np.uint8)
-    one = cut(pixels, face_at(150, 150, size=80))
+    canvas_cut = cut(pixels, face_at(150, 150, size=80))
     half = 80 * REGION / 2
-    row = one.mask[int(MIDDLE[1]), :, 0]
+    row = canvas_cut.mask[int(MIDDLE[1]), :, 0]
     distance = half - np.abs(np.arange(CANVAS) - MIDDLE[0])
     np.testing.assert_allclose(row, np.clip(distance / FEATHER, 0, 1), atol=1e-4)
-    assert one.mask.dtype == np.float32
-    assert not (one.mask[..., 0] > 0)[~one.region].any()
-    assert one.region.sum() == pytest.approx((2 * half) ** 2, rel=0.03)
+    assert canvas_cut.mask.dtype == np.float32
+    assert not (canvas_cut.mask[..., 0] > 0)[~canvas_cut.region].any()
+    assert canvas_cut.region.sum() == pytest.approx((2 * half) ** 2, rel=0.03)
 
 
 # --- regions and bad faces -------------------------------------------------------------------------------------
@@ -326,17 +326,17 @@ def test_bad_face_is_refused_by_name(landmarks: np.ndarray, problem: str) -> Non
 def test_any_landmarks_give_a_canvas_or_a_value_error(landmarks: list[tuple[float, float]]) -> None:
     """No warning, no other exception, nothing that is not a picture."""
     face = Face(np.array([40, 40, 80, 80], np.float32), np.array(landmarks, np.float32), 0.9)
-    one = None
+    canvas_cut = None
     reason = ""
     try:
-        one = cut(np.full((100, 200, 3), 128, np.uint8), face)
+        canvas_cut = cut(np.full((100, 200, 3), 128, np.uint8), face)
     except ValueError as error:
         reason = str(error)
-    if one is None:
+    if canvas_cut is None:
         assert "landmarks" in reason or "outside" in reason
     else:
-        assert one.canvas.shape == (CANVAS, CANVAS, 3)
-        assert one.canvas.min() >= 0
-        assert one.canvas.max() <= 1
-        assert one.mask.min() >= 0
-        assert one.mask.max() <= 1
+        assert canvas_cut.canvas.shape == (CANVAS, CANVAS, 3)
+        assert canvas_cut.canvas.min() >= 0
+        assert canvas_cut.canvas.max() <= 1
+        assert canvas_cut.mask.min() >= 0
+        assert canvas_cut.mask.max() <= 1

@@ -74,46 +74,46 @@ def disturbed(
 )
 def test_the_first_call_of_a_kind_fails(kinds: Kinds, call: str, library: Path, tmp_path: Path) -> None:
     fault = Fault(Action.FAIL, kinds, nth=1, error=errno.EIO)
-    code, found = disturbed(fault, library, tmp_path / "watched")
+    code, account = disturbed(fault, library, tmp_path / "watched")
     assert code == errno.EIO
-    assert found.done == 1
-    assert re.match(rf"{call}(at|64)* {tmp_path}/watched", found.what)
+    assert account.done == 1
+    assert re.match(rf"{call}(at|64)* {tmp_path}/watched", account.what)
 
 
 def test_nothing_happens_elsewhere_and_every_kind_is_counted(library: Path, tmp_path: Path) -> None:
-    code, found = disturbed(Fault(), library, tmp_path / "watched")
+    code, account = disturbed(Fault(), library, tmp_path / "watched")
     assert code == 0
-    assert found.done == 0
-    assert min(found.counts.values()) >= 1
-    assert found.counts[Kinds.MAKE] == 2
-    assert found.counts[Kinds.DATA] == 1
+    assert account.done == 0
+    assert min(account.counts.values()) >= 1
+    assert account.counts[Kinds.MAKE] == 2
+    assert account.counts[Kinds.DATA] == 1
 
 
 def test_a_torn_write_leaves_half_and_no_process(library: Path, tmp_path: Path) -> None:
-    code, found = disturbed(Fault(Action.TEAR, Kinds.DATA, nth=1), library, tmp_path / "watched")
-    assert (code, found.done) == (-9, 1)
+    code, account = disturbed(Fault(Action.TEAR, Kinds.DATA, nth=1), library, tmp_path / "watched")
+    assert (code, account.done) == (-9, 1)
     assert (tmp_path / "watched" / "part").read_bytes() == b"1234"
 
 
 def test_a_full_disk_takes_half_and_no_more(library: Path, tmp_path: Path) -> None:
     fault = Fault(Action.FILL, Kinds.DATA, nth=1, error=errno.ENOSPC, stays=True)
-    code, found = disturbed(fault, library, tmp_path / "watched")
+    code, account = disturbed(fault, library, tmp_path / "watched")
     assert code == errno.ENOSPC
-    assert found.done >= 2
+    assert account.done >= 2
     assert (tmp_path / "watched" / "part").read_bytes() == b"1234"
 
 
 def test_a_trespass_is_seen(library: Path, tmp_path: Path) -> None:
-    _, found = disturbed(Fault(), library, tmp_path / "watched", guarded=tmp_path / "watched")
-    assert found.trespasses >= 5
-    assert found.trespass == f"mkdir {tmp_path}/watched/sub"
+    _, account = disturbed(Fault(), library, tmp_path / "watched", guarded=tmp_path / "watched")
+    assert account.trespasses >= 5
+    assert account.trespass == f"mkdir {tmp_path}/watched/sub"
 
 
 def test_runs_that_are_disturbed_lose_nothing() -> None:
     command = [sys.executable, str(TOOL), "--trials", str(TRIALS), "--seed", "12", "--json"]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode in (0, 1), process.stderr
-    found = json.loads(process.stdout.splitlines()[-1])
-    assert found["kinds"] == dict.fromkeys(faults(), 1)
-    assert sum(found["took_place"].values()) >= TRIALS * 0.9
-    assert not any(found["violations"].values()), process.stdout
+    summary = json.loads(process.stdout.splitlines()[-1])
+    assert summary["kinds"] == dict.fromkeys(faults(), 1)
+    assert sum(summary["took_place"].values()) >= TRIALS * 0.9
+    assert not any(summary["violations"].values()), process.stdout

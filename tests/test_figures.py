@@ -35,7 +35,7 @@ def test_several_figures_share_a_page() -> None:
         for reference in re.findall(r"url\(#([^)]*)\)|^#(.*)$", value)
     ]
     assert references
-    assert {name or other for name, other in references} <= set(page.ids)
+    assert {name or fallback for name, fallback in references} <= set(page.ids)
     assert not page.all("style"), "a style in a figure reaches the whole page"
 
 

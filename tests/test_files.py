@@ -16,7 +16,7 @@ import pytest
 from engine import files, private
 
 
-def left(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if not path.is_dir())
 
 
@@ -58,7 +58,7 @@ def test_a_write_replaces_makes_folders_and_sets_mode_and_time(tmp_path: Path) -
     finally:
         os.umask(before)
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"three", 0o640)
-    assert left(tmp_path) == ["b.jpg"]
+    assert names_in(tmp_path) == ["b.jpg"]
 
 
 def test_a_private_folder_is_made_and_closed_and_no_link(tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_any_number_of_drafts_can_wait_and_none_is_left(tmp_path: Path) -> None:
         for index in range(30)
     ]
     assert len(os.listdir("/dev/fd")) == open_before, "each holds files open"
-    assert len(left(parts)) == 30
-    assert left(out) == []
+    assert len(names_in(parts)) == 30
+    assert names_in(out) == []
     for draft in drafts[:10]:
         draft.place()
         draft.discard()
@@ -90,9 +90,9 @@ def test_any_number_of_drafts_can_wait_and_none_is_left(tmp_path: Path) -> None:
     assert (out / "a" / "3").stat().st_mode & 0o777 == 0o640
     drafts[10].discard()
     drafts[10].discard()
-    assert len(left(parts)) == 19
+    assert len(names_in(parts)) == 19
     files.abandon()
-    assert left(parts) == []
+    assert names_in(parts) == []
     assert len(os.listdir("/dev/fd")) == open_before
 
 
@@ -119,15 +119,15 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(
     draft.discard()
     assert cleaning or raised.value.errno == errno.ENOSPC
     assert path.read_bytes() == b"old"
-    assert left(tmp_path) == ["a"]
+    assert names_in(tmp_path) == ["a"]
 
 
 def test_an_abandoned_process_leaves_nothing_half_written(tmp_path: Path) -> None:
     draft = files.Draft(tmp_path / "a").write(b"half")
-    assert left(tmp_path) != []
+    assert names_in(tmp_path) != []
     files.abandon()
     draft.discard()
-    assert left(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_no_link_below_the_root_is_followed(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_place_on_another_disk_gets_its_file_all_the_same(tmp_path: Path, monk
     assert len(tried) == 2
     assert (tmp_path / "out" / "a").read_bytes() == b"abc" * 10**6
     assert (tmp_path / "out" / "a").stat().st_mtime_ns == 10**18
-    assert left(tmp_path) == ["a"]
+    assert names_in(tmp_path) == ["a"]
 
 
 def test_a_time_beyond_databases_is_held_to_64_bits(tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ def test_the_discriminant_separates_what_can_be_separated() -> None:
     rows = RANDOM.normal(size=(200, 3)) * [1, 100, 0.01]
     truth = np.arange(200) % 2 == 0
     rows[truth, 2] += 0.03
-    found = discriminant(rows[:100], truth[:100])
-    assert curve(found.score(rows[100:]), truth[100:]).area > 0.95
+    direction = discriminant(rows[:100], truth[:100])
+    assert curve(direction.score(rows[100:]), truth[100:]).area > 0.95
     # Units do not matter.
-    other = discriminant(rows[:100] * [7, 0.2, 3], truth[:100])
-    np.testing.assert_allclose(other.score(rows * [7, 0.2, 3]), found.score(rows), rtol=1e-4, atol=1e-6)
+    rescaled = discriminant(rows[:100] * [7, 0.2, 3], truth[:100])
+    np.testing.assert_allclose(rescaled.score(rows * [7, 0.2, 3]), direction.score(rows), rtol=1e-4, atol=1e-6)
 
 
 def test_a_discriminant_of_one_kind_is_refused() -> None:
@@ -52,9 +52,9 @@ def test_the_interval_holds_the_area_and_is_of_people() -> None:
 @pytest.mark.parametrize("size", [(11, 11), (40, 31)])
 def test_noise_is_measured_on_any_face(size: tuple[int, int]) -> None:
     face = tiny.texture_pixels(1, *size)
-    for own in (face, np.zeros_like(face), np.full_like(face, 255)):
-        assert np.isfinite(noise(own)).all()
-        assert noise(own).shape == noise(face).shape
+    for pixels in (face, np.zeros_like(face), np.full_like(face, 255)):
+        assert np.isfinite(noise(pixels)).all()
+        assert noise(pixels).shape == noise(face).shape
 
 
 def test_noise_tells_a_fine_change_that_is_faint() -> None:

@@ -25,7 +25,7 @@ def test_hostile_inputs_are_refused_or_done(target: str) -> None:
     for outcome in pool.run(target, range(INPUTS[target]), settings, workers=2):
         summary.add(outcome)
     assert not summary.findings, "\n".join(
-        f"input {one.number}: {one.verdict}: {one.detail}" for one in summary.findings
+        f"input {finding.number}: {finding.verdict}: {finding.detail}" for finding in summary.findings
     )
     assert sum(summary.verdicts.values()) == INPUTS[target]
     assert summary.verdicts["done"] > INPUTS[target] // 20  # most are not so broken that nothing is tried
@@ -34,10 +34,10 @@ def test_hostile_inputs_are_refused_or_done(target: str) -> None:
 
 def test_an_input_is_made_of_its_number_alone() -> None:
     for target in ("photo", "leak", "convert", "manifest", "cards"):
-        one, other, third = (targets.TARGETS[target](seed=seed) for seed in (3, 3, 4))
+        first, again, third = (targets.TARGETS[target](seed=seed) for seed in (3, 3, 4))
         for number in (0, 4, 9):
-            assert one.make(number) == other.make(number)
-        assert target == "leak" or any(one.make(number) != third.make(number) for number in range(9))
+            assert first.make(number) == again.make(number)
+        assert target == "leak" or any(first.make(number) != third.make(number) for number in range(9))
 
 
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp"])
@@ -67,9 +67,9 @@ def test_a_planted_picture_is_found_in_every_form(payload: planting.Payload) -> 
         plain + base64.b64encode(half),
         plain + half.hex().encode(),
     ):
-        length, way = planting.leaked(written, payload)
+        length, form = planting.leaked(written, payload)
         assert length >= planting.SUBSTANTIAL
-        assert way
+        assert form
     assert planting.leaked(plain + payload.data[:200], payload)[0] == 0
 
 
@@ -90,16 +90,16 @@ class Broken:
 
 
 def test_a_leak_and_a_foreign_exception_are_findings(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = targets.Leaks(0)
-    case = own.make(0)
+    leaks = targets.Leaks(0)
+    case = leaks.make(0)
     payload = there(case.payload).data
     read, written = photo.read, planting.save(Image.fromarray(np.zeros((8, 8, 3), np.uint8)), "PNG")
-    monkeypatch.setattr(photo, "encode", lambda found, pixels: written + payload)
-    assert own.check(case._replace(data=written))[::3] == ("leaks", True)
-    monkeypatch.setattr(photo, "encode", lambda found, pixels: b"no photo")
-    assert own.check(case._replace(data=written))[::3] == ("writes what cannot be read", True)
+    monkeypatch.setattr(photo, "encode", lambda picture, pixels: written + payload)
+    assert leaks.check(case._replace(data=written))[::3] == ("leaks", True)
+    monkeypatch.setattr(photo, "encode", lambda picture, pixels: b"no photo")
+    assert leaks.check(case._replace(data=written))[::3] == ("writes what cannot be read", True)
     monkeypatch.setattr(photo, "read", lambda data: read(data).nothing)  # type: ignore[missing-attribute]
-    assert own.check(case._replace(data=written))[::3] == ("raises AttributeError", True)
+    assert leaks.check(case._replace(data=written))[::3] == ("raises AttributeError", True)
 
 
 def test_time_and_memory_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:

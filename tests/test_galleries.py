@@ -46,8 +46,8 @@ def test_best_guesses_are_those_of_the_heads() -> None:
     labels = np.concatenate([np.full(len(rows), label) for label, rows in enumerate(people)])
     tests = unit(random.standard_normal((40, 8)))
     for name, distances in galleries.SEARCHES.items():
-        found = HEADS[name](np.concatenate(people), labels)(tests)
-        assert distances(tests, people).argmin(axis=1).tolist() == found.tolist()
+        labelled = HEADS[name](np.concatenate(people), labels)(tests)
+        assert distances(tests, people).argmin(axis=1).tolist() == labelled.tolist()
 
 
 def test_a_tie_counts_for_the_name() -> None:
@@ -72,8 +72,8 @@ def test_further_people_are_the_unknown_with_two_photos_at_most(tmp_path: Path) 
         (tmp_path / name).mkdir()
         for photo in range(photos):
             (tmp_path / name / f"{photo}.jpg").touch()
-    found = galleries.further(tmp_path, {"known"})
-    assert {name: len(own) for name, own in found.items()} == {"one": 1, "many": galleries.PHOTOS}
+    people = galleries.further(tmp_path, {"known"})
+    assert {name: len(paths) for name, paths in people.items()} == {"one": 1, "many": galleries.PHOTOS}
 
 
 def test_the_shape_and_scale_of_a_pareto_tail_come_out() -> None:
@@ -92,19 +92,19 @@ def test_known_tails_are_extrapolated_within_the_interval(name: str, monkeypatch
     # Each test has a place and a scale of its own: some faces are like many others.
     place, scale = random.normal(size=(tests, 1)), random.uniform(0.5, 2, (tests, 1))
     chance = 10 ** random.uniform(-7, -3, tests)
-    own = place[:, 0] + scale[:, 0] * known.isf(chance)
+    to_user = place[:, 0] + scale[:, 0] * known.isf(chance)
     strangers = place + scale * known.rvs((tests, 2_000), random_state=random)
     user = np.repeat(np.arange(users), photos)
     similar = np.full((tests, users), -np.inf)
-    similar[np.arange(tests), user] = own
+    similar[np.arange(tests), user] = to_user
     search = gallery.Search(user, similar, strangers)
-    found = gallery.foretold(search, 2_000, MILLION, seed=0)
-    for guesses, rate in found.items():
+    rates = gallery.foretold(search, 2_000, MILLION, seed=0)
+    for guesses, rate in rates.items():
         truth = stats.binom.cdf(guesses - 1, MILLION, chance).mean()
         assert rate.low <= truth <= rate.high, (guesses, truth, rate)
         assert rate.value == pytest.approx(truth, abs={1: 0.25, 10: 0.12, 50: 0.06}[guesses])
         assert rate.low <= rate.value <= rate.high
-    assert found[1].value < found[10].value < found[50].value
+    assert rates[1].value < rates[10].value < rates[50].value
 
 
 def test_the_check_foretells_a_gallery_that_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,10 +152,10 @@ def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_study.FakeS
 
 def test_a_crowd_is_everybody_but_the_users_in_an_order_of_chance(crowded: fake_study.FakeStudy) -> None:
     crowd = gallery.strangers(crowded)
-    names = [own[0].parent.name for own in crowd]
+    names = [paths[0].parent.name for paths in crowd]
     assert len(set(names)) == 39
-    assert not set(names) & {one.name for one in crowded.people.users}
-    assert {len(own) for own in crowd} == {2}
+    assert not set(names) & {user.name for user in crowded.people.users}
+    assert {len(paths) for paths in crowd} == {2}
     assert names != sorted(names)
     assert crowd == gallery.strangers(crowded)
 

@@ -51,7 +51,7 @@ def test_a_page_may_run_its_own_script_and_no_other() -> None:
     )
     page = assert_self_contained(frame.render())
     digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
-    (policy,) = (one["content"] for one in page.all("meta") if one.get("http-equiv"))
+    (policy,) = (tag["content"] for tag in page.all("meta") if tag.get("http-equiv"))
     assert f"script-src 'sha256-{digest}'" in policy
     without = html.environment().from_string('{% extends "frame.html.jinja" %}').render()
     assert "script" not in without

@@ -64,9 +64,9 @@ def test_dlib_gives_what_the_package_face_recognition_gives(photos):
 def test_dlib_takes_the_central_face_and_has_none_where_its_detector_finds_none(photos, odd, tmp_path):
     small = cv2.resize(there(cv2.imread(str(photos / "biden.jpg"))), None, fx=0.3, fy=0.3, interpolation=cv2.INTER_AREA)
     height, width = small.shape[:2]
-    other = cv2.resize(there(cv2.imread(str(photos / "obama.jpg"))), (width, height), interpolation=cv2.INTER_AREA)
-    cv2.imwrite(str(tmp_path / "left.png"), np.hstack([other, small, np.zeros_like(small)]))
-    cv2.imwrite(str(tmp_path / "right.png"), np.hstack([np.zeros_like(small), small, other]))
+    portrait = cv2.resize(there(cv2.imread(str(photos / "obama.jpg"))), (width, height), interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(tmp_path / "left.png"), np.hstack([portrait, small, np.zeros_like(small)]))
+    cv2.imwrite(str(tmp_path / "right.png"), np.hstack([np.zeros_like(small), small, portrait]))
     cv2.imwrite(str(tmp_path / "alone.png"), np.hstack([np.zeros_like(small), small, np.zeros_like(small)]))
     left, right, alone, texture, text = Dlib().embed(
         [*(tmp_path / f"{name}.png" for name in ("left", "right", "alone")), *odd]
@@ -115,15 +115,15 @@ def sface(tmp_path: Path) -> Path:
 
 
 def test_opencv_runs_its_detector_alignment_and_network(photos, odd, sface):
-    one = OpenCVSFace(sface)
-    obama, texture, text = one.embed([photos / "obama.jpg", *odd])
+    recogniser = OpenCVSFace(sface)
+    obama, texture, text = recogniser.embed([photos / "obama.jpg", *odd])
     obama = there(obama)
     assert (obama.shape, obama.dtype) == ((128,), np.float32)
     assert texture is text is None
     pixels = photo.read(photos / "obama.jpg").pixels
     mirrored = there(OpenCVSFace(sface)._one(np.ascontiguousarray(pixels[:, ::-1])))
     assert np.abs(mirrored - obama).max() > 0.01 * np.abs(obama).max()
-    np.testing.assert_array_equal(one.embed([photos / "obama.jpg"])[0], obama)
+    np.testing.assert_array_equal(recogniser.embed([photos / "obama.jpg"])[0], obama)
 
 
 def test_opencv_counts_as_the_engines_network_of_the_same_weights(sface):
@@ -197,37 +197,37 @@ def test_human_gets_each_photo_whole_and_answers_in_order(stand_in, tmp_path):
     paths = [flat(tmp_path / f"{n}.png", n + 1, *size) for n, size in enumerate(sizes)]
     dark = flat(tmp_path / "dark.png", 0, 8, 8)
     (tmp_path / "text.jpg").write_text("no photo")
-    one = HumanNode(stand_in)
-    rows = one.embed([paths[0], dark, *paths[1:], tmp_path / "text.jpg"])
+    human = HumanNode(stand_in)
+    rows = human.embed([paths[0], dark, *paths[1:], tmp_path / "text.jpg"])
     assert rows[1] is rows[-1] is None
     for row, (height, width), value in zip([rows[0], *rows[2:-1]], sizes, (1, 2, 3, 4), strict=True):
         row = there(row)
         assert row.dtype == np.float32
         assert row.tolist() == [42, height, width, 3 * value * height * width]
-    assert there(one.embed([paths[2]])[0]).tolist() == there(rows[3]).tolist()
+    assert there(human.embed([paths[2]])[0]).tolist() == there(rows[3]).tolist()
 
 
 def test_human_says_what_it_is_and_counts_as_the_engines_faceres(stand_in):
-    one = HumanNode(stand_in)
-    assert (one.name, one.extractors, one.version) == ("human", ("faceres",), "human 1.2.3, tfjs 4.5.6 wasm")
+    human = HumanNode(stand_in)
+    assert (human.name, human.extractors, human.version) == ("human", ("faceres",), "human 1.2.3, tfjs 4.5.6 wasm")
 
 
 @pytest.mark.parametrize(("value", "message"), [(13, "model on fire"), (14, "has ended")])
 def test_a_failing_library_is_an_error_with_its_words(stand_in, tmp_path, value, message):
-    one = HumanNode(stand_in)
+    human = HumanNode(stand_in)
     with pytest.raises(RuntimeError, match=message):
-        one.embed([flat(tmp_path / "bad.png", value, 4, 4), flat(tmp_path / "next.png", 1, 4, 4)])
+        human.embed([flat(tmp_path / "bad.png", value, 4, 4), flat(tmp_path / "next.png", 1, 4, 4)])
 
 
 def test_the_process_serves_all_photos_and_ends_with_its_owner(stand_in, tmp_path):
-    one = HumanNode(stand_in)
+    human = HumanNode(stand_in)
     paths = [flat(tmp_path / "a.png", 1, 4, 4)]
-    one.embed(paths)
-    process = there(one._process)
-    one.embed(paths)
-    assert one._process is process
+    human.embed(paths)
+    process = there(human._process)
+    human.embed(paths)
+    assert human._process is process
     assert process.poll() is None
-    del one
+    del human
     gc.collect()
     assert process.poll() is not None
 

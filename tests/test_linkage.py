@@ -28,7 +28,7 @@ def grouped(rows: np.ndarray, similarity: float, **more: int) -> np.ndarray:
 
 
 def partition(number: np.ndarray) -> set[frozenset[int]]:
-    return {frozenset(np.flatnonzero(number == label).tolist()) for label in np.unique(number)}
+    return {frozenset(np.flatnonzero(number == group).tolist()) for group in np.unique(number)}
 
 
 def expected(rows: np.ndarray, similarity: float) -> np.ndarray:
@@ -68,9 +68,9 @@ def test_equals_do_not_wait_for_each_other() -> None:
 @pytest.mark.parametrize("sizes", [[4] * 500, [300, 200, 100] + [3] * 400], ids=["alike", "some large"])
 def test_cells_find_nearly_all(sizes: list[int]) -> None:
     rows, _ = crowd(sizes, dim=64, noise=0.75)
-    exact, approximate = grouped(rows, 0.5), grouped(rows, 0.5, exact=100)
-    np.testing.assert_array_equal(approximate, grouped(rows, 0.5, exact=100))
-    shared = partition(exact) & partition(approximate)
+    exact, groups = grouped(rows, 0.5), grouped(rows, 0.5, exact=100)
+    np.testing.assert_array_equal(groups, grouped(rows, 0.5, exact=100))
+    shared = partition(exact) & partition(groups)
     assert len(shared) >= 0.97 * len(partition(exact))
 
 

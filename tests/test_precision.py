@@ -77,17 +77,17 @@ def test_products_of_bfloat16_are_summed_in_float32(kind: str) -> None:
     many = jnp.full((4, 4, 512), 2**-8, jnp.bfloat16).at[0, 0, 0].set(1)
     kernel = jnp.ones((4, 4, 512, 2), jnp.bfloat16)
     if kind == "product":
-        found = product(many.reshape(1, -1), kernel.reshape(-1, 2))
+        sums = product(many.reshape(1, -1), kernel.reshape(-1, 2))
     elif kind == "dense":
-        found = conv(many, kernel, stride=1, padding="VALID")
+        sums = conv(many, kernel, stride=1, padding="VALID")
     elif kind == "convolution":
         taller = jnp.pad(many, ((0, 1), (0, 0), (0, 0)))
-        found = tuned_conv(taller, kernel, kernel[::-1, ::-1].swapaxes(2, 3), stride=1, padding="VALID")[:1]
+        sums = tuned_conv(taller, kernel, kernel[::-1, ::-1].swapaxes(2, 3), stride=1, padding="VALID")[:1]
     else:
         pull = jax.vjp(lambda x: product(x, jnp.ones((2, many.size), jnp.bfloat16)), jnp.ones((1, 2), jnp.bfloat16))[1]
-        (found,) = pull(many.reshape(1, -1))
-    assert found.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.asarray(found, np.float32), 1 + (many.size - 1) * 2**-8, rtol=2**-8)
+        (sums,) = pull(many.reshape(1, -1))
+    assert sums.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(sums, np.float32), 1 + (many.size - 1) * 2**-8, rtol=2**-8)
 
 
 def test_no_product_of_a_step_is_summed_in_bfloat16() -> None:
@@ -102,12 +102,12 @@ def test_cloaks_are_the_same_to_a_tolerance(quick_compiles: None) -> None:
     """Shift within 2 %, the budget spent alike: measured, not exact, since each step rounds otherwise."""
     del quick_compiles
     recipe = Recipe(extractors=("small",), objective="away", turn=None, steps=10)
-    found = {}
+    cloaks = {}
     for precision in ("float32", "bfloat16"):
         batcher = Batcher(recipe, (network(precision),), size=2, mesh=sharding.faces_mesh(1))
-        found[precision] = batcher.solve(synthetic().jobs(2, [tiny_robust.DIM]))
-    exact, half = found["float32"], found["bfloat16"]
-    for one, other in zip(exact, half, strict=True):
-        assert other.shift[0] == pytest.approx(one.shift[0], rel=0.02)
-        assert 0.95 * recipe.rho < other.dssim <= recipe.rho
-        assert one.dssim == pytest.approx(other.dssim, rel=0.02)
+        cloaks[precision] = batcher.solve(synthetic().jobs(2, [tiny_robust.DIM]))
+    exact, half = cloaks["float32"], cloaks["bfloat16"]
+    for cloak, half_cloak in zip(exact, half, strict=True):
+        assert half_cloak.shift[0] == pytest.approx(cloak.shift[0], rel=0.02)
+        assert 0.95 * recipe.rho < half_cloak.dssim <= recipe.rho
+        assert cloak.dssim == pytest.approx(half_cloak.dssim, rel=0.02)

@@ -81,7 +81,7 @@ def test_no_change_scores_like_the_floor(name: str, tmp_path: Path) -> None:
 
 def _well_formed(findings: Findings, folder: Path) -> None:
     keys = [list(row) for row in findings.rows]
-    assert all(own == keys[0] for own in keys)
+    assert all(row_keys == keys[0] for row_keys in keys)
     json.dumps(findings.rows, allow_nan=False)
     assert findings.sentences
     assert findings.deviations
@@ -107,7 +107,7 @@ def test_presets_share_their_cloaks(tmp_path: Path) -> None:
     made = fake_study.study(tmp_path)
     labels = {name: {wanted.label for wanted in PRESETS[name].cloaks(made)} for name in PRESETS if name != "services"}
     default = made.wanted().label
-    assert all(default in own for own in labels.values())
+    assert all(default in sets_of_preset for sets_of_preset in labels.values())
     assert len(labels["budget"] & labels["transfer"]) == 1
     assert {wanted.people for wanted in PRESETS["budget"].cloaks(made)} == {
         wanted.people for wanted in PRESETS["transfer"].cloaks(made)
@@ -137,7 +137,9 @@ def test_leaked_photos_take_protection_back_to_the_floor(tmp_path: Path) -> None
 
 def test_a_share_that_is_no_whole_photo_leaks_on_average(tmp_path: Path) -> None:
     users = fake_study.people(tmp_path, users=2, others=1, public=0).users
-    cloaked: dict[Path, Path | None] = {photo: photo.with_suffix(".cloaked") for one in users for photo in one.scraped}
+    cloaked: dict[Path, Path | None] = {
+        photo: photo.with_suffix(".cloaked") for user in users for photo in user.scraped
+    }
     hidden = users[0].scraped[0]
     cloaked[hidden] = None
     random = np.random.default_rng(0)
@@ -190,8 +192,8 @@ def test_auc_is_the_share_of_pairs_in_order() -> None:
     pairs = [(i, j) for i in range(14) for j in range(i)]
     distance = {pair: np.linalg.norm(rows[pair[0]] - rows[pair[1]]) for pair in pairs}
     same = [pair for pair in pairs if persons[pair[0]] == persons[pair[1]]]
-    other = [pair for pair in pairs if persons[pair[0]] != persons[pair[1]]]
-    expected = np.mean([distance[a] < distance[b] for a in same for b in other])
+    different = [pair for pair in pairs if persons[pair[0]] != persons[pair[1]]]
+    expected = np.mean([distance[a] < distance[b] for a in same for b in different])
     assert verification.pairs(rows, persons).auc == pytest.approx(expected)
     assert math.isnan(verification.pairs(rows, np.zeros(14, int)).auc)
 
@@ -251,14 +253,14 @@ def portraits(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> tuple[P
                 )
         return [folder / name / f"{size}.png" for size in sizes]
 
-    users, other, public = (
+    users, stranger, public = (
         shots("user", "astronaut.png", (300, 340, 380)),
         shots("other", "biden.jpg", (300, 330)),
         shots("public", "obama.jpg", (300, 320)),
     )
     return folder, People(
         users=(Person("user", tuple(users[:2]), tuple(users[2:])),),
-        others=(Person("other", tuple(other[:1]), tuple(other[1:])),),
+        others=(Person("other", tuple(stranger[:1]), tuple(stranger[1:])),),
         public=(Person("public", tuple(public[:1]), tuple(public[1:])),),
     )
 
@@ -300,11 +302,11 @@ def test_quality_measures_are_those_of_their_names() -> None:
     before = np.full((20, 20, 3), 100, np.uint8)
     after = before.copy()
     after[3, 4, 1] += 30
-    found = quality.measured(before, after)
-    assert found["largest"] == 30
-    assert found["l2"] == pytest.approx(30 / 255)
-    assert found["rms"] == pytest.approx(30 / 1200**0.5)
-    assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / (900 / 1200)))
+    figures = quality.measured(before, after)
+    assert figures["largest"] == 30
+    assert figures["l2"] == pytest.approx(30 / 255)
+    assert figures["rms"] == pytest.approx(30 / 1200**0.5)
+    assert figures["psnr"] == pytest.approx(10 * np.log10(255**2 / (900 / 1200)))
     same = quality.measured(before, before)
     assert (same["dssim"], same["psnr"]) == (0, math.inf)
 

@@ -60,10 +60,10 @@ def test_scratch(tmp_path: Path, change, works: bool, monkeypatch: pytest.Monkey
         monkeypatch.setattr(scratch, "FromScratch", short)
     findings = scratch.run(study(tmp_path, change))
     complete(findings)
-    own, tuned = rows_of(findings)
-    assert (own["part"], tuned["part"]) == ("held-out", "in")
-    assert own["dssim_max"] == 0.004
-    said = f"names {1 - own['floor']:.0%} of users' clean test photos rightly when nothing is cloaked"
+    scratch_row, tuned = rows_of(findings)
+    assert (scratch_row["part"], tuned["part"]) == ("held-out", "in")
+    assert scratch_row["dssim_max"] == 0.004
+    said = f"names {1 - scratch_row['floor']:.0%} of users' clean test photos rightly when nothing is cloaked"
     assert said in findings.sentences[0]
     for row in rows_of(findings):
         if works:
@@ -109,10 +109,10 @@ def test_the_clean_counterpart_is_encoded_like_the_cloaked(tmp_path: Path) -> No
     made = study(tmp_path, nothing)
     photo = tmp_path / "a.jpg"
     Image.fromarray(tiny.texture_pixels(1, 64, 64)).save(photo, quality=60)
-    kept = detection.rewritten(made, photo)
-    assert kept.suffix == ".jpg"
-    found = read(photo)
-    with Image.open(io.BytesIO(encode(found, found.pixels))) as cloaked, Image.open(kept) as after:
+    rewritten = detection.rewritten(made, photo)
+    assert rewritten.suffix == ".jpg"
+    original = read(photo)
+    with Image.open(io.BytesIO(encode(original, original.pixels))) as cloaked, Image.open(rewritten) as after:
         assert isinstance(cloaked, JpegImagePlugin.JpegImageFile)
         assert isinstance(after, JpegImagePlugin.JpegImageFile)
         assert cloaked.format == after.format
@@ -128,6 +128,10 @@ def test_the_price_is_known_before(preset, tmp_path: Path) -> None:
     made = study(tmp_path, nothing)
     assert preset.seconds(made) > 0
     assert preset.embeddings(made) == 0
-    wanted = {one.name for cloaks in preset.cloaks(made) for one in cloaks.people}
-    users = {one.name for one in made.people.users}
-    assert wanted == users if preset.name == "scratch" else wanted == users | {one.name for one in made.people.public}
+    wanted = {person.name for cloaks in preset.cloaks(made) for person in cloaks.people}
+    users = {user.name for user in made.people.users}
+    assert (
+        wanted == users
+        if preset.name == "scratch"
+        else wanted == users | {person.name for person in made.people.public}
+    )

@@ -60,10 +60,10 @@ def test_a_program_is_loaded_without_being_traced(folder: Path) -> None:
     made = kept_in(folder)
     assert len(made) == 1
     with compiles.record() as second:
-        one = fresh()
+        program = fresh()
         x = 2 * ones(5)
-        result, same = one(2, tree, x)
-        again, _ = one(2, tree, 3 * ones(5))
+        result, same = program(2, tree, x)
+        again, _ = program(2, tree, 3 * ones(5))
     assert second.by_program["scaled"].loaded == 1
     assert (second.by_program["scaled"].traced, second.by_program["scaled"].compiled) == (0, 0)
     np.testing.assert_array_equal(result, np.full(5, 12))
@@ -87,10 +87,10 @@ def test_whatever_the_program_depends_on_makes_another(folder: Path, monkeypatch
             call()
         assert len(kept_in(folder)) == number + 1, name
     np.testing.assert_array_equal(fresh()(3, tree, 2 * ones(5))[0], np.full(5, 24))
-    one = fresh()
+    program = fresh()
     for device in jax.devices()[:2]:
-        found, _ = one(2, jax.device_put(tree, device), jax.device_put(ones(5), device))
-        assert found.devices() == {device}
+        result, _ = program(2, jax.device_put(tree, device), jax.device_put(ones(5), device))
+        assert result.devices() == {device}
     before = len(kept_in(folder))
     for change in (
         partial(monkeypatch.setattr, programs, "version", lambda name: "0"),
@@ -110,11 +110,11 @@ def test_whatever_the_program_depends_on_makes_another(folder: Path, monkeypatch
 def test_the_source_is_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "programs.py").write_text("one")
     monkeypatch.setattr(programs, "__file__", str(tmp_path / "programs.py"))
-    found = set()
+    hashes = set()
     for name, text in (("programs.py", "one"), ("programs.py", "two"), ("other.py", ""), ("another.py", "")):
         (tmp_path / name).write_text(text)
-        found.add(programs._surroundings.__wrapped__())
-    assert len(found) == 4
+        hashes.add(programs._surroundings.__wrapped__())
+    assert len(hashes) == 4
 
 
 def test_a_damaged_one_is_made_again(folder: Path) -> None:
@@ -234,8 +234,8 @@ def test_a_program_that_cannot_be_kept_is_used(folder: Path, monkeypatch: pytest
 
 def test_what_only_its_place_in_memory_tells_apart_is_not_kept(folder: Path) -> None:
     for power in (1, 3):
-        one = programs.kept(static=0)(lambda function, x: function(x))
-        np.testing.assert_array_equal(one(lambda x, power=power: x**power, 2 * ones(2)), [2**power] * 2)
+        program = programs.kept(static=0)(lambda function, x: function(x))
+        np.testing.assert_array_equal(program(lambda x, power=power: x**power, 2 * ones(2)), [2**power] * 2)
     assert not folder.exists()
 
 
@@ -293,12 +293,12 @@ def test_the_ones_used_last_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_under_a_trace_and_on_several_devices_it_is_a_jitted_function(folder: Path) -> None:
     tree = {"scale": ones()}
-    one = programs.kept(static=0)(scaled)
-    assert jax.jit(lambda x: one(2, tree, x)[0])(3 * ones(2)).tolist() == [9, 9]
+    program = programs.kept(static=0)(scaled)
+    assert jax.jit(lambda x: program(2, tree, x)[0])(3 * ones(2)).tolist() == [9, 9]
     mesh = jax.sharding.Mesh(jax.devices()[:2], ("face",))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("face"))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    assert one(2, jax.device_put(tree, whole), jax.device_put(ones(2), split))[0].tolist() == [1, 1]
+    assert program(2, jax.device_put(tree, whole), jax.device_put(ones(2), split))[0].tolist() == [1, 1]
     assert not folder.exists()
 
 
@@ -323,7 +323,7 @@ def test_programs_are_kept_for_the_run_alone(
     arguments = [str(photos / "obama.jpg"), "--out", str(tmp_path / "out"), "--only", str(tmp_path / "nobody.png")]
     assert cli.main(["run", *arguments, "--extractors", "mobileface"]) == cli.USAGE
     assert "must show one face" in capsys.readouterr().err
-    assert [one is None for one in told] == [False, True]
+    assert [key is None for key in told] == [False, True]
 
 
 def test_a_run_whose_programs_are_there_traces_nothing_and_writes_the_same(tmp_path: Path, photos: Path) -> None:
@@ -350,8 +350,8 @@ def test_a_run_whose_programs_are_there_traces_nothing_and_writes_the_same(tmp_p
     names = {"_embed", "begin", "enter", "_pull", "_move", "_cloaked", "_settle", "result"}
     first, second = run("first"), run("second")
     assert set(first) >= names
-    assert any(one["made"] > one["from_cache"] for one in first.values())
-    assert {name for name, one in second.items() if one["from_cache"] == one["made"]} >= names
+    assert any(program["made"] > program["from_cache"] for program in first.values())
+    assert {name for name, program in second.items() if program["from_cache"] == program["made"]} >= names
     assert sum(second[name]["seconds"] for name in names) < sum(first[name]["seconds"] for name in names) / 4
     made = [(tmp_path / out / "obama.jpg").read_bytes() for out in ("first", "second")]
     assert made[0] == made[1]

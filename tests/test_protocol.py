@@ -23,7 +23,7 @@ def person(label: str, scraped: int, tests: int) -> Person:
 USERS = (person("ann", 3, 4), person("bob", 3, 2))
 OTHERS = (person("cat", 2, 1), person("dan", 2, 1), person("eve", 2, 1))
 EVERYBODY = (*USERS, *OTHERS)
-NAMES = [one.name for one in EVERYBODY]
+NAMES = [member.name for member in EVERYBODY]
 
 
 class Clerk:
@@ -51,16 +51,16 @@ class Believer(Clerk):
 
 
 def cloaks(users=USERS) -> dict[Path, Path | None]:
-    return {photo: photo.with_suffix(".cloaked") for one in users for photo in one.scraped}
+    return {photo: photo.with_suffix(".cloaked") for user in users for photo in user.scraped}
 
 
 def test_the_tracker_learns_everybodys_scraped_photos_and_is_shown_all_tests():
     clerk = Clerk()
     classify(clerk, USERS, OTHERS)
     ((photos, labels, tests),) = clerk.calls
-    assert photos == [photo for one in EVERYBODY for photo in one.scraped]
+    assert photos == [photo for member in EVERYBODY for photo in member.scraped]
     assert [NAMES[label] for label in labels] == [photo.parent.name for photo in photos]
-    assert tests == [photo for one in EVERYBODY for photo in one.tests]
+    assert tests == [photo for member in EVERYBODY for photo in member.tests]
 
 
 def test_what_is_shown_stands_in_for_photos_or_leaves_them_out():
@@ -88,9 +88,9 @@ def test_answers_become_misses_by_user_and_accuracy_of_the_others():
 
 
 def test_the_rate_is_the_mean_over_users_not_over_photos():
-    found = rate([np.array([1.0, 1, 1, 1, 1, 1]), np.array([0.0])])
-    assert found.value == 0.5
-    assert (found.low, found.high) == (0.0, 1.0)
+    mean_rate = rate([np.array([1.0, 1, 1, 1, 1, 1]), np.array([0.0])])
+    assert mean_rate.value == 0.5
+    assert (mean_rate.low, mean_rate.high) == (0.0, 1.0)
 
 
 def test_faceless_photos_count_neither_way_and_users_without_a_face_do_not_count():
@@ -103,26 +103,32 @@ def test_the_interval_is_the_bootstraps_and_the_same_every_time():
     missed = [
         np.array([share >= threshold for threshold in np.arange(1, 11) / 10.0]) for share in np.linspace(0, 1, 40)
     ]
-    shares = np.array([own.mean() for own in missed])
-    found = rate(missed)
+    shares = np.array([user_missed.mean() for user_missed in missed])
+    interval = rate(missed)
     error = 1.96 * shares.std() / np.sqrt(len(shares))  # of the mean, by the central limit theorem
-    assert found.low == pytest.approx(shares.mean() - error, abs=0.01)
-    assert found.high == pytest.approx(shares.mean() + error, abs=0.01)
-    assert found == rate(missed)
+    assert interval.low == pytest.approx(shares.mean() - error, abs=0.01)
+    assert interval.high == pytest.approx(shares.mean() + error, abs=0.01)
+    assert interval == rate(missed)
 
 
 def test_cloaks_that_fool_show_as_protection_above_the_floor():
-    found = measure(Believer(says={"ann/t0": 1}), USERS, OTHERS, cloaked=cloaks(), made_with=())
-    assert (found.protection.value, found.floor.value) == (1.0, 0.125)
-    assert (found.others, found.others_floor) == (1.0, 1.0)
-    assert (found.users, found.scraped, found.tests, found.other_people, found.faceless) == (2, 6, 6, 3, 0)
+    measured = measure(Believer(says={"ann/t0": 1}), USERS, OTHERS, cloaked=cloaks(), made_with=())
+    assert (measured.protection.value, measured.floor.value) == (1.0, 0.125)
+    assert (measured.others, measured.others_floor) == (1.0, 1.0)
+    assert (measured.users, measured.scraped, measured.tests, measured.other_people, measured.faceless) == (
+        2,
+        6,
+        6,
+        3,
+        0,
+    )
 
 
 def test_cloaks_that_change_nothing_give_exactly_the_floor():
     clerk = Clerk(says={"ann/t0": 1, "bob/t1": 3, "dan/t0": 0})
-    found = measure(clerk, USERS, OTHERS, cloaked={p: p for one in USERS for p in one.scraped}, made_with=())
-    assert found.protection == found.floor
-    assert found.others == found.others_floor
+    measured = measure(clerk, USERS, OTHERS, cloaked={p: p for user in USERS for p in user.scraped}, made_with=())
+    assert measured.protection == measured.floor
+    assert measured.others == measured.others_floor
     assert clerk.calls[0] == clerk.calls[1]
 
 
@@ -136,27 +142,27 @@ class Counter(Clerk):
 
 def test_unpublished_photos_are_left_out_of_the_floor_too():
     """A cloak that merely withholds a photo gets no credit, whatever floor the caller had at hand."""
-    withheld: dict[Path, Path | None] = {photo: photo for one in USERS for photo in one.scraped}
+    withheld: dict[Path, Path | None] = {photo: photo for user in USERS for photo in user.scraped}
     withheld[USERS[0].scraped[0]] = None
     at_hand = classify(Counter(), USERS, OTHERS)
-    found = measure(Counter(), USERS, OTHERS, cloaked=withheld, made_with=(), floor=at_hand)
-    assert found.protection.value == found.floor.value == 0.5
+    measured = measure(Counter(), USERS, OTHERS, cloaked=withheld, made_with=(), floor=at_hand)
+    assert measured.protection.value == measured.floor.value == 0.5
     assert rate(at_hand.missed).value == 0
-    assert found.scraped == 5
+    assert measured.scraped == 5
 
 
 def test_a_floor_at_hand_saves_the_second_tracker():
     clerk = Clerk()
     at_hand = Answers((np.array([1.0]), np.array([0.0])), 0.25)
-    found = measure(clerk, USERS, OTHERS, cloaked=cloaks(), made_with=(), floor=at_hand)
+    measured = measure(clerk, USERS, OTHERS, cloaked=cloaks(), made_with=(), floor=at_hand)
     assert len(clerk.calls) == 1
-    assert (found.floor.value, found.others_floor) == (0.5, 0.25)
+    assert (measured.floor.value, measured.others_floor) == (0.5, 0.25)
 
 
 def test_what_a_purifier_sees_is_in_protection_and_floor():
     clerk = Clerk()
-    pure = {photo: photo.with_suffix(".pure") for one in EVERYBODY for photo in (*one.scraped, *one.tests)}
-    cloaked = {photo: photo.with_suffix(".purecloaked") for one in USERS for photo in one.scraped}
+    pure = {photo: photo.with_suffix(".pure") for member in EVERYBODY for photo in (*member.scraped, *member.tests)}
+    cloaked = {photo: photo.with_suffix(".purecloaked") for user in USERS for photo in user.scraped}
     measure(clerk, USERS, OTHERS, cloaked=cloaked, made_with=(), clean=pure)
     (with_cloaks, without) = clerk.calls
     assert {p.suffix for p in with_cloaks[0]} == {".pure", ".purecloaked"}
@@ -173,8 +179,8 @@ def test_what_a_purifier_sees_is_in_protection_and_floor():
     ],
 )
 def test_a_tracker_whose_network_made_the_cloaks_is_marked(extractors, made_with, expected):
-    found = measure(Clerk(extractors=extractors), USERS, OTHERS, cloaked=cloaks(), made_with=made_with)
-    assert found.part == protocol.part(Clerk(extractors=extractors), made_with) == expected
+    measured = measure(Clerk(extractors=extractors), USERS, OTHERS, cloaked=cloaks(), made_with=made_with)
+    assert measured.part == protocol.part(Clerk(extractors=extractors), made_with) == expected
 
 
 def test_a_row_is_flat_and_has_all_that_a_table_needs():

@@ -37,11 +37,11 @@ def test_each_removes_most_of_a_fine_change_and_keeps_the_photo(name: str) -> No
     fine = (8 * (-1) ** np.indices(PHOTO.shape[:2]).sum(0))[..., None]
     changed = (PHOTO.astype(int) + fine).clip(0, 255).astype(np.uint8)
     clean, washed = (PURIFICATIONS[name](pixels).astype(float) for pixels in (PHOTO, changed))
-    left = np.abs(washed - clean).mean() / np.abs(changed.astype(float) - PHOTO).mean()
+    share_left = np.abs(washed - clean).mean() / np.abs(changed.astype(float) - PHOTO).mean()
     if name in ("JPEG 90", "JPEG 75", "grey"):
-        assert left < 1.1  # a checkerboard this strong passes a fine quantiser, and is grey; it is not amplified
+        assert share_left < 1.1  # a checkerboard this strong passes a fine quantiser, and is grey; it is not amplified
     elif name != "JPEG 50":
-        assert left < 0.6
+        assert share_left < 0.6
     if name not in ("screenshot", "grey"):
         assert np.abs(clean - PHOTO).mean() < 12
 
@@ -54,11 +54,11 @@ def test_lower_jpeg_qualities_change_more() -> None:
 def test_blur_and_median_are_scipys() -> None:
     inner = np.s_[12:-12, 12:-12]
     for sigma in (1.0, 2.0):
-        theirs = scipy.ndimage.gaussian_filter(PHOTO.astype(float), (sigma, sigma, 0))
+        scipys = scipy.ndimage.gaussian_filter(PHOTO.astype(float), (sigma, sigma, 0))
         ours = PURIFICATIONS[f"blur, sigma {sigma:g}"](PHOTO)
-        np.testing.assert_allclose(ours[inner], theirs[inner], atol=1.01)
-    theirs = scipy.ndimage.median_filter(PHOTO, (3, 3, 1))
-    np.testing.assert_array_equal(PURIFICATIONS["median of 3 x 3"](PHOTO)[inner], theirs[inner])
+        np.testing.assert_allclose(ours[inner], scipys[inner], atol=1.01)
+    scipys = scipy.ndimage.median_filter(PHOTO, (3, 3, 1))
+    np.testing.assert_array_equal(PURIFICATIONS["median of 3 x 3"](PHOTO)[inner], scipys[inner])
 
 
 def test_grey_is_the_luminance_alone() -> None:

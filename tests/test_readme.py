@@ -49,8 +49,8 @@ def inline(page: Path) -> list[str]:
 
 def call(line: str) -> list[str] | None:
     """The arguments of a call of `cloak`, None if a line of a shell is none."""
-    found = re.match(r"(?:time )?(?:tools/)?cloak (.+)", line)
-    return shlex.split(found[1], comments=True) if found else None
+    match = re.match(r"(?:time )?(?:tools/)?cloak (.+)", line)
+    return shlex.split(match[1], comments=True) if match else None
 
 
 def lines(page: Path) -> Iterator[str]:
@@ -65,8 +65,8 @@ def parse(arguments: list[str]) -> None:
 
 def headings(page: Path) -> set[str]:
     """The anchors that GitHub gives to the headings of a page."""
-    found = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in titles}
 
 
 def test_the_pages_are_all_here() -> None:
@@ -116,19 +116,19 @@ def test_commands_in_sentences_have_options_that_exist(page: Path) -> None:
                 parse(arguments)
             except MissingArgumentError:  # a sentence may leave out what it is not about
                 known = option_names(arguments[0])
-                given = [word.partition("=")[0] for word in arguments[1:] if word.startswith("--")]
-                assert set(given) <= known, code
+                named = [word.partition("=")[0] for word in arguments[1:] if word.startswith("--")]
+                assert set(named) <= known, code
 
 
 @each_page
 def test_options_in_sentences_are_options_of_a_command(page: Path) -> None:
     # pip's, and those of scripts in tools/ and benchmarks/
-    others = {"--upgrade", "--check", "--save", "--inputs", "--cache", "--rivals", "--leave-one-out", "--name"}
-    every = others.union(*(option_names(name) for name in commands()))
+    not_ours = {"--upgrade", "--check", "--save", "--inputs", "--cache", "--rivals", "--leave-one-out", "--name"}
+    every = not_ours.union(*(option_names(name) for name in commands()))
     for code in inline(page):
         if code.startswith("--"):
-            given = {word.partition("=")[0] for word in code.split() if word.startswith("--")}
-            assert given <= every, code
+            named = {word.partition("=")[0] for word in code.split() if word.startswith("--")}
+            assert named <= every, code
 
 
 def commands() -> list[str]:
@@ -162,11 +162,11 @@ def test_the_tree_names_every_module() -> None:
     named: set[str] = set()
     above: list[str] = []
     for line in tree.splitlines():
-        found = re.match(r"((?:  )*)(\S+)(?: +(\S.*))?$", line)
-        assert found, line
-        depth = len(found[1]) // 2
-        above = [*above[:depth], found[2].rstrip("/")]
-        assert found[3] or depth == 0, f"{'/'.join(above)} needs a phrase"
+        match = re.match(r"((?:  )*)(\S+)(?: +(\S.*))?$", line)
+        assert match, line
+        depth = len(match[1]) // 2
+        above = [*above[:depth], match[2].rstrip("/")]
+        assert match[3] or depth == 0, f"{'/'.join(above)} needs a phrase"
         named.add("/".join(above))
     modules = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "engine").rglob("*.py")}
     inner = {name for name in modules if name.endswith("/__init__.py") and name != "engine/__init__.py"}

@@ -140,8 +140,8 @@ def test_the_detector_that_remembers_finds_the_same_faces(photos):
     pixels = photo.read(photos / "obama.jpg").pixels
     plain = YuNet(checkpoint.detector()).detect(pixels)
     detector = DetectedOnce()
-    for found in (detector.detect(pixels), detector.detect(pixels)):
-        assert [one.box.tolist() for one in found] == [one.box.tolist() for one in plain]
+    for faces in (detector.detect(pixels), detector.detect(pixels)):
+        assert [seen_face.box.tolist() for seen_face in faces] == [seen_face.box.tolist() for seen_face in plain]
 
 
 def test_an_extractor_embeds_the_canvas_of_the_central_face(registered, paths):
@@ -154,22 +154,22 @@ def test_an_extractor_embeds_the_canvas_of_the_central_face(registered, paths):
 
 
 def test_neighbours_and_their_number_do_not_matter(registered, paths, odd):
-    one = ExtractorRecogniser(registered, Detects())
-    together = one.embed([odd[0], *paths[::-1], odd[1]])
+    embedder = ExtractorRecogniser(registered, Detects())
+    together = embedder.embed([odd[0], *paths[::-1], odd[1]])
     assert together[0] is together[-1] is None
     for index in (0, 5, len(paths) - 1):
-        (alone,) = one.embed([paths[index]])
+        (alone,) = embedder.embed([paths[index]])
         np.testing.assert_allclose(there(together[len(paths) - index]), there(alone), atol=1e-6)
-    assert one.embed([]) == []
-    assert one.embed(odd) == [None, None]
+    assert embedder.embed([]) == []
+    assert embedder.embed(odd) == [None, None]
 
 
 def test_no_number_of_photos_compiles_anything_new(registered, paths, odd):
-    one = ExtractorRecogniser(registered, Detects())
-    one.embed(paths[:2])
+    embedder = ExtractorRecogniser(registered, Detects())
+    embedder.embed(paths[:2])
     compiled = extractors.embed_batch._cache_size()  # type: ignore[missing-attribute]  # what jax.jit returns has it
     for some in (paths[:1], paths[:BATCH], paths, [*odd, *paths]):
-        one.embed(some)
+        embedder.embed(some)
     assert extractors.embed_batch._cache_size() == compiled  # type: ignore[missing-attribute]
 
 
@@ -179,9 +179,9 @@ def test_a_photo_that_is_not_there_is_an_error(registered, tmp_path):
 
 
 def test_an_extractor_says_what_it_is(registered):
-    one = ExtractorRecogniser(registered, Detects())
-    assert (one.name, one.extractors) == (registered, (registered,))
-    assert extractors.load(registered).weights_sha256 in one.version
+    embedder = ExtractorRecogniser(registered, Detects())
+    assert (embedder.name, embedder.extractors) == (registered, (registered,))
+    assert extractors.load(registered).weights_sha256 in embedder.version
     shipped = ExtractorRecogniser("sface", DetectedOnce())
     assert shipped.version != ExtractorRecogniser("sface", DetectedOnce(Detection(min_score=0.7))).version
     assert shipped.version != ExtractorRecogniser("faceres", DetectedOnce()).version
@@ -236,12 +236,12 @@ def test_another_recogniser_or_version_shares_nothing(tmp_path, files, other):
 
 
 def test_a_file_that_has_changed_is_embedded_again(tmp_path, files):
-    one = Counts()
-    remembered = Remembered(one, tmp_path)
+    counts = Counts()
+    remembered = Remembered(counts, tmp_path)
     remembered.embed(files)
     files[1].write_bytes(b"other")
     (row,) = remembered.embed([files[1]])
-    assert one.asked[3:] == ["b"]
+    assert counts.asked[3:] == ["b"]
     np.testing.assert_array_equal(row, np.frombuffer(b"othe", np.uint8) / np.float32(255))
 
 
@@ -297,12 +297,12 @@ def test_a_killed_run_has_lost_one_chunk_at_most(tmp_path):
     script = KILLED.format(tests=str(Path(__file__).parent))
     done = subprocess.run([sys.executable, "-c", script, tmp_path], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    one = Counts()
-    remembered = Remembered(one, tmp_path)
+    counts = Counts()
+    remembered = Remembered(counts, tmp_path)
     many = sorted((tmp_path / "many").iterdir())
     assert remembered.missing(many) == 5
     rows = remembered.embed(many)
-    assert one.asked == [path.name for path in many[CHUNK:]]
+    assert counts.asked == [path.name for path in many[CHUNK:]]
     np.testing.assert_array_equal(rows[3], np.array([0, 0, 0, 3], np.float32) / np.float32(255))
 
 

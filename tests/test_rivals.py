@@ -70,8 +70,8 @@ def test_first_iterate_is_the_photo_and_a_little_noise_that_differs_by_face(prob
 
 
 def test_problem_of_some_faces(problem: problem_file.Problem) -> None:
-    one = problem.faces(slice(1, 2))
-    np.testing.assert_array_equal(one.start, problem.start[1:])
+    single = problem.faces(slice(1, 2))
+    np.testing.assert_array_equal(single.start, problem.start[1:])
     np.testing.assert_array_equal(problem.faces(np.array([0, 1, 0])).canvas[2], problem.canvas[0])
 
 
@@ -81,8 +81,8 @@ def test_network_sees_what_ours_sees(problem: problem_file.Problem, name: str) -
     assert (network.rows is None) == (spec.size == spec.window[1] - spec.window[0])
     window = jnp.array([spec.window, spec.window], jnp.float32)
     ours = np.stack([crop(jnp.asarray(canvas), size=spec.size, window_yx=window) for canvas in problem.canvas])
-    theirs = problem_file.crops(network, problem.canvas)
-    np.testing.assert_allclose(theirs, ours, atol=1e-6)
+    rivals_crops = problem_file.crops(network, problem.canvas)
+    np.testing.assert_allclose(rivals_crops, ours, atol=1e-6)
     scaled = (ours.astype(np.float64) * 255 - np.array(spec.mean)) / spec.scale
     np.testing.assert_allclose(problem_file.inputs(network, problem.canvas), scaled, atol=1e-4)
 
@@ -113,8 +113,8 @@ def test_rival_has_the_network_that_ours_is(
 ) -> None:
     monkeypatch.setattr(fawkes_rival, "published", lambda: (SimpleNamespace(keras=fake_keras), None, None))
     ours = {f"embedding/{name}": np.asarray(embed_batch(load(name), problem.canvas))}
-    one = problem._replace(networks=(problem.network(name),), reference=ours)
-    assert fawkes_rival.check_command(one, argparse.Namespace())["passed"]
+    single = problem._replace(networks=(problem.network(name),), reference=ours)
+    assert fawkes_rival.check_command(single, argparse.Namespace())["passed"]
 
 
 def test_unknown_extractor_is_named(problem: problem_file.Problem) -> None:

@@ -30,7 +30,7 @@ def pictures(count: int = 4) -> jax.Array:
 
 @jax.jit
 def embedded(crops: jax.Array) -> jax.Array:
-    return jax.vmap(lambda one: embed_crop(NETWORK, one))(crops)
+    return jax.vmap(lambda crop: embed_crop(NETWORK, crop))(crops)
 
 
 def target(crops: jax.Array) -> Target:
@@ -55,9 +55,9 @@ def test_the_change_stays_within_its_bound_and_the_pixels_range(attack: Attack) 
     if attack.norm == "linf":
         assert np.abs(changes).max() == pytest.approx(attack.epsilon, abs=1e-6)
         return
-    found = [float(dssim.dssim(one, other)) for one, other in zip(crops, crops + changes, strict=True)]
-    assert max(found) <= attack.epsilon * 1.001
-    assert min(found) > attack.epsilon / 2
+    distances = [float(dssim.dssim(crop, moved)) for crop, moved in zip(crops, crops + changes, strict=True)]
+    assert max(distances) <= attack.epsilon * 1.001
+    assert min(distances) > attack.epsilon / 2
 
 
 @pytest.mark.parametrize("attack", [LINF, DSSIM], ids=["linf", "dssim"])
@@ -65,10 +65,10 @@ def test_more_steps_move_the_embedding_further(attack: Attack) -> None:
     crops = pictures()
     start = adversary.begin(attack, crops, seeds(4))
     begun = shift(crops, start)
-    one = adversary.ascend(attack, NETWORK, target(crops), crops, start, jnp.float32(1.0))
+    one_step = adversary.ascend(attack, NETWORK, target(crops), crops, start, jnp.float32(1.0))
     all_steps = adversary.against(attack, NETWORK, target(crops), crops, seeds(4))
-    assert (shift(crops, one) > begun).all()
-    assert (shift(crops, all_steps) > shift(crops, one)).all()
+    assert (shift(crops, one_step) > begun).all()
+    assert (shift(crops, all_steps) > shift(crops, one_step)).all()
 
 
 def test_a_step_goes_along_the_gradient_s_sign() -> None:
@@ -101,8 +101,8 @@ def test_a_picture_s_change_does_not_depend_on_its_batch() -> None:
     together = adversary.against(LINF, NETWORK, target(crops), crops, seeds(4))
     pair = adversary.against(LINF, NETWORK, target(crops[2:]), crops[2:], seeds(4)[2:])
     np.testing.assert_allclose(pair, together[2:], atol=1e-6)
-    other = adversary.against(LINF, NETWORK, target(crops[2:]), crops[2:], seeds(2))
-    assert np.abs(other - pair).max() > 1 / 255
+    other_batch = adversary.against(LINF, NETWORK, target(crops[2:]), crops[2:], seeds(2))
+    assert np.abs(other_batch - pair).max() > 1 / 255
 
 
 @pytest.mark.parametrize("norm", ["linf", "dssim"])

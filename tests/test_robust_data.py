@@ -29,18 +29,18 @@ def stream(first: int = 0, share: tuple[int, int] = (0, 1), count: int = 5, **ch
     canvases = np.stack([tiny_robust.face(row // 3, row % 3) for row in range(24)])
     anchors = np.eye(24, dtype=np.float32)
     settings: dict[str, Any] = {"window": WINDOW, "augmentation": Augmentation(), "size": 4, "seed": 3, **changes}
-    found = data.batches(canvases, anchors, part, first=first, share=share, **settings)
-    return [next(found) for _ in range(count)]
+    iterator = data.batches(canvases, anchors, part, first=first, share=share, **settings)
+    return [next(iterator) for _ in range(count)]
 
 
-def assert_equal(some: Iterable[Any], others: Iterable[Any]) -> None:
-    for one, other in zip(some, others, strict=True):
-        np.testing.assert_array_equal(one, other)
+def assert_equal(values: Iterable[Any], expected_values: Iterable[Any]) -> None:
+    for value, expected in zip(values, expected_values, strict=True):
+        np.testing.assert_array_equal(value, expected)
 
 
 def test_nobody_is_both_trained_on_and_held_out() -> None:
     part = data.split(rows(), held_out=3, seed=5)
-    owner = {row: name for name, own in rows().items() for row in own}
+    owner = {row: name for name, person_rows in rows().items() for row in person_rows}
     trained = {owner[row] for row in part.rows.tolist()}
     held = [owner[row] for row in part.probes.tolist()]
     assert [owner[row] for row in part.gallery.tolist()] == held
@@ -92,7 +92,9 @@ def test_a_batch_is_the_same_however_one_came_to_it() -> None:
 
 
 def test_an_epoch_has_every_face_once_and_the_next_in_another_order() -> None:
-    labels = [np.concatenate([one.anchor.argmax(axis=1) for one in stream(size=6, count=6)[n : n + 3]]) for n in (0, 3)]
+    labels = [
+        np.concatenate([batch.anchor.argmax(axis=1) for batch in stream(size=6, count=6)[n : n + 3]]) for n in (0, 3)
+    ]
     part = data.split(rows(), held_out=2, seed=1)
     assert sorted(labels[0]) == sorted(labels[1]) == sorted(part.rows)
     assert (labels[0] != labels[1]).any()
@@ -100,10 +102,10 @@ def test_an_epoch_has_every_face_once_and_the_next_in_another_order() -> None:
 
 def test_processes_share_a_batch() -> None:
     whole = stream(count=2)
-    for n, one in enumerate(whole):
+    for n, batch in enumerate(whole):
         shares = [stream(first=n, count=1, share=(index, 2))[0] for index in range(2)]
         assert_equal(
-            one, [np.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:]) for pair in zip(*shares, strict=True)]
+            batch, [np.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:]) for pair in zip(*shares, strict=True)]
         )
     with pytest.raises(ValueError, match="cannot be split over 3"):
         stream(share=(0, 3))
@@ -113,8 +115,8 @@ def test_a_record_keeps_its_face_its_label_and_its_anchor() -> None:
     plain = Augmentation(flip=0, scale=0, shift=0, jpeg=0, blur=0)
     part = data.split(rows(), held_out=2, seed=1)
     label_of = dict(zip(part.rows.tolist(), part.labels.tolist(), strict=True))
-    for one in stream(augmentation=plain, count=2):
-        for canvas, label, anchor, window in zip(one.canvas, one.label, one.anchor, one.window, strict=True):
+    for batch in stream(augmentation=plain, count=2):
+        for canvas, label, anchor, window in zip(batch.canvas, batch.label, batch.anchor, batch.window, strict=True):
             row = int(anchor.argmax())
             np.testing.assert_array_equal(canvas, tiny_robust.face(row // 3, row % 3))
             assert label == label_of[row]
@@ -146,15 +148,15 @@ def test_augmentation_that_cannot_be_is_refused(values: dict) -> None:
 def test_faces_are_aligned_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
     paths = [photos / "obama.jpg", tmp_path / "broken.jpg", photos / "biden.jpg"]
-    kept = Store(tmp_path / "faces")
-    assert kept.align(paths[:1]).tolist() == [0]
-    found = kept.align(paths)
-    assert found.tolist() == [0, NO_FACE, 1]
-    canvases = kept.canvases()
+    faces = Store(tmp_path / "faces")
+    assert faces.align(paths[:1]).tolist() == [0]
+    aligned = faces.align(paths)
+    assert aligned.tolist() == [0, NO_FACE, 1]
+    canvases = faces.canvases()
     assert canvases.shape == (2, 176, 176, 3)
     assert isinstance(canvases, np.memmap)
     assert canvases.std(axis=(1, 2, 3)).min() > 20
-    rows = kept.embeddings(tiny.extractor())
+    rows = faces.embeddings(tiny.extractor())
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
     def no_detector(*_: object) -> None:
@@ -171,8 +173,8 @@ def test_what_a_killed_process_left_behind_does_no_harm(tmp_path: Path) -> None:
         file.write('{"sha256": "00')
     with (tmp_path / "faces" / "canvases.u8").open("ab") as file:
         file.write(b"half a canvas")
-    found = Store(tmp_path / "faces").align([*paths, _not_a_photo(tmp_path)])
-    assert found.tolist() == [0, 1, 2, 3, 4, 5, NO_FACE]
+    aligned = Store(tmp_path / "faces").align([*paths, _not_a_photo(tmp_path)])
+    assert aligned.tolist() == [0, 1, 2, 3, 4, 5, NO_FACE]
     assert len(Store(tmp_path / "faces").canvases()) == 6
     assert Store(tmp_path / "faces").align([tmp_path / "new.jpg"]).tolist() == [NO_FACE]
 

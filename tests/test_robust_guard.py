@@ -12,11 +12,11 @@ COLLAPSE = [(1.5, 0.1), (0.9, 0.6), (0.7, 0.8), (0.65, 0.85), (1.3, 0.2)]
 
 
 def collapses(rows: list[tuple[float, float]]) -> list[bool]:
-    history, found = guard.init(), []
+    history, verdicts = guard.init(), []
     for shift, accuracy in rows:
         history, collapsed = guard.update(Guard(), history, shift=shift, accuracy=accuracy)
-        found.append(collapsed)
-    return found
+        verdicts.append(collapsed)
+    return verdicts
 
 
 def test_a_collapse_is_seen_when_it_happens() -> None:

@@ -134,7 +134,7 @@ def test_the_best_network_is_an_extractor_that_the_registry_loads(
     card = extractors.card("small-robust")
     assert card["robust"] is True
     assert card["licence"] == "none"
-    best = max(validations(finished)[1:], key=lambda one: one.score)
+    best = max(validations(finished)[1:], key=lambda scores: scores.score)
     assert card["training"]["robust_margin"] == pytest.approx(best.robust_margin, abs=1e-4)
     assert card["command"].startswith("cloak train-robust small --data DIR --out DIR --preset fast --steps 12")
     assert str(finished.parent) not in (finished / "extractors" / "small-robust" / "card.toml").read_text()
@@ -207,10 +207,10 @@ def test_two_processes_are_one_with_two_devices(home: Path, tmp_path: Path) -> N
     told = [process.communicate(timeout=600)[0].decode() for process in running]
     assert [process.returncode for process in running] == [0, 0], "\n".join(told)
     train(home, tmp_path / "one", devices=2)
-    for two, one in zip(figures(tmp_path / "two"), figures(tmp_path / "one"), strict=True):
-        kind = "figures" if "figures" in two else "validation"
-        assert two["step"] == one["step"]
-        assert two[kind] == pytest.approx(one[kind], abs=2e-3)
+    for double, single in zip(figures(tmp_path / "two"), figures(tmp_path / "one"), strict=True):
+        kind = "figures" if "figures" in double else "validation"
+        assert double["step"] == single["step"]
+        assert double[kind] == pytest.approx(single[kind], abs=2e-3)
 
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(

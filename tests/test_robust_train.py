@@ -58,22 +58,22 @@ def rows(first: int, last: int) -> Batch:
 
 def trained(training: Training, *, batches: list[Batch], head: jax.Array | None = None) -> tuple[State, list[dict]]:
     state = train.init(training, CLEAN, head=head)
-    found = []
-    for one in batches:
-        state, figures = train.step(training, CLEAN, state, one)
-        found.append({name: float(value) for name, value in figures.items()})
-    return state, found
+    figures_by_step = []
+    for examples in batches:
+        state, figures = train.step(training, CLEAN, state, examples)
+        figures_by_step.append({name: float(value) for name, value in figures.items()})
+    return state, figures_by_step
 
 
-def assert_close(some: State, others: State, *, atol: float) -> None:
-    for name, leaf in some.trained.items():
-        np.testing.assert_allclose(leaf, others.trained[name], atol=atol, err_msg=name)
+def assert_close(state: State, expected: State, *, atol: float) -> None:
+    for name, leaf in state.trained.items():
+        np.testing.assert_allclose(leaf, expected.trained[name], atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize("replays", [0, 4])
 def test_training_lowers_the_loss_on_adversarial_examples(replays: int) -> None:
     _, figures = trained(replace(DISTILLED, replays=replays), batches=[BATCH] * 12)
-    losses = [one["loss"] for one in figures]
+    losses = [row["loss"] for row in figures]
     assert losses[-1] < 0.7 * losses[0]
     assert figures[-1]["shift"] < 0.9 * figures[0]["shift"]
 
@@ -117,16 +117,16 @@ def test_accumulated_batches_are_one_large_batch() -> None:
 def test_eight_devices_are_one_device() -> None:
     """Within a fortieth of what the steps change: the devices' smaller batches sum floats in another order."""
 
-    one, _ = trained(DISTILLED, batches=[BATCH] * 3)
+    single, _ = trained(DISTILLED, batches=[BATCH] * 3)
     mesh = distributed.mesh(8)
     clean = distributed.copied(CLEAN, mesh)
     eight = distributed.copied(train.init(DISTILLED, clean), mesh)
     for _ in range(3):
         eight, figures = train.step(DISTILLED, clean, eight, distributed.spread(BATCH, mesh))
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves((eight, figures))} == {8}
-    assert_close(eight, one, atol=5e-5)
+    assert_close(eight, single, atol=5e-5)
     begun = flatten(CLEAN.params)
-    assert max(float(np.abs(leaf - begun[name[8:]]).max()) for name, leaf in one.trained.items()) > 2e-3
+    assert max(float(np.abs(leaf - begun[name[8:]]).max()) for name, leaf in single.trained.items()) > 2e-3
 
 
 def test_bfloat16_trains_alike_and_keeps_float32_weights() -> None:
@@ -145,8 +145,8 @@ def test_frozen_layers_stay_and_the_others_move() -> None:
     assert frozen == {"stem/kernel", "stem/bias"}
     state = train.init(DISTILLED, CLEAN, frozen=frozen)
     state, _ = train.step(DISTILLED, CLEAN, state, BATCH)
-    begun, now = flatten(CLEAN.params), flatten(train.network(CLEAN, state.trained).params)
-    assert {name for name in begun if np.array_equal(begun[name], now[name])} == frozen
+    begun, after = flatten(CLEAN.params), flatten(train.network(CLEAN, state.trained).params)
+    assert {name for name in begun if np.array_equal(begun[name], after[name])} == frozen
 
 
 def test_layers_are_counted_in_the_order_in_which_they_run() -> None:
@@ -164,8 +164,8 @@ def test_a_head_of_means_names_everybody() -> None:
     faces = draw.standard_normal((5, CLEAN.dim))[labels] + 0.2 * draw.standard_normal((15, CLEAN.dim))
     faces = (faces / np.linalg.norm(faces, axis=1, keepdims=True)).astype(np.float32)
     head = jnp.asarray(heads.of_means(faces, labels))
-    found = [int(jnp.argmax(heads.logits(head, jnp.asarray(one)))) for one in faces]
-    assert found == labels.tolist()
+    labels_told = [int(jnp.argmax(heads.logits(head, jnp.asarray(face)))) for face in faces]
+    assert labels_told == labels.tolist()
     with pytest.raises(ValueError, match="number 1 has none"):
         heads.of_means(faces[:2], np.array([0, 2]))
 

@@ -136,8 +136,8 @@ def tracker(monkeypatch: pytest.MonkeyPatch, stub: stubs.Stub) -> ServiceTracker
 def test_names_by_the_faces_that_look_alike(stub, tracker, draw):
     photos = [draw("a0", "ada"), draw("a1", "ada"), draw("b0", "bob", "somebody small"), draw("c", "cy")]
     tests = [draw("t0", "bob"), draw("t1", "ada", "bob"), draw("t2"), draw("t3", "a stranger"), draw("t4", "cy")]
-    found = tracker.names(photos, np.array([0, 0, 1, 2]), tests)
-    assert found.tolist() == [1, 0, NOBODY, 3, 2]
+    names = tracker.names(photos, np.array([0, 0, 1, 2]), tests)
+    assert names.tolist() == [1, 0, NOBODY, 3, 2]
     assert tracker.left == []
     assert stub.open == set()
 
@@ -220,15 +220,15 @@ def test_requests_of_facepp(monkeypatch, draw, looks):
         "faceset/delete",
     ]
     forms = [request.form() for _, request in stub.requests]
-    own = {"api_key": b"key", "api_secret": b"secret"}
+    credentials = {"api_key": b"key", "api_secret": b"secret"}
     outer = forms[0]["outer_id"]
     assert outer.startswith(b"fawkes-engine-")
-    assert forms[0] == own | {"outer_id": outer}
-    assert forms[1] == own | {"image_file": photos[0].read_bytes()}
-    assert forms[6] == own | {"outer_id": outer, "face_tokens": b"token0,token1,token2,token3,token4"}
-    assert forms[9] == own | {"outer_id": outer, "face_tokens": b"token5,token6"}
-    assert forms[10] == own | {"outer_id": outer, "return_result_count": b"1", "image_file": test.read_bytes()}
-    assert forms[11] == own | {"outer_id": outer, "check_empty": b"0"}
+    assert forms[0] == credentials | {"outer_id": outer}
+    assert forms[1] == credentials | {"image_file": photos[0].read_bytes()}
+    assert forms[6] == credentials | {"outer_id": outer, "face_tokens": b"token0,token1,token2,token3,token4"}
+    assert forms[9] == credentials | {"outer_id": outer, "face_tokens": b"token5,token6"}
+    assert forms[10] == credentials | {"outer_id": outer, "return_result_count": b"1", "image_file": test.read_bytes()}
+    assert forms[11] == credentials | {"outer_id": outer, "check_empty": b"0"}
 
 
 def test_no_name_of_a_person_or_file_is_sent(stub, tracker, draw):
@@ -284,13 +284,13 @@ def test_azure_waits_for_its_training(draw, looks):
     with stubs.serving(stubs.AzureStub(looks)) as stub:
         stub.first["training"] = [(200, {"status": "notStarted"}), (200, {"status": "running"})]
         adapter = azure.AzureFace(stub.url, "k", http=open_session(), wait=waited.append)
-        with session(adapter, left=pytest.fail):
+        with session(adapter, on_leftover=pytest.fail):
             adapter.enrol(0, draw("a", "ada").read_bytes())
             adapter.ready()
         assert waited == [1, 1]
         stub.first["training"] = [(200, {"status": "failed", "message": "no luck"})]
         adapter = azure.AzureFace(stub.url, "k", http=open_session(), wait=waited.append)
-        with pytest.raises(ServiceError, match="no luck"), session(adapter, left=pytest.fail):
+        with pytest.raises(ServiceError, match="no luck"), session(adapter, on_leftover=pytest.fail):
             adapter.ready()
     assert stub.open == set()
 
@@ -542,7 +542,7 @@ def test_the_preset_without_consent_sends_nothing_and_says_so(monkeypatch, study
     assert {row["status"] for row in findings.rows} == {"not asked: nothing was sent"}
     assert {row["reason"] for row in findings.rows} == {"it was not named in --services"}
     for provider in SERVICES.values():
-        (sentence,) = (one for one in findings.sentences if one.startswith(provider.name))
+        (sentence,) = (text for text in findings.sentences if text.startswith(provider.name))
         assert "nothing was sent" in sentence
         assert "would send 16 photos of 4 people without their names" in sentence
         assert provider.terms in sentence
@@ -564,7 +564,7 @@ def test_the_preset_with_consent_measures(monkeypatch, study, stub):
         Recipe().extractors,
         ("web-incept",),
     ]
-    sentence = next(one for one in findings.sentences if one.startswith(SERVICES[key].name))
+    sentence = next(text for text in findings.sentences if text.startswith(SERVICES[key].name))
     assert "did not name the user on 50% of their clean photos after learning from normal cloaks" in sentence
     assert len(stub.seen(CREATE[key])) == len(stub.seen(DELETE[key])) == 3  # one floor for both kinds of cloaks
     assert preset.PRESET.seconds(study) > 0

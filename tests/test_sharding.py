@@ -62,13 +62,13 @@ def solved(devices: int) -> tuple[list[FaceCloak], list[str], list[str]]:
     return cloaks, first, programs[len(first) :]
 
 
-def assert_same(some: list[FaceCloak], others: list[FaceCloak]) -> None:
+def assert_same(cloaks: list[FaceCloak], expected_cloaks: list[FaceCloak]) -> None:
     """Deltas within a quarter of a grey level: the devices' smaller batches sum floats in another order."""
-    for one, other in zip(some, others, strict=True):
-        np.testing.assert_allclose(one.delta, other.delta, atol=0.25 / 255)
-        assert one.dssim == pytest.approx(other.dssim, abs=5e-6)
-        assert one.shift == pytest.approx(other.shift, abs=2e-3)
-        assert np.abs(one.delta).max() > 2 / 255
+    for cloak, expected in zip(cloaks, expected_cloaks, strict=True):
+        np.testing.assert_allclose(cloak.delta, expected.delta, atol=0.25 / 255)
+        assert cloak.dssim == pytest.approx(expected.dssim, abs=5e-6)
+        assert cloak.shift == pytest.approx(expected.shift, abs=2e-3)
+        assert np.abs(cloak.delta).max() > 2 / 255
 
 
 @pytest.mark.parametrize("devices", [3, 8])
@@ -175,17 +175,17 @@ def test_empty_slots_change_nothing() -> None:
     """One, three or eight faces in the same eight slots: bit for bit the same cloaks."""
     for count in (1, 3):
         some = batcher(1).solve([job(index) for index in range(count)])
-        for one, other in zip(some, solved(1)[0][:count], strict=True):
-            np.testing.assert_array_equal(one.delta, other.delta)
-            assert (one.dssim, one.shift) == (other.dssim, other.shift)
+        for cloak, expected in zip(some, solved(1)[0][:count], strict=True):
+            np.testing.assert_array_equal(cloak.delta, expected.delta)
+            assert (cloak.dssim, cloak.shift) == (expected.dssim, expected.shift)
 
 
 @pytest.mark.parametrize("devices", [1, 3])
 def test_embeds_any_number_of_canvases_in_order(devices: int) -> None:
     canvases = [job(index).cut.canvas for index in range(11)]
-    found = batcher(devices, size=4).embed(canvases)
+    embeddings = batcher(devices, size=4).embed(canvases)
     expected = np.asarray(solver.embed(EXTRACTORS, jnp.asarray(np.stack(canvases)))[0])
-    np.testing.assert_allclose(np.stack([each[0] for each in found]), expected, atol=1e-5)
+    np.testing.assert_allclose(np.stack([each[0] for each in embeddings]), expected, atol=1e-5)
     assert batcher(1).embed([]) == []
 
 
@@ -204,10 +204,10 @@ print(jax.config.jax_compilation_cache_dir)
 
 @pytest.mark.parametrize("given", ["", "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INVALID"])
 def test_configure_sets_the_flag_and_the_cache_unless_the_user_has(given: str, tmp_path: Path) -> None:
-    own = {"XLA_FLAGS": given} | ({"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")} if given else {})
+    users = {"XLA_FLAGS": given} | ({"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")} if given else {})
     done = subprocess.run(
         [sys.executable, "-c", CONFIGURE, str(tmp_path / "cache")],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **own},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **users},
         capture_output=True,
         text=True,
         check=True,

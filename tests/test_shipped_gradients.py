@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiles")]
 @jax.jit
 def both(extractor: extractors.Extractor, canvas: jax.Array, direction: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The embedding, and the gradient of how far it lies in the direction."""
-    found, pull = jax.vjp(lambda canvas: extractors.embed(extractor, canvas), canvas)
-    return found, pull(direction)[0]
+    embedding, pull = jax.vjp(lambda canvas: extractors.embed(extractor, canvas), canvas)
+    return embedding, pull(direction)[0]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -35,6 +35,6 @@ def test_the_tuned_form_has_the_same_embeddings_and_gradients(name: str) -> None
     plain = shipped(name)
     canvas = jax.random.uniform(jax.random.key(1), (CANVAS, CANVAS, 3))
     direction = jnp.asarray(np.random.default_rng(0).standard_normal(plain.dim), jnp.float32)
-    found, other = both(plain, canvas, direction), both(extractors.tuned(plain), canvas, direction)
-    np.testing.assert_allclose(other[0], found[0], atol=1e-5)
-    assert np.linalg.norm(other[1] - found[1]) < 1e-4 * np.linalg.norm(found[1])
+    expected, tuned = both(plain, canvas, direction), both(extractors.tuned(plain), canvas, direction)
+    np.testing.assert_allclose(tuned[0], expected[0], atol=1e-5)
+    assert np.linalg.norm(tuned[1] - expected[1]) < 1e-4 * np.linalg.norm(expected[1])

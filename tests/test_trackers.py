@@ -41,8 +41,8 @@ def probabilities(rows: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.
 
 
 def loss_of(rows: np.ndarray, labels: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> float:
-    found = probabilities(rows, kernel, bias)[np.arange(len(rows)), labels]
-    return float(-np.log(found).mean() + DECAY * (kernel.astype(np.float64) ** 2).sum())
+    named_rightly = probabilities(rows, kernel, bias)[np.arange(len(rows)), labels]
+    return float(-np.log(named_rightly).mean() + DECAY * (kernel.astype(np.float64) ** 2).sum())
 
 
 def by_scipy(rows: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,11 +71,11 @@ def test_softmax_regression_converges_to_scipys_minimum(noise, wrong):
     rows = (rows - rows.mean(axis=0)) * 8
     kernel, bias = softmax_regression(rows, labels, classes=9)
     assert (kernel.shape, bias.shape) == ((DIM, 9), (9,))
-    theirs = by_scipy(rows, labels, 9)
-    least = loss_of(rows, labels, *theirs)
+    scipys = by_scipy(rows, labels, 9)
+    least = loss_of(rows, labels, *scipys)
     assert 0 < least < loss_of(rows, labels, kernel, bias) + 1e-12 < least * 1.0005
     tests = (crowd(noise=noise, seed=5)[0] - rows.mean(axis=0)) * 8
-    ours, reference = probabilities(tests, kernel, bias), probabilities(tests, *theirs)
+    ours, reference = probabilities(tests, kernel, bias), probabilities(tests, *scipys)
     np.testing.assert_allclose(ours, reference, atol=1e-2)
     np.testing.assert_array_equal(ours.argmax(axis=1), reference.argmax(axis=1))
 
@@ -104,7 +104,9 @@ def reference_neighbour(rows: np.ndarray, labels: np.ndarray, tests: np.ndarray)
 
 def reference_centroid(rows: np.ndarray, labels: np.ndarray, tests: np.ndarray) -> np.ndarray:
     known = sorted(set(labels.tolist()))
-    means = [np.mean([unit(row) for row, label in zip(rows, labels, strict=True) if label == one], 0) for one in known]
+    means = [
+        np.mean([unit(row) for row, label in zip(rows, labels, strict=True) if label == person], 0) for person in known
+    ]
     return np.array(known)[cdist(unit(tests), np.array(means)).argmin(axis=1)]
 
 
@@ -159,23 +161,23 @@ USERS, OTHERS = PEOPLE[:4], PEOPLE[4:]
 
 def seen(noise: float = 0.7) -> dict[Path, np.ndarray | None]:
     rows, _ = crowd(people=len(PEOPLE), each=12, noise=noise)
-    photos = [photo for one in PEOPLE for photo in (*one.scraped, *one.tests)]
+    photos = [photo for person in PEOPLE for photo in (*person.scraped, *person.tests)]
     return dict(zip(photos, rows, strict=True))
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_faceless_photos_are_not_learnt_from_and_named_nobody(head):
     embeddings = seen()
-    photos, labels = [p for one in PEOPLE for p in one.scraped], np.repeat(np.arange(len(PEOPLE)), 6)
-    tests = [p for one in PEOPLE for p in one.tests]
+    photos, labels = [p for person in PEOPLE for p in person.scraped], np.repeat(np.arange(len(PEOPLE)), 6)
+    tests = [p for person in PEOPLE for p in person.tests]
     faceless = [*photos[0:6], photos[7], tests[3], tests[-1]]
     tracker = EmbeddingTracker(Sees(embeddings | dict.fromkeys(faceless)), head)
     named = tracker.names(photos, labels, tests)
     assert named[[3, -1]].tolist() == [NOBODY, NOBODY]
     assert (np.delete(named, [3, len(tests) - 1]) != NOBODY).all()
     assert 0 not in named  # the first person's photos have all been faceless
-    kept = [index for index, photo in enumerate(photos) if photo not in faceless]
-    without = EmbeddingTracker(Sees(embeddings), head).names([photos[n] for n in kept], labels[kept], tests)
+    with_faces = [index for index, photo in enumerate(photos) if photo not in faceless]
+    without = EmbeddingTracker(Sees(embeddings), head).names([photos[n] for n in with_faces], labels[with_faces], tests)
     np.testing.assert_array_equal(np.delete(named, [3, len(tests) - 1]), np.delete(without, [3, len(tests) - 1]))
 
 
@@ -194,28 +196,28 @@ def test_no_face_anywhere_is_nobody_everywhere(head):
 def test_a_cloak_that_changes_nothing_scores_exactly_the_floor(head):
     """Also where it wrote files of its own, and at a floor that is not zero."""
     embeddings = seen(noise=1.6)
-    copies = {photo: photo.with_suffix(".copy") for one in USERS for photo in one.scraped}
+    copies = {photo: photo.with_suffix(".copy") for user in USERS for photo in user.scraped}
     embeddings |= {copy: embeddings[photo] for photo, copy in copies.items()}
     tracker = EmbeddingTracker(Sees(embeddings), head)
-    found = measure(tracker, USERS, OTHERS, cloaked=copies, made_with=("tiny",))
-    assert 0 < found.floor.value < 1
-    assert found.protection == found.floor
-    assert found.others == found.others_floor
-    assert found.part == "in"
+    measured = measure(tracker, USERS, OTHERS, cloaked=copies, made_with=("tiny",))
+    assert 0 < measured.floor.value < 1
+    assert measured.protection == measured.floor
+    assert measured.others == measured.others_floor
+    assert measured.part == "in"
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_cloak_that_moves_embeddings_away_protects(head):
     """Each user's photos look like nobody's in particular: the control of the test above."""
     embeddings = seen()
-    cloaked = {photo: photo.with_suffix(".cloaked") for one in USERS for photo in one.scraped}
-    for one in USERS:
-        for photo in one.scraped:
+    cloaked = {photo: photo.with_suffix(".cloaked") for user in USERS for photo in user.scraped}
+    for user in USERS:
+        for photo in user.scraped:
             embeddings[cloaked[photo]] = -there(embeddings[photo])
-    found = measure(EmbeddingTracker(Sees(embeddings), head), USERS, OTHERS, cloaked=cloaked, made_with=())
-    assert found.floor.value < 0.1
-    assert found.protection.value > 0.9
-    assert math.isclose(found.others, 1, abs_tol=0.2)
+    measured = measure(EmbeddingTracker(Sees(embeddings), head), USERS, OTHERS, cloaked=cloaked, made_with=())
+    assert measured.floor.value < 0.1
+    assert measured.protection.value > 0.9
+    assert math.isclose(measured.others, 1, abs_tol=0.2)
 
 
 def test_an_unknown_head_is_refused_naming_those_there_are():

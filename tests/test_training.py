@@ -21,10 +21,10 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def photos(folder: Path, people: int, shots: range) -> tuple[list[Path], np.ndarray]:
-    labelled = [
+    saved = [
         (save(folder / f"{person}-{shot}.png", person, shot), person) for person in range(people) for shot in shots
     ]
-    return [photo for photo, _ in labelled], np.array([label for _, label in labelled])
+    return [photo for photo, _ in saved], np.array([label for _, label in saved])
 
 
 def test_from_scratch_learns_real_labels_and_not_made_up_ones(tmp_path: Path) -> None:

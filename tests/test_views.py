@@ -39,5 +39,5 @@ def test_light_never_leaves_the_range_of_pixels() -> None:
 
 
 def test_a_crop_that_lies_lower_is_looked_at_lower() -> None:
-    found = np.asarray(window(straight(), ((48.0, 160.0), (32.0, 144.0))))
-    np.testing.assert_allclose(found, [[48.0, 160.0], [32.0, 144.0]], atol=1e-4)
+    rows = np.asarray(window(straight(), ((48.0, 160.0), (32.0, 144.0))))
+    np.testing.assert_allclose(rows, [[48.0, 160.0], [32.0, 144.0]], atol=1e-4)

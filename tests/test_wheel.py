@@ -56,8 +56,8 @@ def share(package: str) -> set[str]:
 def files(name: str) -> set[str]:
     """The files of a checkpoint, relative to the zoo."""
     path = ZOO / name
-    found = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return {file.relative_to(ZOO).as_posix() for file in found}
+    below = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {file.relative_to(ZOO).as_posix() for file in below}
 
 
 def size(names: set[str]) -> int:
@@ -126,13 +126,13 @@ def robust_ones() -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Both wheels, by the names of their distributions."""
-    found = {}
+    built = {}
     for name, source in ((MAIN, REPOSITORY), (WEIGHTS, ZOO)):
         out = tmp_path_factory.mktemp(name)
         command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
         subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=200)
-        (found[name],) = out.iterdir()
-    return found
+        (built[name],) = out.iterdir()
+    return built
 
 
 @pytest.mark.slow
@@ -312,7 +312,7 @@ def test_commands_that_need_it_say_it_and_begin_nothing(
         for number in range(4):
             Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / "IN" / person / f"{number}.png")
     places = {"IN": str(tmp_path / "IN"), "OUT": str(tmp_path / "OUT")}
-    assert cli.main([places.get(one, one) for one in arguments]) == cli.USAGE
+    assert cli.main([places.get(word, word) for word in arguments]) == cli.USAGE
     captured = capsys.readouterr()
     assert captured.err.strip() == f"cloak: {sentence('sface')}"
     assert not (tmp_path / "OUT").exists()

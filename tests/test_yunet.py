@@ -20,13 +20,13 @@ NAMES = ("astronaut.png", "biden.jpg", "obama.jpg")
 
 @pytest.fixture(scope="module")
 def pictures(photos: Path) -> dict[str, np.ndarray]:
-    found = {name: photo.read(photos / name).pixels for name in NAMES}
-    found["on its side"] = np.ascontiguousarray(np.rot90(found["astronaut.png"]))
+    pixels_of = {name: photo.read(photos / name).pixels for name in NAMES}
+    pixels_of["on its side"] = np.ascontiguousarray(np.rot90(pixels_of["astronaut.png"]))
     wide = np.full((1000, 1400, 3), 90, np.uint8)
     for ratio, (x, y) in ((0.5, (20, 20)), (1.2, (500, 100)), (0.3, (30, 500))):
-        small = cv2.resize(found["astronaut.png"], None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
+        small = cv2.resize(pixels_of["astronaut.png"], None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
         wide[y : y + small.shape[0], x : x + small.shape[1]] = small
-    return found | {"three sizes": wide}
+    return pixels_of | {"three sizes": wide}
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,13 @@ def flax(pictures: dict[str, np.ndarray]) -> yunet.FlaxYuNet:
     return detector
 
 
-def assert_same(found: list[Face], expected: list[Face]) -> None:
+def assert_same(faces: list[Face], expected: list[Face]) -> None:
     """Boxes and landmarks within a hundredth of a pixel, scores within 1e-5."""
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one.box, other.box, atol=0.01)
-        np.testing.assert_allclose(one.landmarks, other.landmarks, atol=0.01)
-        assert one.score == pytest.approx(other.score, abs=1e-5)
+    assert len(faces) == len(expected)
+    for face, wanted in zip(faces, expected, strict=True):
+        np.testing.assert_allclose(face.box, wanted.box, atol=0.01)
+        np.testing.assert_allclose(face.landmarks, wanted.landmarks, atol=0.01)
+        assert face.score == pytest.approx(wanted.score, abs=1e-5)
 
 
 def test_every_place_of_a_picture_is_as_opencv_has_it(flax: yunet.FlaxYuNet, pictures: dict[str, np.ndarray]) -> None:
@@ -68,18 +68,18 @@ def test_every_place_of_a_picture_is_as_opencv_has_it(flax: yunet.FlaxYuNet, pic
     scores, rest = [], every[0]
     for stride in yunet.STRIDES:
         height, width, side = 160 // stride, 192 // stride, yunet.FRAME // stride
-        found, rest = rest[: side * side].reshape(side, side, 15), rest[side * side :]
-        assert not found[height:, :, 14].any()
-        assert not found[:, width:, 14].any()
+        finds, rest = rest[: side * side].reshape(side, side, 15), rest[side * side :]
+        assert not finds[height:, :, 14].any()
+        assert not finds[:, width:, 14].any()
         likely, thing, box, points = (
             raw[f"{head}_{stride}"].reshape(height, width, -1) for head in ("cls", "obj", "bbox", "kps")
         )
         place = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)
         extent = np.exp(box[..., 2:])
         expected = np.concatenate([place + box[..., :2] - extent / 2, extent, np.tile(place, 5) + points], -1) * stride
-        np.testing.assert_allclose(found[:height, :width, :14], expected, atol=0.01)
-        np.testing.assert_allclose(found[:height, :width, 14:], np.sqrt(likely * thing), atol=1e-5)
-        scores.append(found[..., 14].ravel())
+        np.testing.assert_allclose(finds[:height, :width, :14], expected, atol=0.01)
+        np.testing.assert_allclose(finds[:height, :width, 14:], np.sqrt(likely * thing), atol=1e-5)
+        scores.append(finds[..., 14].ravel())
     assert len(rest) == 0
     np.testing.assert_array_equal(best[0, :, 14], np.sort(np.concatenate(scores))[::-1][: yunet.CANDIDATES])
 
@@ -108,9 +108,9 @@ def test_every_doubtful_find_of_a_picture_is_that_of_opencv(
     few = YuNet(checkpoint.detector(), Detection(min_score=0.1))
     monkeypatch.setattr(flax, "settings", few.settings)
     look = Look(np.ascontiguousarray(pictures["three sizes"][:650, :790, ::-1]), 0, 0)
-    ((_, expected),), ((_, found),) = few._seen([look]), flax._seen([look])
-    assert len(found) > 3
-    np.testing.assert_allclose(found, expected, atol=0.01)
+    ((_, expected),), ((_, finds),) = few._seen([look]), flax._seen([look])
+    assert len(finds) > 3
+    np.testing.assert_allclose(finds, expected, atol=0.01)
 
 
 def test_pictures_go_in_batches_and_no_find_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +132,14 @@ def test_pictures_go_in_batches_and_no_find_is_left_behind(monkeypatch: pytest.M
     looks = [Look(np.zeros((30 + n, 70, 3), np.uint8), n, n) for n in range(5)]
     seen = list(detector._seen(iter(looks)))
     assert [look for look, _ in seen] == looks
-    many, one = [0.9, 0.8, 0.7, 0.65], [0.7]
-    assert [[round(float(score), 4) for score in found[:, 14]] for _, found in seen] == [many, one, many, one, many]
+    many, single = [0.9, 0.8, 0.7, 0.65], [0.7]
+    assert [[round(float(score), 4) for score in found[:, 14]] for _, found in seen] == [
+        many,
+        single,
+        many,
+        single,
+        many,
+    ]
     frame = 2, yunet.FRAME, yunet.FRAME, 3
     assert shapes == [(*frame, 32, 96, 32, 96), (*frame, 32, 96, 64, 96), (*frame, 64, 96, 0, 0)]
 
@@ -149,9 +155,9 @@ def test_the_detector_suits_the_platform() -> None:
 
 def test_what_one_has_seen_is_not_what_the_other_has(opencv: YuNet, flax: yunet.FlaxYuNet) -> None:
     """Nor what one has seen with other settings."""
-    same, other = yunet.FlaxYuNet(), yunet.FlaxYuNet(Detection(min_size=40))
+    same, smaller = yunet.FlaxYuNet(), yunet.FlaxYuNet(Detection(min_size=40))
     assert flax.key == same.key
-    assert len({opencv.key, flax.key, other.key}) == 3
+    assert len({opencv.key, flax.key, smaller.key}) == 3
 
 
 def test_a_cloak_is_known_by_weights_that_both_have() -> None:

@@ -69,9 +69,9 @@ def provide(home: Path) -> None:
 def face(person: int, photo: int) -> np.ndarray:
     """A canvas (c, c, 3) uint8: a texture for each person, another light and a little noise for each photo."""
     draw = np.random.default_rng([person, photo])
-    own = tiny.texture(1000 + person, CANVAS, CANVAS, sigma=12.0, contrast=0.2)
+    texture = tiny.texture(1000 + person, CANVAS, CANVAS, sigma=12.0, contrast=0.2)
     light = draw.uniform(-0.05, 0.05, 3) + 0.02 * draw.standard_normal((CANVAS, CANVAS, 3))
-    return np.rint((own + light).clip(0, 1) * 255).astype(np.uint8)
+    return np.rint((texture + light).clip(0, 1) * 255).astype(np.uint8)
 
 
 def people(root: Path, cache: Path, *, count: int = 14, photos: int = 3) -> None:

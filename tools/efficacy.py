@@ -29,18 +29,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("page", type=Path)
     parser.add_argument("--name", default="efficacy")
     parser.add_argument("--check", action="store_true")
-    given = parser.parse_args(arguments)
-    text = given.page.read_text()
+    options = parser.parse_args(arguments)
+    text = options.page.read_text()
     try:
-        new = filled(text, json.loads(given.results.read_text()), given.name)
+        new = filled(text, json.loads(options.results.read_text()), options.name)
     except ValueError as error:
         print(f"efficacy.py: {error}", file=sys.stderr)
         return 2
-    if given.check:
+    if options.check:
         if new != text:
-            print(f"{given.page} differs from {given.results}: run tools/efficacy.py", file=sys.stderr)
+            print(f"{options.page} differs from {options.results}: run tools/efficacy.py", file=sys.stderr)
         return int(new != text)
-    given.page.write_text(new)
+    options.page.write_text(new)
     return 0
 
 

@@ -33,8 +33,8 @@ def central_canvas(path: Path, detector: YuNet) -> np.ndarray | None:
         pixels = photo.read(path).pixels
     except PhotoError:
         return None
-    found = detector.detect(pixels)
-    return cut(pixels, found[central([face.box for face in found], pixels.shape[:2])]).canvas if found else None
+    boxed = detector.detect(pixels)
+    return cut(pixels, boxed[central([face.box for face in boxed], pixels.shape[:2])]).canvas if boxed else None
 
 
 def embed_photos(paths: Sequence[Path], *, names: Sequence[str], cache: Path | None = None) -> dict[str, np.ndarray]:
@@ -61,7 +61,7 @@ def embed_photos(paths: Sequence[Path], *, names: Sequence[str], cache: Path | N
 
 
 def _embed(network: Extractor, canvases: Sequence[np.ndarray | None]) -> np.ndarray:
-    there = {slot: one for slot, one in enumerate(canvases) if one is not None}
+    there = {slot: canvas for slot, canvas in enumerate(canvases) if canvas is not None}
     rows = np.full((len(canvases), network.dim), np.nan, np.float32)
     rows[list(there)] = extractors.embed_all(network, list(there.values()), batch=BATCH)
     return rows
@@ -85,7 +85,7 @@ def _write(cache: Path | None, known: dict[tuple[str, str], np.ndarray]) -> None
         return
     arrays: dict[str, Any] = {}
     for slot in sorted({slot for slot, _ in known}):
-        mine = {key: row for (other, key), row in known.items() if other == slot}
+        mine = {key: row for (slot_of_row, key), row in known.items() if slot_of_row == slot}
         arrays[slot], arrays[f"{slot}|keys"] = np.stack(list(mine.values())), np.array(list(mine))
     with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".npz", delete=False) as file:
         np.savez(file, **arrays)

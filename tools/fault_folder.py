@@ -66,7 +66,7 @@ def troubles(folder: Path) -> Path:
     return _dated(folder)
 
 
-def other(path: Path) -> Path:
+def another_photo(path: Path) -> Path:
     """Another photo than that of the same name in `good`, to be put in its place."""
     image = _face("astronaut").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     options: dict[str, Any] = {"quality": 95} if path.suffix == ".jpg" else {}

@@ -62,11 +62,11 @@ class Reference:
 
 def state_of(out: Path, copy: Path) -> State:
     """The state of an output folder. copy: where its manifests are read, since to open one is to change it."""
-    files, own = {}, set()
+    files, internal = {}, set()
     for path in _walk(out):
         name = str(path.relative_to(out))
         if name.startswith(".cloak/"):
-            own.add(name)
+            internal.add(name)
         else:
             files[name] = path.read_bytes()
     rows: dict[str, Row] = {}
@@ -78,17 +78,17 @@ def state_of(out: Path, copy: Path) -> State:
                 rows.update(_rows(path))
             except (sqlite3.Error, KeyError) as error:
                 unreadable = f"{path.name}: {error}"
-    return State(files, frozenset(own), rows, unreadable)
+    return State(files, frozenset(internal), rows, unreadable)
 
 
 def fingerprint(folder: Path) -> dict[str, object]:
     """All that must not change below a folder."""
-    found: dict[str, object] = {}
+    prints: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
         data: object = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
-        found[str(path)] = (status.st_mode, status.st_size * (not path.is_dir()), status.st_mtime_ns, data)
-    return found
+        prints[str(path)] = (status.st_mode, status.st_size * (not path.is_dir()), status.st_mtime_ns, data)
+    return prints
 
 
 Problems = Iterator[tuple[str, str]]
@@ -135,14 +135,18 @@ class Look:
     def folder(self) -> Problems:
         """Its files."""
         for name, data in self.state.files.items():
-            if not any(one.files.get(name) == data for one in self.known):
-                known = any(name in one.files for one in self.known)
+            if not any(state.files.get(name) == data for state in self.known):
+                known = any(name in state.files for state in self.known)
                 yield "half", f"{name}: {'neither the old nor the new bytes' if known else 'no such output'}"
         for name in self.before.files:
-            if name not in self.state.files and all(name in one.files for one in self.known):
+            if name not in self.state.files and all(name in state.files for state in self.known):
                 yield "lost", f"{name} is gone"
         if self._tidies():
-            yield from (("half", f"left behind: {_plain(one)}") for one in self.state.own if one.endswith(".part"))
+            yield from (
+                ("half", f"left behind: {_plain(internal)}")
+                for internal in self.state.own
+                if internal.endswith(".part")
+            )
 
     def _tidies(self) -> bool:
         """Whether it could have taken its half-written files away."""
@@ -161,8 +165,8 @@ class Look:
                 if not self.killed:
                     yield "rows", f"{name}: its row says cloaked, there is no file"
                 continue
-            for one in (self.whole.state, self.then.state)[: 1 + self.moved]:
-                if _same(one.rows.get(name), row) and self.state.files[name] != one.files[name]:
+            for state in (self.whole.state, self.then.state)[: 1 + self.moved]:
+                if _same(state.rows.get(name), row) and self.state.files[name] != state.files[name]:
                     yield "rows", f"{name}: its row is not that of the file"
                     break
 
@@ -218,7 +222,7 @@ class Look:
     def _kept(self, name: str, state: State) -> bool:
         """Whether its photo is damaged now, and what was made of it before is still there; the row says so."""
         damaged = self.then.state.rows[name].status == "failed" if name in self.then.state.rows else False
-        known = [one.files[name] for one in (self.before, self.whole.state) if name in one.files]
+        known = [earlier.files[name] for earlier in (self.before, self.whole.state) if name in earlier.files]
         says = name in state.rows and state.rows[name].status == "failed"
         return self.moved and damaged and says and state.files.get(name) in known
 
@@ -228,8 +232,12 @@ class Look:
         return bool(gone) and (name == gone or name.startswith(f"{gone}/"))
 
 
-def _same(one: Row | None, row: Row) -> bool:
-    return one is not None and one.status == "cloaked" and (one.sha256, one.key) == (row.sha256, row.key)
+def _same(expected: Row | None, row: Row) -> bool:
+    return (
+        expected is not None
+        and expected.status == "cloaked"
+        and (expected.sha256, expected.key) == (row.sha256, row.key)
+    )
 
 
 def _counted(summary: dict[str, Any]) -> int:
@@ -262,9 +270,9 @@ def _rows(path: Path) -> dict[str, Row]:
     with sqlite3.connect(path) as database:
         database.row_factory = sqlite3.Row
         tables = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'photos'").fetchall()
-        found = database.execute("SELECT * FROM photos").fetchall() if tables else []
+        records = database.execute("SELECT * FROM photos").fetchall() if tables else []
     database.close()
-    return {_name(one["target"]): Row(*(one[field] for field in Row._fields)) for one in found}
+    return {_name(record["target"]): Row(*(record[field] for field in Row._fields)) for record in records}
 
 
 def _name(target: str | bytes) -> str:

@@ -138,9 +138,9 @@ class Shim:
     def found(self) -> Found:
         """What it did since the last order."""
         state = self._state
-        what, trespass = (text.decode(errors="backslashreplace") for text in (state.what, state.trespass))
+        call, trespass = (text.decode(errors="backslashreplace") for text in (state.what, state.trespass))
         counts = dict(zip(Kinds, state.by_kind, strict=True))
-        return Found(counts, state.done, what, state.trespasses, trespass)
+        return Found(counts, state.done, call, state.trespasses, trespass)
 
 
 def start() -> None:

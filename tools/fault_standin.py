@@ -57,7 +57,7 @@ class Lane:
         self._waiting.append((ticket, job))
 
     def keep(self, wanted: Callable[[Any], bool]) -> None:
-        self._waiting = deque(one for one in self._waiting if wanted(one[0]))
+        self._waiting = deque(waiting for waiting in self._waiting if wanted(waiting[0]))
 
     def advance(self) -> list[tuple[Any, FaceCloak]]:
         some = [self._waiting.popleft() for _ in range(min(self.batcher.size, len(self._waiting)))]

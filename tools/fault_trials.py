@@ -63,22 +63,22 @@ VICTIMS = ("album/obama.jpg", "album/summer/astronaut.png")
 
 def faults() -> dict[str, Fault]:
     """All kinds of faults, without their n."""
-    found = {}
+    faults_by_name = {}
     for error, kinds in ERRORS.items():
         for stays in (False, True):
             name = f"{errno.errorcode[error]} {'stays' if stays else 'once'}"
-            found[name] = Fault(Action.FAIL, kinds, error=error, stays=stays)
-    found["disk full"] = Fault(Action.FILL, Kinds.DATA, error=errno.ENOSPC, stays=True)
-    found["kill -9"] = Fault(Action.KILL_AFTER, CHANGES)
-    found["kill -9 in a write"] = Fault(Action.TEAR, Kinds.DATA)
-    found["kill -9 without locks"] = Fault(Action.KILL_AFTER, CHANGES, locks=False)
+            faults_by_name[name] = Fault(Action.FAIL, kinds, error=error, stays=stays)
+    faults_by_name["disk full"] = Fault(Action.FILL, Kinds.DATA, error=errno.ENOSPC, stays=True)
+    faults_by_name["kill -9"] = Fault(Action.KILL_AFTER, CHANGES)
+    faults_by_name["kill -9 in a write"] = Fault(Action.TEAR, Kinds.DATA)
+    faults_by_name["kill -9 without locks"] = Fault(Action.KILL_AFTER, CHANGES, locks=False)
     for victim in VICTIMS:
-        found[f"{victim} vanishes"] = Fault(Action.RENAME, Kinds.LOOK, source=Path(victim), to=Path("gone"))
-        found[f"{victim} replaced"] = Fault(Action.RENAME, Kinds.LOOK, source=Path("other"), to=Path(victim))
-        found[f"{victim} cut"] = Fault(Action.TRUNCATE, Kinds.LOOK, source=Path(victim))
-    found["a photo cannot be read"] = Fault(Action.FAIL, Kinds.LOOK, error=errno.EIO)
-    found["album vanishes"] = Fault(Action.RENAME, Kinds.LOOK, source=Path("album"), to=Path("gone"))
-    return found
+        faults_by_name[f"{victim} vanishes"] = Fault(Action.RENAME, Kinds.LOOK, source=Path(victim), to=Path("gone"))
+        faults_by_name[f"{victim} replaced"] = Fault(Action.RENAME, Kinds.LOOK, source=Path("other"), to=Path(victim))
+        faults_by_name[f"{victim} cut"] = Fault(Action.TRUNCATE, Kinds.LOOK, source=Path(victim))
+    faults_by_name["a photo cannot be read"] = Fault(Action.FAIL, Kinds.LOOK, error=errno.EIO)
+    faults_by_name["album vanishes"] = Fault(Action.RENAME, Kinds.LOOK, source=Path("album"), to=Path("gone"))
+    return faults_by_name
 
 
 def changes_photos(fault: Fault) -> bool:
@@ -121,13 +121,13 @@ class Ground:
 
     def counts(self, scenario: Scenario) -> dict[str, int]:
         """By kind of fault, how many calls it could befall."""
-        found: dict[Kinds, int] = {}
+        highest: dict[Kinds, int] = {}
         for kinds in (CHANGES | Kinds.LOCK, Kinds.LOOK):
             self._set(scenario)
             counts = self.run(scenario, Fault(kinds=kinds)).found.counts
-            found.update((kind, counts[kind]) for kind in kinds)
+            highest.update((kind, counts[kind]) for kind in kinds)
         return {
-            name: sum(found[kind] for kind in fault.kinds)
+            name: sum(highest[kind] for kind in fault.kinds)
             for name, fault in faults().items()
             if not (changes_photos(fault) and scenario.then is not None)
         }
@@ -160,9 +160,9 @@ class Ground:
         return Result(trial, ended.found.what.replace(str(self.folder) + "/", ""), problems)
 
     def _called(self, arguments: tuple[str, ...], fault: Fault) -> Ended:
-        given = ["run", str(self.photos), "--out", str(self.out), *COMMON, *self._options, *arguments]
+        command = ["run", str(self.photos), "--out", str(self.out), *COMMON, *self._options, *arguments]
         looks = fault.kinds == Kinds.LOOK
-        return self._call(given, fault, watched=self.photos if looks else self.out, guarded=self.photos)
+        return self._call(command, fault, watched=self.photos if looks else self.out, guarded=self.photos)
 
     def _set(self, scenario: Scenario) -> State:
         """Photos and output folder as the scenario has them before the call; the state of the latter."""
@@ -200,11 +200,11 @@ class Ground:
 
     def _placed(self, fault: Fault) -> Fault:
         """The fault with its paths where they are: "gone" and "other", which it makes, beside the photos."""
-        gone, other = self.folder / "gone", self.folder / f"other{(fault.to or Path()).suffix}"
+        gone, stand_in = self.folder / "gone", self.folder / f"other{(fault.to or Path()).suffix}"
         shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
         if fault.source == Path("other"):
-            fault_folder.other(other)
-        outside = {Path("gone"): gone, Path("other"): other}
+            fault_folder.another_photo(stand_in)
+        outside = {Path("gone"): gone, Path("other"): stand_in}
 
         def place(path: Path | None) -> Path | None:
             return None if path is None else outside.get(path, self.photos / path)

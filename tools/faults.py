@@ -37,25 +37,25 @@ EVERY = 20
 
 
 def main(arguments: list[str] | None = None) -> int:
-    given = _arguments(arguments)
+    options = _arguments(arguments)
     if reason := fault_shim.missing():
         print(f"faults.py: {reason}", file=sys.stderr)
         return 2
     if INSIDE in os.environ:
-        _job(given)
+        _job(options)
         return 0
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
         scratch = Path(folder).resolve()
         library = fault_shim.build(scratch)
-        if given.real:
+        if options.real:
             place = scratch / "ground"
             place.mkdir()
             ground = Ground(place, Command(scratch, library), options=REAL_OPTIONS)
-            given.trials = given.real
-            results = _tried(given, ground)
+            options.trials = options.real
+            results = _tried(options, ground)
         else:
-            results = _spawned(given, scratch, library, sys.argv[1:] if arguments is None else arguments)
-    return _reported(results, as_json=given.json)
+            results = _spawned(options, scratch, library, sys.argv[1:] if arguments is None else arguments)
+    return _reported(results, as_json=options.json)
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -71,10 +71,10 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _spawned(given: argparse.Namespace, scratch: Path, library: Path, arguments: Sequence[str]) -> list[Result]:
+def _spawned(options: argparse.Namespace, scratch: Path, library: Path, arguments: Sequence[str]) -> list[Result]:
     """The results of jobs: only a process that was started with the library can be disturbed, or fork one that is."""
     children = []
-    for number in range(given.jobs):
+    for number in range(options.jobs):
         folder = scratch / f"job {number}"
         folder.mkdir()
         fault_shim.Shim(folder / "state")
@@ -93,47 +93,49 @@ def _spawned(given: argparse.Namespace, scratch: Path, library: Path, arguments:
     if any(codes):
         raise SystemExit(f"faults.py: a job ended with {max(codes, key=abs)}")
     results = []
-    for number in range(given.jobs):
-        found = json.loads((scratch / f"job {number}" / "results").read_text())
-        results += [Result(Trial(*trial), what, [tuple(pair) for pair in problems]) for trial, what, problems in found]
+    for number in range(options.jobs):
+        records = json.loads((scratch / f"job {number}" / "results").read_text())
+        results += [
+            Result(Trial(*trial), call, [tuple(pair) for pair in problems]) for trial, call, problems in records
+        ]
     return results
 
 
-def _job(given: argparse.Namespace) -> None:
-    number, folder = int(given.job[0]), Path(given.job[1])
+def _job(options: argparse.Namespace) -> None:
+    number, folder = int(options.job[0]), Path(options.job[1])
     place = folder / "ground"
     place.mkdir()
-    results = _tried(given, Ground(place, Forked(folder)), number)
-    found = [(tuple(vars(one.trial).values()), one.what, one.problems) for one in results]
-    (folder / "results").write_text(json.dumps(found))
+    results = _tried(options, Ground(place, Forked(folder)), number)
+    records = [(tuple(vars(result.trial).values()), result.what, result.problems) for result in results]
+    (folder / "results").write_text(json.dumps(records))
 
 
-def _tried(given: argparse.Namespace, ground: Ground, job: int = 0) -> list[Result]:
+def _tried(options: argparse.Namespace, ground: Ground, job: int = 0) -> list[Result]:
     """The results of this job's share of the trials."""
     begun = time.monotonic()
-    named = [scenario for scenario in SCENARIOS if given.only.startswith(f"{scenario.name}:")]
+    named = [scenario for scenario in SCENARIOS if options.only.startswith(f"{scenario.name}:")]
     scenarios = {scenario.name: scenario for scenario in named or SCENARIOS}
     trials = [
         Trial(name, kind, nth)
         for name, scenario in scenarios.items()
         for kind, count in ground.counts(scenario).items()
         for nth in range(1, count + 1)
-        if not given.real or Kinds.LOOK not in faults()[kind].kinds  # who is who depends on all photos that are read
+        if not options.real or Kinds.LOOK not in faults()[kind].kinds  # who is who depends on all photos that are read
     ]
-    wanted = [one for one in trials if str(one) == given.only] or [
-        one for one in trials if re.match(given.only, str(one))
+    wanted = [trial for trial in trials if str(trial) == options.only] or [
+        trial for trial in trials if re.match(options.only, str(trial))
     ]
-    chosen = _drawn(wanted, random.Random(given.seed))[: given.trials]
+    chosen = _drawn(wanted, random.Random(options.seed))[: options.trials]
     print(f"faults.py: {len(chosen)} of {len(trials)} trials", file=sys.stderr)
     results, said = [], begun
-    for trial in chosen[job :: given.jobs]:
-        now = time.monotonic()
-        if now - begun > given.seconds:
+    for trial in chosen[job :: options.jobs]:
+        time_now = time.monotonic()
+        if time_now - begun > options.seconds:
             break
-        if now - said > EVERY:
-            said = now
-            bad = sum(bool(one.problems) for one in results)
-            print(f"faults.py: {len(results)} trials, {bad} with a problem, {now - begun:.0f} s", file=sys.stderr)
+        if time_now - said > EVERY:
+            said = time_now
+            bad = sum(bool(result.problems) for result in results)
+            print(f"faults.py: {len(results)} trials, {bad} with a problem, {time_now - begun:.0f} s", file=sys.stderr)
         results.append(ground.trial(scenarios[trial.scenario], trial))
     return results
 
@@ -145,19 +147,19 @@ def _drawn(trials: Sequence[Trial], draw: random.Random) -> list[Trial]:
     for trial in draw.sample(trials, len(trials)):
         seen[trial.kind] += 1
         rounds.append((seen[trial.kind], trial))
-    return [trial for _, trial in sorted(rounds, key=lambda one: one[0])]
+    return [trial for _, trial in sorted(rounds, key=lambda ranked: ranked[0])]
 
 
 def _reported(results: Sequence[Result], *, as_json: bool) -> int:
     """Print the counts; the exit code."""
-    kinds: Counter[str] = Counter(one.trial.kind for one in results)
-    reached: Counter[str] = Counter(one.trial.kind for one in results if one.what)
+    kinds: Counter[str] = Counter(result.trial.kind for result in results)
+    reached: Counter[str] = Counter(result.trial.kind for result in results if result.what)
     violations: Counter[str] = Counter(dict.fromkeys(PROPERTIES, 0))
     causes: dict[tuple[str, str], list[Result]] = defaultdict(list)
-    for one in results:
-        violations.update({name for name, _ in one.problems})
-        for name, details in one.problems:
-            causes[name, details].append(one)
+    for result in results:
+        violations.update({name for name, _ in result.problems})
+        for name, details in result.problems:
+            causes[name, details].append(result)
     print(f"{'fault':<42} {'trials':>7} {'took place':>10}")
     for kind, count in kinds.items():
         print(f"{kind:<42} {count:>7} {reached[kind]:>10}")
@@ -166,8 +168,8 @@ def _reported(results: Sequence[Result], *, as_json: bool) -> int:
         print(f"{count:>5} violations of {name!r}: {PROPERTIES[name]}")
     for (name, details), some in sorted(causes.items(), key=lambda item: -len(item[1])):
         print(f"\n{name}: {details}\n    {len(some)} trials, e.g.")
-        for one in some[:3]:
-            print(f"    {one.trial}    at: {one.what}")
+        for result in some[:3]:
+            print(f"    {result.trial}    at: {result.what}")
     if as_json:
         print(json.dumps({"trials": len(results), "kinds": kinds, "took_place": reached, "violations": violations}))
     return int(any(violations.values()))

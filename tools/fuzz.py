@@ -36,23 +36,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bundled", action="store_true", help="leave ../shared out (photo)")
     parser.add_argument("--replay", type=int, help="try one input in this process")
     parser.add_argument("--save", type=Path, help="file for the input of --replay, or folder for those with findings")
-    given = parser.parse_args(arguments)
-    settings = {"seed": given.seed} | ({"shared": not given.bundled} if given.target in ("photo", "leak") else {})
-    own = targets.TARGETS[given.target](**settings)
-    if given.replay is not None:
-        case = own.make(given.replay)
-        if given.save:
-            given.save.write_bytes(case.data)
-        outcome = pool.examine(own, given.replay)
+    options = parser.parse_args(arguments)
+    settings = {"seed": options.seed} | ({"shared": not options.bundled} if options.target in ("photo", "leak") else {})
+    target = targets.TARGETS[options.target](**settings)
+    if options.replay is not None:
+        case = target.make(options.replay)
+        if options.save:
+            options.save.write_bytes(case.data)
+        outcome = pool.examine(target, options.replay)
         print(f"{outcome.verdict}: {outcome.detail} ({outcome.seconds:.2f} s, {outcome.megabytes:.0f} MB)")
         return int(outcome.finding)
     start = time.monotonic()
     summary = Summary()
-    numbers = range(given.first, given.first + given.inputs)
+    numbers = range(options.first, options.first + options.inputs)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        outcomes = pool.run(given.target, numbers, settings, workers=given.workers)
-        _try_all(given, own, outcomes, summary, start)
+        outcomes = pool.run(options.target, numbers, settings, workers=options.workers)
+        _try_all(options, target, outcomes, summary, start)
     except KeyboardInterrupt:
         print("interrupted")
     print(summary.text(time.monotonic() - start))
@@ -60,17 +60,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _try_all(
-    given: argparse.Namespace, own: Any, outcomes: Iterator[pool.Outcome], summary: Summary, start: float
+    options: argparse.Namespace, target: Any, outcomes: Iterator[pool.Outcome], summary: Summary, start: float
 ) -> None:
     for outcome in outcomes:
         summary.add(outcome)
         if outcome.finding:
-            print(f"FINDING seed {given.seed} input {outcome.number}: {outcome.verdict}: {outcome.detail}", flush=True)
-            if given.save:
-                given.save.mkdir(parents=True, exist_ok=True)
-                name = f"{given.target}-{given.seed}-{outcome.number}"
-                (given.save / name).write_bytes(own.make(outcome.number).data)
-        if time.monotonic() - start > given.seconds:
+            print(
+                f"FINDING seed {options.seed} input {outcome.number}: {outcome.verdict}: {outcome.detail}", flush=True
+            )
+            if options.save:
+                options.save.mkdir(parents=True, exist_ok=True)
+                name = f"{options.target}-{options.seed}-{outcome.number}"
+                (options.save / name).write_bytes(target.make(outcome.number).data)
+        if time.monotonic() - start > options.seconds:
             return
 
 
@@ -87,8 +89,8 @@ class Summary:
         """Counts one."""
         self.containers[outcome.container or "?"] += 1
         self.verdicts[outcome.verdict] += 1
-        self.slowest = max(self.slowest, outcome, key=lambda one: one.seconds)
-        self.largest = max(self.largest, outcome, key=lambda one: one.megabytes)
+        self.slowest = max(self.slowest, outcome, key=lambda tried: tried.seconds)
+        self.largest = max(self.largest, outcome, key=lambda tried: tried.megabytes)
         self.findings += [outcome] if outcome.finding else []
 
     def text(self, seconds: float) -> str:

@@ -36,7 +36,7 @@ def cloaks() -> dict[str, list[list[float]]]:
     mask[6:-6, 6:-6] = 1
     cut = Cut(tiny.texture(1, SIDE, SIDE), mask, mask[..., 0] > 0, np.eye(2, 3))
     target = (-np.eye(1, tiny.DIM, dtype=np.float32)[0],)
-    found = {}
+    changes = {}
     kinds: list[tuple[SolverName, Objective]] = [
         ("projected", "person"),
         ("projected", "target"),
@@ -49,8 +49,8 @@ def cloaks() -> dict[str, list[list[float]]]:
         (cloak,) = batcher.solve([FaceJob(cut, False, "0123456789abcdef" * 4, 0, target)])
         grey = cloak.delta.mean(axis=-1) * 255
         pooled = grey.reshape(SIDE // POOL, POOL, SIDE // POOL, POOL).mean(axis=(1, 3))
-        found[f"{solver} {objective}, {steps} steps"] = np.round(pooled.astype(float), 2).tolist()
-    return found
+        changes[f"{solver} {objective}, {steps} steps"] = np.round(pooled.astype(float), 2).tolist()
+    return changes
 
 
 def crops() -> dict[str, list[list[float]]]:
@@ -62,7 +62,7 @@ def crops() -> dict[str, list[list[float]]]:
 
     photo = np.round(tiny.texture(2, 400, 500) * 255).astype(np.uint8)
     turn = np.array([[0.96, -0.28], [0.28, 0.96]])
-    found = {}
+    pooled_by_size = {}
     for scale in (0.5, 1.0, 2.5):  # photo pixels per canvas pixel: one enlarged, one as it is, one shrunk
         landmarks = (np.array(TEMPLATE) - 88) @ turn.T * scale + [240, 190]
         box = np.array([240 - 40 * scale, 190 - 45 * scale, 80 * scale, 90 * scale])
@@ -70,16 +70,16 @@ def crops() -> dict[str, list[list[float]]]:
         grey = canvas.mean(axis=-1) * 255
         count = len(grey) // CROP
         pooled = grey.reshape(count, CROP, count, CROP).mean(axis=(1, 3))
-        found[f"{scale} pixels"] = np.round(pooled.astype(float), 2).tolist()
-    return found
+        pooled_by_size[f"{scale} pixels"] = np.round(pooled.astype(float), 2).tolist()
+    return pooled_by_size
 
 
 def main() -> None:
     """Write the file."""
     from engine.config import CLOAKS, CROPS
 
-    found = {"cloaks": CLOAKS, "changes": cloaks(), "crops": CROPS, "canvases": crops()}
-    GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+    golden = {"cloaks": CLOAKS, "changes": cloaks(), "crops": CROPS, "canvases": crops()}
+    GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
     print(f"{GOLDEN.relative_to(REPOSITORY)} of versions {CLOAKS} and {CROPS}")
 
 

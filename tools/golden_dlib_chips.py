@@ -32,10 +32,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def described(photos: Iterable[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Chips and descriptors of the photos in which dlib finds a face."""
-    found = importlib.util.find_spec("face_recognition_models")
-    if found is None or found.submodule_search_locations is None:
+    package_spec = importlib.util.find_spec("face_recognition_models")
+    if package_spec is None or package_spec.submodule_search_locations is None:
         sys.exit("face_recognition_models is not installed: pip install 'fawkes-engine[evaluate]'")
-    (package,) = found.submodule_search_locations
+    (package,) = package_spec.submodule_search_locations
     models = Path(package) / "models"
     detector = dlib.get_frontal_face_detector()
     landmarks = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
@@ -68,8 +68,8 @@ def main() -> int:
     parser.add_argument("--check", type=Path, metavar="PHOTOS", help="measure on a folder of photos, write nothing")
     options = parser.parse_args()
     if options.check:
-        found = sorted(options.check.rglob("*.jpg"))
-        chips, descriptors = described(itertools.islice(found, 0, None, max(1, len(found) // 50)))
+        photos = sorted(options.check.rglob("*.jpg"))
+        chips, descriptors = described(itertools.islice(photos, 0, None, max(1, len(photos) // 50)))
         chips, descriptors = chips[:50], descriptors[:50]
     else:
         chips, descriptors = described(sorted((ROOT / "tests" / "photos").glob("*.[jp][pn]g")))

@@ -42,7 +42,7 @@ def canvases(photos: Iterable[Path]) -> np.ndarray:
     """The canvas of the largest face of each photo that has one, uint8."""
     detector = YuNet(checkpoint.detector())
     pixels = [np.asarray(Image.open(photo).convert("RGB")) for photo in photos]
-    cuts = [faces.cut(one, face) for one in pixels for face in detector.detect(one)[:1]]
+    cuts = [faces.cut(image, face) for image in pixels for face in detector.detect(image)[:1]]
     return np.stack([np.rint(cut.canvas * 255).astype(np.uint8) for cut in cuts])
 
 
@@ -55,7 +55,7 @@ def references(images: np.ndarray, names: Iterable[str], *, cache: Path) -> dict
     return result
 
 
-def _kept(file: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+def _as_before(file: Path, images: np.ndarray) -> dict[str, np.ndarray]:
     """The embeddings that a file has. Raises ValueError if they are of other canvases."""
     with np.load(file) as golden:
         if not np.array_equal(golden["canvases"], images):
@@ -89,15 +89,15 @@ def main() -> int:
         cache = options.cache or Path(temporary)
         cache.mkdir(parents=True, exist_ok=True)
         if options.check:
-            found = sorted(options.check.rglob("*.jpg"))
-            images = canvases(itertools.islice(found, 0, None, max(1, len(found) // 50)))[:50]
+            photos = sorted(options.check.rglob("*.jpg"))
+            images = canvases(itertools.islice(photos, 0, None, max(1, len(photos) // 50)))[:50]
             expected = references(images, options.only, cache=cache)
         else:
             upright = canvases(sorted((ROOT / "tests" / "photos").glob("*.[jp][pn]g")))
             images = np.concatenate([upright, upright[:, :, ::-1]])
             expected = references(images, options.only, cache=cache)
-            kept = _kept(options.out, images) if set(options.only) != set(MAKERS) else {}
-            arrays: dict[str, Any] = kept | expected
+            before = _as_before(options.out, images) if set(options.only) != set(MAKERS) else {}
+            arrays: dict[str, Any] = before | expected
             np.savez_compressed(options.out, canvases=images, **arrays)
     print(json.dumps(parity(images, expected), indent=2))
     return 0

@@ -267,14 +267,14 @@ def golden() -> dict[str, np.ndarray]:
 def compare(arrays: dict[str, np.ndarray], path: Path) -> int:
     """Print the largest difference from the file by key, for the keys that differ; return how many do."""
     with np.load(path) as file:
-        kept = {key: file[key] for key in file.files}
-    if kept.keys() != arrays.keys():
-        print(f"keys differ: {sorted(kept.keys() ^ arrays.keys())}")
-        return len(kept.keys() ^ arrays.keys())
-    differing = [key for key in kept if not np.array_equal(kept[key], arrays[key])]
+        stored = {key: file[key] for key in file.files}
+    if stored.keys() != arrays.keys():
+        print(f"keys differ: {sorted(stored.keys() ^ arrays.keys())}")
+        return len(stored.keys() ^ arrays.keys())
+    differing = [key for key in stored if not np.array_equal(stored[key], arrays[key])]
     for key in differing:
-        print(f"{key}: largest difference {np.max(np.abs(kept[key].astype(float) - arrays[key])):.3g}")
-    print(f"{len(kept) - len(differing)} of {len(kept)} arrays are identical")
+        print(f"{key}: largest difference {np.max(np.abs(stored[key].astype(float) - arrays[key])):.3g}")
+    print(f"{len(stored) - len(differing)} of {len(stored)} arrays are identical")
     return len(differing)
 
 

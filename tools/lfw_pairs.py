@@ -26,7 +26,7 @@ def canvases(folder: Path, *, people: int = PEOPLE) -> tuple[np.ndarray, np.ndar
     enough = [person for person in sorted(folder.iterdir()) if len(list(person.glob("*.jpg"))) >= PHOTOS]
     drawn = generator.choice(np.array(enough, object), PEOPLE, replace=False)
     detector = YuNet(checkpoint.detector())
-    found, labels = [], []
+    cut, labels = [], []
     for label, person in enumerate(drawn[:people]):
         for photo in generator.choice(np.array(sorted(person.glob("*.jpg")), object), PHOTOS, replace=False):
             image = cv2.imread(str(photo))
@@ -35,9 +35,9 @@ def canvases(folder: Path, *, people: int = PEOPLE) -> tuple[np.ndarray, np.ndar
             all_faces = detector.detect(pixels)
             subject = all_faces[faces.central([face.box for face in all_faces], pixels.shape[:2])]
             canvas = faces.cut(pixels, subject).canvas
-            found.append(np.rint(canvas * 255).astype(np.uint8))
+            cut.append(np.rint(canvas * 255).astype(np.uint8))
             labels.append(label)
-    return np.stack(found), np.array(labels)
+    return np.stack(cut), np.array(labels)
 
 
 def embedded(extractor: Extractor, images: np.ndarray) -> np.ndarray:
@@ -51,12 +51,12 @@ def accuracy(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     same = labels[pairs[:, 0]] == labels[pairs[:, 1]]
     score = (embeddings @ embeddings.T)[pairs[:, 0], pairs[:, 1]]
     generator = np.random.default_rng(1)
-    own, others = (
+    same_scores, different_scores = (
         score[generator.choice(np.flatnonzero(kind), min(PAIRS, kind.sum()), replace=False)] for kind in (same, ~same)
     )
     threshold = np.quantile(score[~same], 1 - FAR, method="higher")
     return {
         # The share of (same, different) couples in the right order is the area under the curve.
-        "auc": float(np.mean(own[:, None] > others[None, :])),
+        "auc": float(np.mean(same_scores[:, None] > different_scores[None, :])),
         "tar": float(np.mean(score[same] > threshold)),
     }

@@ -75,11 +75,11 @@ def settled(centroids: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The centroids, those of the shipped bank in the place of their like: a machine's sums round in its own way."""
     table = checkpoint.manifest().get("population", {"path": "population", "extractors": {}})
     shapes = {
-        name: jax.ShapeDtypeStruct((table["centroids"], one["dim"]), np.float32)
-        for name, one in table["extractors"].items()
+        name: jax.ShapeDtypeStruct((table["centroids"], entry["dim"]), np.float32)
+        for name, entry in table["extractors"].items()
     }
     shipped = checkpoint.restore(checkpoint.root() / table["path"], shapes)[0] if shapes else {}
-    weights = {name: one["weights_sha256"] for name, one in table["extractors"].items()}
+    weights = {name: entry["weights_sha256"] for name, entry in table["extractors"].items()}
     result = dict(centroids)
     for name in set(shipped) & set(centroids):
         same = weights[name] == checkpoint.manifest()["extractors"][name]["sha256"]
@@ -112,7 +112,7 @@ def main() -> int:
     seen = np.isfinite(embedded[names[0]]).all(axis=1)
     known = np.unique(owner[seen])
     means = {
-        name: unit(np.stack([rows[seen & (owner == one)].mean(axis=0) for one in known])).astype(np.float64)
+        name: unit(np.stack([rows[seen & (owner == person)].mean(axis=0) for person in known])).astype(np.float64)
         for name, rows in embedded.items()
     }
     labels = groups_of(

@@ -137,10 +137,10 @@ def torch_reference(
         example = (torch.zeros(1, 3, size, size),)
         torch.onnx.export(network, example, str(file), dynamo=onnx == "dynamo", external_data=False)
         session = onnxruntime.InferenceSession(str(file))
-        (given,) = session.get_inputs()
+        (graph_input,) = session.get_inputs()
 
         def run(x: np.ndarray) -> np.ndarray:
-            return np.concatenate([session.run(None, {given.name: one[None].numpy()})[0] for one in nchw(x)])
+            return np.concatenate([session.run(None, {graph_input.name: image[None].numpy()})[0] for image in nchw(x)])
 
         return Reference(file, run)
 
@@ -467,10 +467,10 @@ def proofs() -> dict[str, list[Proof]]:
     table["densenet121/keras"] = [
         Proof(
             "tf-keras",
-            f"DenseNet121 {what} with random weights, {form}",
+            f"DenseNet121 {architecture} with random weights, {form}",
             keras_reference(keras_densenet121(top=top), caffe_pixels, weights_only=alone, output="avg_pool"),
         )
-        for what, top, form, alone in (
+        for architecture, top, form, alone in (
             ("up to its pooling", False, "whole model", False),
             ("with its classifier", True, "weights alone", True),
         )
@@ -487,14 +487,14 @@ def proofs() -> dict[str, list[Proof]]:
             torch_reference(insightface_mbf, half_pixels),
         )
     ]
-    for layout, what, build in (
+    for layout, architecture, build in (
         ("mobilefacenet/onnx", "frbench's mobilefacenet-plain", frbench("mobilefacenet-plain")),
         ("mobilefacenet/insightface-onnx", "insightface's mbf of frbench's blocks", insightface_mbf),
     ):
         table[layout] = [
             Proof(
                 "onnxruntime",
-                f"{what} with random weights, {exporter} export",
+                f"{architecture} with random weights, {exporter} export",
                 torch_reference(build, half_pixels, onnx=exporter),
             )
             for exporter in ("torchscript", "dynamo")
@@ -510,12 +510,14 @@ def proofs() -> dict[str, list[Proof]]:
     for depth in (18, 34, 50, 100):
         for name, backbone in ((f"iresnet{depth}", f"ir-{depth}"), (f"iresnet{depth}-se", f"irse-{depth}")):
             build = frbench(backbone)
-            what = f"{backbone} with random weights"
-            table[f"{name}/frbench"] = [Proof("frbench", f"{what}, state dict", torch_reference(build, half_pixels))]
+            architecture = f"{backbone} with random weights"
+            table[f"{name}/frbench"] = [
+                Proof("frbench", f"{architecture}, state dict", torch_reference(build, half_pixels))
+            ]
             table[f"{name}/onnx"] = [
                 Proof(
                     "onnxruntime",
-                    f"frbench's {what}, {exporter} export",
+                    f"frbench's {architecture}, {exporter} export",
                     torch_reference(build, half_pixels, onnx=exporter),
                 )
                 for exporter in ("torchscript", "dynamo")
@@ -590,10 +592,10 @@ def main() -> int:
     for name in options.layouts or table:
         results[name] = []
         for proof in table[name]:
-            found, between = difference(name, proof)
-            failed |= not found < min(LIMIT, between / 100)
+            error, between = difference(name, proof)
+            failed |= not error < min(LIMIT, between / 100)
             print(
-                f"{name:40} {found:.1e} of {between:.1e}  {proof.library}: {proof.what}",
+                f"{name:40} {error:.1e} of {between:.1e}  {proof.library}: {proof.what}",
                 flush=True,
             )
             results[name].append(
@@ -601,7 +603,7 @@ def main() -> int:
                     "library": proof.library,
                     "version": version(proof.library) if proof.library else "",
                     "proven_on": proof.what,
-                    "max_abs_difference": float(f"{found:.2e}"),
+                    "max_abs_difference": float(f"{error:.2e}"),
                     "max_abs_difference_between_crops": float(f"{between:.2e}"),
                 }
             )

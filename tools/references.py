@@ -99,12 +99,12 @@ def opencv(file: Path, _: InputSpec) -> Reference:
     """A frozen TensorFlow graph. OpenCV refuses this one in batches."""
     net = cv2.dnn.readNetFromTensorflow(str(file))
 
-    def one(image: np.ndarray) -> np.ndarray:
+    def embed_image(image: np.ndarray) -> np.ndarray:
         net.setInput(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))
         return net.forward().reshape(-1)
 
     def embed(images: np.ndarray) -> np.ndarray:
-        return np.stack([one(image) for image in images])
+        return np.stack([embed_image(image) for image in images])
 
     return timed(f"OpenCV {cv2.__version__} dnn", embed)
 
@@ -115,37 +115,37 @@ def litert(file: Path, _: InputSpec) -> Reference:
         str(file), num_threads=os.cpu_count()
     )
     interpreter.allocate_tensors()
-    given, made = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    count = int(given["shape"][0])
+    input_, made = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    count = int(input_["shape"][0])
 
     def embed(images: np.ndarray) -> np.ndarray:
-        found = []
+        rows = []
         for at in range(0, len(images), count):
             part = images[at : at + count]
-            interpreter.set_tensor(given["index"], np.resize(part, (count, *part.shape[1:])))
+            interpreter.set_tensor(input_["index"], np.resize(part, (count, *part.shape[1:])))
             interpreter.invoke()
-            found.append(interpreter.get_tensor(made["index"])[: len(part)])
-        return np.concatenate(found)
+            rows.append(interpreter.get_tensor(made["index"])[: len(part)])
+        return np.concatenate(rows)
 
     return timed(f"LiteRT {version('ai-edge-litert')}", embed)
 
 
-def onnxruntime(given: str, *, scales_itself: bool) -> Callable[[Path, InputSpec], Reference]:
-    """An ONNX file, of one image at a time. given: its input's name; other inputs are weights that it names so."""
+def onnxruntime(input_name: str, *, scales_itself: bool) -> Callable[[Path, InputSpec], Reference]:
+    """An ONNX file, of one image at a time. input_name: its input's name; other inputs are weights that it names so."""
 
     def made(file: Path, spec: InputSpec) -> Reference:
         onnx = optional("onnx", "onnx")
         runtime = optional("onnxruntime", "onnxruntime")
         model = onnx.load(str(file))
-        for one in list(model.graph.input):
-            if one.name != given:
-                model.graph.input.remove(one)
+        for graph_input in list(model.graph.input):
+            if graph_input.name != input_name:
+                model.graph.input.remove(graph_input)
         session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
         def embed(images: np.ndarray) -> np.ndarray:
             pixels = levels(images, spec) if scales_itself else images
             pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-            rows = [session.run(None, {given: pixels[n : n + 1]})[0].reshape(1, -1) for n in range(len(pixels))]
+            rows = [session.run(None, {input_name: pixels[n : n + 1]})[0].reshape(1, -1) for n in range(len(pixels))]
             return np.concatenate(rows)
 
         return timed(f"onnxruntime {runtime.__version__}", embed)

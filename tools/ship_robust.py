@@ -35,10 +35,10 @@ def metric(name: str, faces: Path) -> dict[str, Any]:
     unseen = of_photos(recogniser, (*people.users, *people.others, *people.public))
     assert unseen is not None
     canvases, labels = lfw_pairs.canvases(faces)
-    found = lfw_pairs.accuracy(lfw_pairs.embedded(extractors.load(name), canvases), labels)
+    figures = lfw_pairs.accuracy(lfw_pairs.embedded(extractors.load(name), canvases), labels)
     return {
-        "lfw_pairs_auc": round(found["auc"], 4),
-        "lfw_pairs_tar": round(found["tar"], 4),
+        "lfw_pairs_auc": round(figures["auc"], 4),
+        "lfw_pairs_tar": round(figures["tar"], 4),
         "lfw_pairs_command": "pytest tests/test_extractors.py -k lfw_pairs -s",
         "unseen_pairs_auc": round(unseen.auc, 4),
         "unseen_pairs_tar": round(unseen.true_accepts(1e-3), 4),
@@ -63,28 +63,28 @@ def main() -> None:
         shutil.rmtree(target)
     shutil.copytree(card["path"], target)
     manifest = checkpoint.root() / "manifest.toml"
-    kept, inside = [], False
+    remaining, inside = [], False
     for line in manifest.read_text().splitlines():
         if line.startswith("["):
             inside = line.startswith((f"[extractors.{name}]", f"[extractors.{name}."))
         if not inside:
-            kept.append(line)
+            remaining.append(line)
     top = {key: value for key, value in card.items() if not isinstance(value, dict)} | {"path": name}
     parts = {part: card[part] for part in ("input", "options", "training") if card.get(part)}
 
     def written(tables: dict[str, dict[str, Any]]) -> None:
         lines = []
         for part, table in tables.items():
-            lines += [f"[{part}]", *(f"{key} = {converted.plain(one)}" for key, one in table.items())]
-        where = next(number for number, line in enumerate(kept) if line.startswith("[detectors"))
-        manifest.write_text("\n".join([*kept[:where], *lines, "", *kept[where:]]) + "\n")
+            lines += [f"[{part}]", *(f"{key} = {converted.plain(value)}" for key, value in table.items())]
+        where = next(number for number, line in enumerate(remaining) if line.startswith("[detectors"))
+        manifest.write_text("\n".join([*remaining[:where], *lines, "", *remaining[where:]]) + "\n")
 
     tables = {"": top, **{f".{part}": table for part, table in parts.items()}}
     tables = {f"extractors.{name}{part}": table for part, table in tables.items()}
     written(tables)
-    found = metric(name, options.faces)
-    written({**tables, f"extractors.{name}.metric": found})
-    print(json.dumps(found, indent=1))
+    measured = metric(name, options.faces)
+    written({**tables, f"extractors.{name}.metric": measured})
+    print(json.dumps(measured, indent=1))
 
 
 if __name__ == "__main__":

@@ -96,16 +96,16 @@ class Layers:
 
     def branches(self, x: Any, path: str, *, lengths: tuple[int, ...], reduce: bool = False) -> Any:
         """Rows of convolutions with ReLUs, their outputs concatenated, with those of a max pool where they reduce."""
-        found = []
+        outputs = []
         for row, length in enumerate(lengths):
             y = x
             for index in range(length):
                 last = reduce and index == length - 1
                 y = self.conv(y, f"{path}/branches/{row}/{index}", stride=2 if last else 1, same=not last, relu=True)
-            found.append(y)
+            outputs.append(y)
         if reduce:
-            found.append(self.keras.layers.MaxPooling2D(3, 2)(x))
-        return self.keras.layers.Concatenate()(found)
+            outputs.append(self.keras.layers.MaxPooling2D(3, 2)(x))
+        return self.keras.layers.Concatenate()(outputs)
 
     def residual(self, x: Any, path: str, *, lengths: tuple[int, ...], scale: float, activate: bool = True) -> Any:
         """x + scale * project(branches of x), the scale folded into the projection."""
@@ -166,12 +166,12 @@ def build(keras: Any, network: Network) -> Any:
     if network.network not in BODIES:
         raise ValueError(f"{network.name} is a {network.network}; this rival has {', '.join(BODIES)}")
     weights = Weights(network)
-    given = keras.layers.Input((network.size, network.size, 3))
-    x = given[..., ::-1] if network.bgr else given
+    images = keras.layers.Input((network.size, network.size, 3))
+    x = images[..., ::-1] if network.bgr else images
     x = keras.layers.Rescaling(255 / network.scale, [-mean / network.scale for mean in network.mean])(x)
     x = keras.layers.Flatten()(BODIES[network.network](Layers(keras, weights), x))
     weights.finish()
-    return keras.Model(given, x)
+    return keras.Model(images, x)
 
 
 class Recorder:
@@ -188,10 +188,10 @@ class Recorder:
 
     def update(self, step: int) -> None:
         """Reads the loop's own variables, which it has brought to the host already."""
-        now = time.perf_counter()
+        time_now = time.perf_counter()
         loop, row = sys._getframe(1).f_locals, self.rows[-1]
         dssim = loop["dist_raw"].numpy()
-        row["step_seconds"].append(np.full(len(dssim), now - self._begun))
+        row["step_seconds"].append(np.full(len(dssim), time_now - self._begun))
         row["step_dssim"].append(dssim)
         row["step_distance"].append(loop["internal_dist"].numpy())
         self._begun = time.perf_counter()
@@ -246,8 +246,8 @@ def solve_command(problem: Problem, options: argparse.Namespace) -> dict[str, ob
     batch = min(options.batch, len(images))
     *_, first = protect(images[:batch], model, options, steps=1, batch=batch)
     cloaked, arrays, seconds = protect(images, model, options, steps=options.steps, batch=batch)
-    kept = cloaked.reshape(len(cloaked), -1).any(axis=1)
-    cloaked = np.where(kept[:, None, None, None], cloaked, images)
+    shown = cloaked.reshape(len(cloaked), -1).any(axis=1)
+    cloaked = np.where(shown[:, None, None, None], cloaked, images)
     similarity = tf.image.ssim(tf.constant(images), tf.constant(cloaked), max_val=255.0).numpy()
     shift = np.linalg.norm(embeddings(model, cloaked / 255) - embeddings(model, images / 255), axis=1)
     there = (arrays["step_dssim"] <= options.threshold) & (np.sqrt(arrays["step_distance"]) >= goals) & (goals > 0)
@@ -256,7 +256,7 @@ def solve_command(problem: Problem, options: argparse.Namespace) -> dict[str, ob
         "delta": (cloaked - images) / 255,
         "shift": shift[:, None],
         "dssim": (1 - similarity) / 2,
-        "kept": kept,
+        "kept": shown,
         "reached": reached,
     }
     step_ms = 1000 * np.median(arrays["step_seconds"])
@@ -274,7 +274,7 @@ def solve_command(problem: Problem, options: argparse.Namespace) -> dict[str, ob
         "seconds": round(seconds, 3),
         "faces_per_second": round(len(images) / seconds, 4),
         "step_ms": round(float(step_ms), 2),
-        "kept": int(kept.sum()),
+        "kept": int(shown.sum()),
         "shift_mean": float(shift.mean()),
         "dssim_max": float(arrays["dssim"].max()),
         "reached": reached.tolist(),
@@ -318,10 +318,10 @@ def main() -> int:
     options = parser.parse_args()
     problem = problem_file.read(options.problem)
     load = round(os.getloadavg()[0], 1)
-    found = {"solve": solve_command, "check": check_command}[options.command](problem, options)
+    result = {"solve": solve_command, "check": check_command}[options.command](problem, options)
     version = published()[0].__version__
-    print(json.dumps({"rival": "fawkes", "command": options.command, "version": version, "load": load} | found))
-    return 1 if found.get("passed") is False else 0
+    print(json.dumps({"rival": "fawkes", "command": options.command, "version": version, "load": load} | result))
+    return 1 if result.get("passed") is False else 0
 
 
 if __name__ == "__main__":

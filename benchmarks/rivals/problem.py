@@ -96,7 +96,7 @@ def write(
     )
     # The engine's own beginning, so that the rivals start where it does; its state does not depend on embeddings.
     state = solver.begin(recipe, batch, batch.target, jnp.ones(count, bool)).state
-    found = reference_of(recipe, networks, batch) if reference else {}
+    references = reference_of(recipe, networks, batch) if reference else {}
     problem = problem_file.Problem(
         networks=tuple(
             network_of(network, kind=about(network.name)["network"], share=weight / total)
@@ -109,7 +109,7 @@ def write(
         start=np.asarray(state.variable),
         goals=np.broadcast_to(np.asarray(goals, np.float32), (count,)),
         rho=rho,
-        reference=found,
+        reference=references,
     )
     problem_file.write(path, problem)
 
@@ -122,15 +122,17 @@ def reference_of(recipe: Recipe, networks: tuple[Extractor, ...], batch: solver.
     """
     batch = jax.tree.map(lambda leaf: leaf[:CHECKED], batch)
     clean = solver.embed(networks, batch.canvas)
-    found = {f"embedding/{network.name}": np.asarray(own) for network, own in zip(networks, clean, strict=True)}
+    references = {
+        f"embedding/{network.name}": np.asarray(embedding) for network, embedding in zip(networks, clean, strict=True)
+    }
     rows: dict[str, list[np.ndarray]] = {}
     noise = FAR * jax.random.normal(jax.random.key(1), batch.canvas.shape)
     for scale in (0.0, 1.0):
         slots = solver.begin(recipe, batch, clean, jnp.ones(len(batch.canvas), bool))
         point = slots.state.variable + scale * noise
         delta = jax.jit(jax.vmap(paper._delta))(slots.problems, point)
-        own = solver.embed(networks, batch.canvas + delta)
-        shift = np.stack([np.linalg.norm(a - b, axis=1) for a, b in zip(own, clean, strict=True)], axis=1)
+        embeddings = solver.embed(networks, batch.canvas + delta)
+        shift = np.stack([np.linalg.norm(a - b, axis=1) for a, b in zip(embeddings, clean, strict=True)], axis=1)
         rows.setdefault("point", []).append(np.asarray(point))
         rows.setdefault("gain", []).append(shift @ np.array(recipe.weights) / sum(recipe.weights))
         rows.setdefault("dssim", []).append(np.asarray(jax.vmap(projection.cost)(slots.problems, delta)))
@@ -138,18 +140,18 @@ def reference_of(recipe: Recipe, networks: tuple[Extractor, ...], batch: solver.
         # After its first step Adam's mean is (1 - .9) times the gradient: that of the engine's own, unchanged step.
         rows.setdefault("gradient", []).append(np.asarray(state.memory[0].mu) / 0.1)
         rows.setdefault("after", []).append(np.asarray(state.variable))
-    return found | {key: np.stack(value).astype(np.float32) for key, value in rows.items()}
+    return references | {key: np.stack(value).astype(np.float32) for key, value in rows.items()}
 
 
 def cuts(paths: Sequence[Path]) -> list[tuple[faces.Cut, bool]]:
     """The first face of every photo in which there is one, and whether the photo is grey."""
     detector = YuNet(checkpoint.detector())
-    found = []
+    listed = []
     for path in paths:
         picture = photo.read(path)
         if seen := detector.detect(picture.pixels):
-            found.append((faces.cut(picture.pixels, seen[0]), picture.grey))
-    return found
+            listed.append((faces.cut(picture.pixels, seen[0]), picture.grey))
+    return listed
 
 
 def main() -> int:
@@ -167,21 +169,21 @@ def main() -> int:
     for path in options.photos:
         inside = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in photo.SUFFIXES)
         paths += inside if path.is_dir() else [path]
-    found = cuts(paths[: options.faces])
-    if not found:
+    listed = cuts(paths[: options.faces])
+    if not listed:
         parser.error("there is no face in these photos")
     write(
         options.out,
         options.extractors.split(","),
-        np.stack([cut.canvas for cut, _ in found]),
-        np.stack([cut.mask for cut, _ in found]),
-        np.stack([cut.region for cut, _ in found]),
-        grey=np.array([grey for _, grey in found]),
+        np.stack([cut.canvas for cut, _ in listed]),
+        np.stack([cut.mask for cut, _ in listed]),
+        np.stack([cut.region for cut, _ in listed]),
+        grey=np.array([grey for _, grey in listed]),
         goals=options.goal,
         rho=options.rho,
         reference=options.reference,
     )
-    print(json.dumps({"file": str(options.out), "faces": len(found), "extractors": options.extractors.split(",")}))
+    print(json.dumps({"file": str(options.out), "faces": len(listed), "extractors": options.extractors.split(",")}))
     return 0
 
 

@@ -110,9 +110,9 @@ def write(path: Path | str, problem: Problem) -> None:
     """Writes a problem file."""
     arrays: dict[str, Any] = {"extractors": [network.name for network in problem.networks], "rho": problem.rho}
     for network in problem.networks:
-        given = network._asdict()
-        weights, rows = given.pop("weights"), given.pop("rows")
-        arrays |= {f"extractors/{network.name}/{key}": value for key, value in given.items() if key != "name"}
+        fields = network._asdict()
+        weights, rows = fields.pop("weights"), fields.pop("rows")
+        arrays |= {f"extractors/{network.name}/{key}": value for key, value in fields.items() if key != "name"}
         arrays |= {f"extractors/{network.name}/weights/{key}": value for key, value in weights.items()}
         if rows is not None:
             arrays[f"extractors/{network.name}/rows"] = rows
@@ -132,18 +132,18 @@ def read(path: Path | str) -> Problem:
 
     networks = []
     for name in arrays["extractors"].tolist():
-        given = below(f"extractors/{name}/")
+        fields = below(f"extractors/{name}/")
         networks.append(
             Network(
                 name=name,
-                network=given["network"].item(),
-                size=given["size"].item(),
-                window=tuple(given["window"].tolist()),
-                rows=given.get("rows"),
-                mean=tuple(given["mean"].tolist()),
-                scale=given["scale"].item(),
-                bgr=given["bgr"].item(),
-                share=given["share"].item(),
+                network=fields["network"].item(),
+                size=fields["size"].item(),
+                window=tuple(fields["window"].tolist()),
+                rows=fields.get("rows"),
+                mean=tuple(fields["mean"].tolist()),
+                scale=fields["scale"].item(),
+                bgr=fields["bgr"].item(),
+                share=fields["share"].item(),
                 weights=below(f"extractors/{name}/weights/"),
             )
         )

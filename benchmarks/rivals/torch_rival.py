@@ -135,15 +135,15 @@ class Branches(nn.Module):
         self.reduce = reduce
 
     def forward(self, x: Tensor) -> Tensor:
-        found = []
+        outputs = []
         for row in self.rows:
             y = x
             for conv in row:
                 y = F.relu_(conv(y))
-            found.append(y)
+            outputs.append(y)
         if self.reduce:
-            found.append(F.max_pool2d(x, 3, 2))
-        return torch.cat(found, 1)
+            outputs.append(F.max_pool2d(x, 3, 2))
+        return torch.cat(outputs, 1)
 
 
 class Residual(nn.Module):
@@ -385,8 +385,8 @@ class Objective(nn.Module):
         """L2 distance from the clean embedding, (b, k)."""
         canvas = faces.image + delta
         squared = [
-            (extractor(canvas) - own).square().sum(1)
-            for extractor, own in zip(self.extractors, faces.clean, strict=True)
+            (extractor(canvas) - clean).square().sum(1)
+            for extractor, clean in zip(self.extractors, faces.clean, strict=True)
         ]
         return torch.sqrt(torch.stack(squared, 1) + 1e-12)
 
@@ -482,7 +482,7 @@ def solve_command(problem: Problem, options: argparse.Namespace) -> dict[str, ob
     objective, look = made(problem, compiled=options.compile)
     count = len(problem.canvas)
     batch = min(options.batch or count, count)
-    found = [
+    parts = [
         solve(
             problem.faces(slice(begin, begin + batch)),
             objective,
@@ -492,8 +492,8 @@ def solve_command(problem: Problem, options: argparse.Namespace) -> dict[str, ob
         )
         for begin in range(0, count, batch)
     ]
-    steps, seconds = ([float(one.pop(key)) for one in found] for key in ("steps", "seconds"))
-    arrays = {key: np.concatenate([one[key] for one in found]) for key in found[0]}
+    steps, seconds = ([float(part.pop(key)) for part in parts] for key in ("steps", "seconds"))
+    arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     feasible = np.isfinite(arrays["gain"])
     summary = {
         "faces": count,
@@ -521,8 +521,8 @@ def measured(call: Callable[[], object], *, repeats: int) -> dict[str, float]:
         call()
         times.append(1000 * (time.perf_counter() - begun))
     first, _, *rest = times
-    found = {"first": first, "median": statistics.median(rest), "min": min(rest), "max": max(rest)}
-    return {name: round(value, 2) for name, value in found.items()}
+    figures = {"first": first, "median": statistics.median(rest), "min": min(rest), "max": max(rest)}
+    return {name: round(value, 2) for name, value in figures.items()}
 
 
 def steps_command(problem: Problem, options: argparse.Namespace) -> dict[str, object]:
@@ -588,9 +588,9 @@ def check_command(problem: Problem, options: argparse.Namespace) -> dict[str, ob
     return {"passed": passed, "cosine_min": cosines, "points": points}
 
 
-def relative(found: np.ndarray, wanted: np.ndarray) -> float:
+def relative(ours: np.ndarray, wanted: np.ndarray) -> float:
     """The largest relative L2 error of any face."""
-    error = np.linalg.norm((found - wanted).reshape(len(wanted), -1), axis=1)
+    error = np.linalg.norm((ours - wanted).reshape(len(wanted), -1), axis=1)
     return float(np.max(error / np.linalg.norm(wanted.reshape(len(wanted), -1), axis=1)))
 
 
@@ -617,7 +617,7 @@ def main() -> int:
     problem = problem_file.read(options.problem)
     run = {"steps": steps_command, "solve": solve_command, "check": check_command}[options.command]
     load = round(os.getloadavg()[0], 1)
-    found = run(problem, options)
+    result = run(problem, options)
     about = {
         "rival": "torch",
         "command": options.command,
@@ -626,8 +626,8 @@ def main() -> int:
         "compiled": options.compile,
         "load": load,
     }
-    print(json.dumps(about | found))
-    return 1 if found.get("passed") is False else 0
+    print(json.dumps(about | result))
+    return 1 if result.get("passed") is False else 0
 
 
 if __name__ == "__main__":

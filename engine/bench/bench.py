@@ -36,12 +36,12 @@ SECTIONS: dict[str, Section] = {
 
 
 def settings(
-    *, only: Sequence[str] | None = None, batches: Sequence[str] = (), devices: Sequence[str] = (), **given: Any
+    *, only: Sequence[str] | None = None, batches: Sequence[str] = (), devices: Sequence[str] = (), **fields: Any
 ) -> tuple[Settings, tuple[str, ...]]:
-    """Settings and sections of a command line. given: fields of Settings. Raises ValueError for what makes no sense."""
+    """Settings and sections of a command line. fields: of Settings. Raises ValueError for what makes no sense."""
     sharding.configure()
     sharding.devices_here()
-    made = Settings(batches=_numbers("--batches", batches), devices=_numbers("--devices", devices), **given)
+    made = Settings(batches=_numbers("--batches", batches), devices=_numbers("--devices", devices), **fields)
     wrong = [name for name in only or () if name not in SECTIONS]
     if wrong or only == ():
         raise ValueError(f"--only must be some of {', '.join(SECTIONS)}; got {', '.join(wrong) or 'none'}")
@@ -63,15 +63,15 @@ def bench(made: Settings, sections: Sequence[str], *, say: Callable[[str], None]
     say(f"{about['device']} ({about['platform']}), {about['cores']} cores {about['cpu']}, load {about['load']}")
     plan = Plan(made)
     say(f"Faces: {plan.samples.source}.")
-    found: dict[str, list[dict[str, Any]]] = {}
+    results: dict[str, list[dict[str, Any]]] = {}
     for name in sections:
         section = SECTIONS[name]
         say(f"\n{name}: {section.about}")
-        found[name] = []
+        results[name] = []
         for row in section.rows(plan):
-            for line in tables.lines(name, row, first=not found[name]):
+            for line in tables.lines(name, row, first=not results[name]):
                 say(line)
-            found[name].append({**row, "load": machine.load()})
+            results[name].append({**row, "load": machine.load()})
     return {
         "machine": about,
         "settings": {
@@ -83,6 +83,6 @@ def bench(made: Settings, sections: Sequence[str], *, say: Callable[[str], None]
             "samples": plan.samples.source,
             "synthetic": not made.photos,
         },
-        "sections": found,
+        "sections": results,
         "max_rss_mb": machine.peak_rss(),
     }

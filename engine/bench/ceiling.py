@@ -47,11 +47,11 @@ def measure(*, repeats: int) -> list[Ceiling]:
     """
     kinds = ["default"] if jax.default_backend() == "cpu" else ["default", "highest"]
     kinds += ["bfloat16"] if sharding.precision() == "bfloat16" else []
-    found = [product(kind, repeats=repeats) for kind in kinds]
+    products = [product(kind, repeats=repeats) for kind in kinds]
     _, count = _sizes()
     key = jnp.zeros(count, jnp.float32)
     copy = jax.jit(lambda x: x + 1)
-    return [*found, _rate("copy", "float32", 2 * 4 * count, times(lambda: copy(key), repeats=repeats))]
+    return [*products, _rate("copy", "float32", 2 * 4 * count, times(lambda: copy(key), repeats=repeats))]
 
 
 def product(kind: str = "default", *, repeats: int) -> Ceiling:
@@ -65,34 +65,36 @@ def product(kind: str = "default", *, repeats: int) -> Ceiling:
     return _rate("product", kind, 2 * side**3, times(lambda: multiply(matrix, matrix), repeats=repeats))
 
 
-def _rate(what: str, precision: str, work: float, found: Times) -> Ceiling:
+def _rate(kind: str, precision: str, work: float, measured: Times) -> Ceiling:
     return Ceiling(
-        what,
+        kind,
         precision,
-        figure(work / found.least / 1e9),
-        figure(work / found.median / 1e9),
-        figure(found.spread),
+        figure(work / measured.least / 1e9),
+        figure(work / measured.median / 1e9),
+        figure(measured.spread),
     )
 
 
 def of_products(ceilings: list[Ceiling], extractors: Extractors, devices: int) -> float:
     """GFLOP/s that these networks cannot exceed. The devices of a CPU share its cores; accelerators add up."""
     kind = "bfloat16" if all(extractor.precision == "bfloat16" for extractor in extractors) else "default"
-    rates = {one.precision: one.best for one in ceilings if one.what == "product"}
+    rates = {ceiling.precision: ceiling.best for ceiling in ceilings if ceiling.what == "product"}
     return rates.get(kind, rates["default"]) * (1 if jax.default_backend() == "cpu" else devices)
 
 
 def rows(plan: Plan) -> Iterator[dict[str, Any]]:
     """The section `peak`."""
     side, count = _sizes()
-    for one in plan.ceilings:
-        unit = "GFLOP/s" if one.what == "product" else "GB/s read and written"
-        what = f"{side}^3 {one.what}" if one.what == "product" else f"{one.what} of {4 * count // 2**20} MiB"
+    for ceiling in plan.ceilings:
+        unit = "GFLOP/s" if ceiling.what == "product" else "GB/s read and written"
+        label = (
+            f"{side}^3 {ceiling.what}" if ceiling.what == "product" else f"{ceiling.what} of {4 * count // 2**20} MiB"
+        )
         yield {
-            "what": what,
-            "precision": one.precision,
+            "what": label,
+            "precision": ceiling.precision,
             "unit": unit,
-            "best": one.best,
-            "median": one.median,
-            "spread": one.spread,
+            "best": ceiling.best,
+            "median": ceiling.median,
+            "spread": ceiling.spread,
         }

@@ -23,25 +23,25 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
         cloaker.batcher.solve(plan.some(1))  # all that there is to compile is compiled before
         cloaker.look(plan.samples.photos[:1])
         with tempfile.TemporaryDirectory() as out, machine.memory() as memory:
-            found = run(lambda photos: cloaker, plan.settings.photos, Path(out), settings=settings, options=Options())  # noqa: B023
-        total = found.seconds["total"]
-        photos = found.counts["cloaked"] + found.counts["no_face"]
+            summary = run(lambda photos: cloaker, plan.settings.photos, Path(out), settings=settings, options=Options())  # noqa: B023
+        total = summary.seconds["total"]
+        photos = summary.counts["cloaked"] + summary.counts["no_face"]
         yield {
             "batch": cloaker.batcher.size,
             "devices": devices,
             "photos": photos,
-            "failed": found.counts["failed"],
-            "faces": found.faces,
+            "failed": summary.counts["failed"],
+            "faces": summary.faces,
             "photos_per_s": figure(photos / total),
             "photos_per_hour": figure(3600 * photos / total),
-            "faces_per_s": figure(found.faces / total),
-            "seconds": found.seconds,
-            "occupancy": found.occupancy,
-            "steady_occupancy": found.steady_occupancy,
-            "dssim_mean": found.dssim_mean,
-            "dssim_max": found.dssim_max,
+            "faces_per_s": figure(summary.faces / total),
+            "seconds": summary.seconds,
+            "occupancy": summary.occupancy,
+            "steady_occupancy": summary.steady_occupancy,
+            "dssim_mean": summary.dssim_mean,
+            "dssim_max": summary.dssim_max,
             "rho": plan.recipe.rho,
-            "compiled": found.compiles["programs"],
+            "compiled": summary.compiles["programs"],
             **memory.as_dict(),
             "max_rss_mb": machine.peak_rss(),
         }

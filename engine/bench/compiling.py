@@ -24,8 +24,8 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
     plan.batcher(plan.widest, devices)  # copying the weights may compile, which is not the solver's
     with _empty_cache():
         cold, warm = _needed(plan, devices), _needed(plan, devices)
-    total = sum(one.seconds for one in cold.values())
-    shown = [name for name, one in cold.items() if one.seconds >= SMALL * total]
+    total = sum(program.seconds for program in cold.values())
+    shown = [name for name, program in cold.items() if program.seconds >= SMALL * total]
     rest = [name for name in cold if name not in shown]
     groups = [*((name, [name]) for name in shown), (f"{len(rest)} others", rest), ("all", [*cold])]
     for title, names in groups:
@@ -37,21 +37,21 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
             "program": title,
             "batch": plan.widest,
             "devices": devices,
-            "made": sum(one.made for one in some),
-            "trace_s": figure(sum(one.trace_seconds + one.lower_seconds for one in some)),
-            "cold_s": figure(sum(one.compile_seconds + one.load_seconds for one in some)),
-            "warm_s": figure(sum(one.compile_seconds + one.load_seconds for one in again)),
-            "warm_trace_s": figure(sum(one.trace_seconds + one.lower_seconds for one in again)),
-            "from_cache": sum(one.loaded for one in again),
+            "made": sum(program.made for program in some),
+            "trace_s": figure(sum(program.trace_seconds + program.lower_seconds for program in some)),
+            "cold_s": figure(sum(program.compile_seconds + program.load_seconds for program in some)),
+            "warm_s": figure(sum(program.compile_seconds + program.load_seconds for program in again)),
+            "warm_trace_s": figure(sum(program.trace_seconds + program.lower_seconds for program in again)),
+            "from_cache": sum(program.loaded for program in again),
         }
 
 
 def _needed(plan: Plan, devices: int) -> dict[str, compiles.Program]:
     jax.clear_caches()
     compilation_cache.reset_cache()
-    with compiles.record() as found:
+    with compiles.record() as recorder:
         plan.batcher(plan.widest, devices).solve(plan.some(1))
-    return found.made
+    return recorder.made
 
 
 @contextmanager

@@ -72,24 +72,24 @@ class Memory:
 @contextmanager
 def memory() -> Iterator[Memory]:
     """Samples the memory while its block runs; the figures are there after it."""
-    found, ended = Memory(), threading.Event()
+    usage, ended = Memory(), threading.Event()
 
     def sample() -> None:
         while True:
-            now = _resident()
-            if now is not None:
-                found.host = max(found.host or 0.0, now)
+            resident = _resident()
+            if resident is not None:
+                usage.host = max(usage.host or 0.0, resident)
             if ended.wait(INTERVAL):
                 return
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
-        yield found
+        yield usage
     finally:
         ended.set()
         thread.join()
-        found.device = _in_use()
+        usage.device = _in_use()
 
 
 def _resident() -> float | None:

@@ -33,8 +33,8 @@ class Settings:
     repeats: int = 5
 
     def __post_init__(self) -> None:
-        given = {"batches": self.batches, "devices": self.devices, "repeats": (self.repeats,)}
-        for name, values in {**given, "faces": () if self.faces is None else (self.faces,)}.items():
+        numbers = {"batches": self.batches, "devices": self.devices, "repeats": (self.repeats,)}
+        for name, values in {**numbers, "faces": () if self.faces is None else (self.faces,)}.items():
             if any(value < 1 for value in values):
                 raise ValueError(f"{name} must be at least 1; got {', '.join(map(str, values)) or 'none'}")
         for name in self.recipe.names:

@@ -72,8 +72,8 @@ def of_photos(paths: Sequence[Path]) -> Samples:
             return None
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        found = [one for one in pool.map(prepared, photos) if one is not None]
-    cuts = tuple((cut, one.photo.grey, one.sha256) for one in found for cut in one.cuts)
+        photos_cut = [photo for photo in pool.map(prepared, photos) if photo is not None]
+    cuts = tuple((cut, photo.photo.grey, photo.sha256) for photo in photos_cut for cut in photo.cuts)
     if not cuts:
         raise InputError(f"no face was found in {len(photos)} photos under {', '.join(map(str, paths))}")
     return Samples(cuts, f"{len(cuts)} faces of {len(photos)} photos, repeated where more are needed", photos)

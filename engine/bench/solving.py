@@ -52,44 +52,44 @@ def solved(batcher: Batcher, jobs: list[FaceJob]) -> Solved:
     return Solved(done, seconds, chunks, lane.usage, memory, compiled.as_dict()["programs"])
 
 
-def _speed(found: Solved, batcher: Batcher, devices: int) -> dict[str, Any]:
-    count = len(found.cloaks)
+def _speed(result: Solved, batcher: Batcher, devices: int) -> dict[str, Any]:
+    count = len(result.cloaks)
     return {
         "batch": batcher.size,
         "devices": devices,
         "faces": count,
-        "seconds": figure(found.seconds),
-        "faces_per_s": figure(count / found.seconds),
-        "s_per_face": figure(found.seconds / count),
-        "faces_per_s_per_device": figure(count / found.seconds / devices),
-        "occupancy": figure(found.usage.worked / found.usage.slot_steps),
-        "compiled": found.compiled,
+        "seconds": figure(result.seconds),
+        "faces_per_s": figure(count / result.seconds),
+        "s_per_face": figure(result.seconds / count),
+        "faces_per_s_per_device": figure(count / result.seconds / devices),
+        "occupancy": figure(result.usage.worked / result.usage.slot_steps),
+        "compiled": result.compiled,
     }
 
 
-def _quality(found: Solved, recipe: Recipe) -> dict[str, Any]:
-    dssim = [cloak.dssim for cloak in found.cloaks]
-    shifts = np.array([cloak.shift for cloak in found.cloaks])
+def _quality(result: Solved, recipe: Recipe) -> dict[str, Any]:
+    dssim = [cloak.dssim for cloak in result.cloaks]
+    shifts = np.array([cloak.shift for cloak in result.cloaks])
     return {
         "dssim_median": figure(median(dssim)),
         "dssim_max": figure(max(dssim)),
         "rho": recipe.rho,
         "shift": {name: figure(value) for name, value in zip(recipe.names, np.median(shifts, axis=0), strict=True)},
-        "steps": median(cloak.steps for cloak in found.cloaks),
-        **found.memory.as_dict(),
+        "steps": median(cloak.steps for cloak in result.cloaks),
+        **result.memory.as_dict(),
     }
 
 
 def rows(plan: Plan) -> Iterator[dict[str, Any]]:
     """The section `solve`."""
     for batcher, devices in plan.batchers():
-        found = solved(batcher, plan.jobs(batcher))
+        result = solved(batcher, plan.jobs(batcher))
         yield {
-            **_speed(found, batcher, devices),
-            "chunk_s": figure(median(found.chunks)),
-            "chunk_s_max": figure(max(found.chunks)),
-            "between_s": figure(found.usage.between),
-            **_quality(found, plan.recipe),
+            **_speed(result, batcher, devices),
+            "chunk_s": figure(median(result.chunks)),
+            "chunk_s_max": figure(max(result.chunks)),
+            "between_s": figure(result.usage.between),
+            **_quality(result, plan.recipe),
         }
 
 
@@ -99,15 +99,15 @@ def goals(plan: Plan) -> Iterator[dict[str, Any]]:
     weights = np.array(plan.recipe.weights) / sum(plan.recipe.weights)
     for goal in GOALS:
         batcher = plan.batcher(plan.widest, devices, enough=goal)
-        found = solved(batcher, plan.jobs(batcher))
-        means = np.array([cloak.shift for cloak in found.cloaks]) @ weights
+        result = solved(batcher, plan.jobs(batcher))
+        means = np.array([cloak.shift for cloak in result.cloaks]) @ weights
         # The device sums otherwise: a face that it let go at the goal may be a rounding error short of it here.
         reached = means >= goal * (1 - 1e-6)
-        quality = _quality(found, batcher.recipe)
-        each = found.usage.seconds / (found.usage.slot_steps / batcher.size)
+        quality = _quality(result, batcher.recipe)
+        each = result.usage.seconds / (result.usage.slot_steps / batcher.size)
         yield {
             "goal": goal,
-            **_speed(found, batcher, devices),
+            **_speed(result, batcher, devices),
             "reached": figure(float(reached.mean())),
             "steps_median": quality["steps"],
             "seconds_to_goal": figure(each * quality["steps"]),

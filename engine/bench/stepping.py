@@ -22,7 +22,7 @@ NO_QUALITY = "speed of a step alone, no quality"
 
 def rows(plan: Plan) -> Iterator[dict[str, Any]]:
     """The section `step`. A step is a forward pass and the gradient of its input: two forward passes' operations."""
-    each = [gflops(one.graphdef, one.params, one.spec.size) for one in plan.extractors]
+    each = [gflops(extractor.graphdef, extractor.params, extractor.spec.size) for extractor in plan.extractors]
     forward, turns = sum(each), plan.recipe.turns
     used = sum(each[index] for members in turns for index in members) / len(turns)
     share = "share_of_peak" if jax.default_backend() == "cpu" else "mfu"
@@ -73,5 +73,5 @@ def _times(batcher: Batcher, jobs: list[FaceJob], *, count: int, repeats: int) -
         slots = solver.steps(recipe, extractors, slots, count)
         return slots
 
-    found = times(step, repeats=repeats)
-    return found, times(lambda: solver.embed(extractors, batch.canvas), repeats=repeats)
+    step_times = times(step, repeats=repeats)
+    return step_times, times(lambda: solver.embed(extractors, batch.canvas), repeats=repeats)

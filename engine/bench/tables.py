@@ -15,12 +15,12 @@ class Column(NamedTuple):
 
 def _columns(text: str) -> tuple[Column, ...]:
     """TITLE=KEY.KEY:DIGITS, separated by spaces; a title's underscores are spaces."""
-    found = []
-    for one in text.split():
-        title, _, rest = one.partition("=")
+    columns = []
+    for column in text.split():
+        title, _, rest = column.partition("=")
         keys, _, digits = rest.partition(":")
-        found.append(Column(title.replace("_", " "), tuple(keys.split(".")), int(digits) if digits else None))
-    return tuple(found)
+        columns.append(Column(title.replace("_", " "), tuple(keys.split(".")), int(digits) if digits else None))
+    return tuple(columns)
 
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
@@ -62,10 +62,10 @@ def lines(section: str, row: dict[str, Any], *, first: bool) -> list[str]:
 
 
 def _value(row: dict[str, Any], column: Column) -> Any:
-    found: Any = row
+    value: Any = row
     for key in column.keys:
-        found = None if found is None else found.get(key)
-    return found
+        value = None if value is None else value.get(key)
+    return value
 
 
 def _text(value: Any, column: Column) -> str:

@@ -128,9 +128,9 @@ def _by_order(
     """
     tensors: dict[str, np.ndarray] = {}
     counts: dict[str, int] = {}
-    for one in weights:
-        number = counts[one.kind] = counts.get(one.kind, 0) + 1
-        tensors |= {f"{one.kind} {number}/{part}": value for part, value in one.arrays.items()}
+    for layer in weights:
+        number = counts[layer.kind] = counts.get(layer.kind, 0) + 1
+        tensors |= {f"{layer.kind} {number}/{part}": value for part, value in layer.arrays.items()}
     mapping: dict[str, str] = {}
     counts = {}
     for path, parts in order:

@@ -88,9 +88,9 @@ class _Stream:
         value = int.from_bytes(self.take(size), "little")
         return -value if control & 0x80 else value
 
-    def expect(self, wanted: int, what: str) -> None:
-        if (found := self.integer()) != wanted:
-            raise self.broken(f"{what} is {found}, not {wanted}")
+    def expect(self, wanted: int, label: str) -> None:
+        if (number := self.integer()) != wanted:
+            raise self.broken(f"{label} is {number}, not {wanted}")
 
     def integers(self, count: int) -> tuple[int, ...]:
         return tuple(self.integer() for _ in range(count))
@@ -144,12 +144,12 @@ def _network(stream: _Stream) -> list[Layer]:
         if len(filled) == _DEEPEST:
             raise stream.broken(f"over {_DEEPEST} layers")
         filled.append(version == 2)
-    found = [_input(stream), _layer(stream)]
+    network = [_input(stream), _layer(stream)]
     stream.expect(1, "the number of samples made of one image")
-    found += [_layer(stream) if full else Layer(MARK) for full in reversed(filled)]
+    network += [_layer(stream) if full else Layer(MARK) for full in reversed(filled)]
     if stream.at != len(stream.data):
         raise stream.broken(f"{len(stream.data) - stream.at} bytes too many")
-    return [*found, loss]
+    return [*network, loss]
 
 
 def _input(stream: _Stream) -> Layer:

@@ -120,11 +120,11 @@ def fold(modules: Modules, *, after: Mapping[str, str], before: Mapping[str, str
 def _pairs(rules: Mapping[str, str], modules: Modules) -> list[tuple[str, str]]:
     """(convolution, batch norm) of the rules, if both are there."""
     pairs = []
-    for left, right in expand_rules(rules, name="fold").items():
-        form = re.compile(r"([^./]+)".join(re.escape(part) for part in left.split("*")))
+    for conv_pattern, norm_pattern in expand_rules(rules, name="fold").items():
+        form = re.compile(r"([^./]+)".join(re.escape(part) for part in conv_pattern.split("*")))
         for conv in modules:
             if match := form.fullmatch(conv):
-                norm = "".join(p + s for p, s in zip(right.split("*"), (*match.groups(), ""), strict=True))
+                norm = "".join(p + s for p, s in zip(norm_pattern.split("*"), (*match.groups(), ""), strict=True))
                 if "kernel" in modules[conv] and "scale" in modules.get(norm, {}):
                     pairs.append((conv, norm))
     return pairs

@@ -37,7 +37,7 @@ def parse(file: SourceFile) -> dict[str, np.ndarray]:
     known = {tensor.name: constant(tensor, file) for tensor in graph.initializer}
     read_by_network = {output.name for output in graph.output}
     for node in graph.node:
-        attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
         if node.op_type == "Constant" and "value" in attributes:
             known[node.output[0]] = constant(attributes["value"], file)
         elif node.op_type in _FOLDED and all(name in known for name in node.input if name):

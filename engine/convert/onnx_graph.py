@@ -39,17 +39,19 @@ def read(path: Path | str) -> list[Weights]:
     (i, o), or (h, w, c, o) if the graph tells the map's shape. Needs the package onnx (ImportError otherwise). Raises
     SourceError (a ValueError) for a file that is not ONNX.
     """
-    found: dict[str, Weights] = {}
+    layers: dict[str, Weights] = {}
     for key, value in onnx.read_by(__name__, path).items():
         number, kind, part, name = key.split("/", 3)
-        found.setdefault(number, Weights(cast(Kind, kind), name, {})).arrays[part] = value
-    return list(found.values())
+        layers.setdefault(number, Weights(cast(Kind, kind), name, {})).arrays[part] = value
+    return list(layers.values())
 
 
 def parse(file: SourceFile) -> dict[str, np.ndarray]:
     """The reader itself, for `engine.convert.reading`; the names are number/kind/part/name."""
-    found = _Walk(file).run()
-    return {f"{n}/{one.kind}/{part}/{one.name}": v for n, one in enumerate(found) for part, v in one.arrays.items()}
+    layers = _Walk(file).run()
+    return {
+        f"{n}/{layer.kind}/{part}/{layer.name}": v for n, layer in enumerate(layers) for part, v in layer.arrays.items()
+    }
 
 
 class _Walk:
@@ -58,26 +60,26 @@ class _Walk:
     def __init__(self, file: SourceFile) -> None:
         self.file = file
         self.graph = onnx.load(file)
-        self.constants = {one.name: onnx.constant(one, file) for one in self.graph.initializer}
+        self.constants = {constant.name: onnx.constant(constant, file) for constant in self.graph.initializer}
         self.readers: dict[str, int] = {}
         for node in self.graph.node:
             for name in node.input:
                 self.readers[name] = self.readers.get(name, 0) + 1
         self.made: dict[str, Weights] = {}
-        self.found: list[Weights] = []
+        self.layers: list[Weights] = []
 
     def run(self) -> list[Weights]:
         value = need("onnx", package="onnx").helper.get_attribute_value
         for node in self.graph.node:
             if handler := _HANDLERS.get(node.op_type):
-                handler(self, node, {one.name: value(one) for one in node.attribute})
-        return [one for one in self.found if one.arrays]
+                handler(self, node, {attribute.name: value(attribute) for attribute in node.attribute})
+        return [layer for layer in self.layers if layer.arrays]
 
-    def _add_found(self, kind: Kind, node: Any, **arrays: np.ndarray) -> None:
+    def _add_layer(self, kind: Kind, node: Any, **arrays: np.ndarray) -> None:
         for name, array in arrays.items():  # any number of nodes may read one tensor
             self.file.claim(array.shape, 4, f"{name} of {node.output[0]}")
         weights = Weights(kind, node.output[0], {name: a.astype(np.float32) for name, a in arrays.items()})
-        self.found.append(weights)
+        self.layers.append(weights)
         self.made[node.output[0]] = weights
 
     def _source(self, name: str, kind: Kind) -> Weights | None:
@@ -100,7 +102,7 @@ class _Walk:
         if kernel is None:
             return
         bias = self.constants[node.input[2]] if len(node.input) > 2 else np.zeros(len(kernel), np.float32)
-        self._add_found("kernel", node, kernel=folding.from_oihw(kernel), bias=bias)
+        self._add_layer("kernel", node, kernel=folding.from_oihw(kernel), bias=bias)
 
     def _gemm(self, node: Any, attributes: dict[str, Any]) -> None:
         matrix = self.constants.get(node.input[1])
@@ -122,11 +124,11 @@ class _Walk:
             bias = bias + np.repeat(offset, positions) @ matrix
             matrix = matrix * np.repeat(gain, positions)[:, None]
             norm.arrays = {}
-        self._add_found("kernel", node, kernel=matrix, bias=bias)
+        self._add_layer("kernel", node, kernel=matrix, bias=bias)
 
     def _add(self, node: Any, attributes: dict[str, Any]) -> None:
-        for given, other in (node.input, node.input[::-1]):
-            dense, bias = self._source(given, "kernel"), self.constants.get(other)
+        for dense_name, bias_name in (node.input, node.input[::-1]):
+            dense, bias = self._source(dense_name, "kernel"), self.constants.get(bias_name)
             if dense is not None and bias is not None and bias.size == dense.arrays["bias"].size:
                 dense.arrays["bias"] = dense.arrays["bias"] + bias.reshape(-1)
                 self.made[node.output[0]] = dense
@@ -134,7 +136,7 @@ class _Walk:
     def _prelu(self, node: Any, attributes: dict[str, Any]) -> None:
         slope = self.constants.get(node.input[1])
         if slope is not None:
-            self._add_found("slope", node, slope=slope.reshape(-1))
+            self._add_layer("slope", node, slope=slope.reshape(-1))
 
     def _batchnormalization(self, node: Any, attributes: dict[str, Any]) -> None:
         gamma, beta, mean, variance = (self.constants[name] for name in node.input[1:5])
@@ -142,7 +144,7 @@ class _Walk:
         gain, offset = folding.batch_norm(gamma=gamma, beta=beta, mean=mean, variance=variance, epsilon=epsilon)
         conv = self._source(node.input[0], "kernel")
         if conv is None:
-            self._add_found("scale", node, scale=gain, shift=offset)
+            self._add_layer("scale", node, scale=gain, shift=offset)
             return
         kernel, bias = folding.norm_after(conv.arrays["kernel"], conv.arrays["bias"], gain=gain, offset=offset)
         conv.arrays |= {"kernel": kernel, "bias": bias}

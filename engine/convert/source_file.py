@@ -68,20 +68,20 @@ class SourceFile:
                 raise SourceError(f"{self.path} names {name!r}, which cannot be read ({error.strerror})") from error
         return self.besides[path]
 
-    def claim(self, shape: Iterable[int], itemsize: int, what: str) -> None:
+    def claim(self, shape: Iterable[int], itemsize: int, label: str) -> None:
         """Announces an array before it is made. Raises SourceError if the file has claimed more than it may."""
         lengths = [int(length) for length in shape]
         if any(length < 0 for length in lengths) or len(lengths) > 32:
-            raise SourceError(f"{self.path} gives {what} the impossible shape {lengths[:32]}")
+            raise SourceError(f"{self.path} gives {label} the impossible shape {lengths[:32]}")
         self.claimed += math.prod(lengths) * itemsize
-        self.check(self.claimed, what)
+        self.check(self.claimed, label)
 
-    def check(self, size: int, what: str) -> None:
+    def check(self, size: int, label: str) -> None:
         """Raises SourceError for more bytes than may be made of this file."""
         limit = min(MAX_BYTES, FLOOR + FACTOR * self.total)
         if size > limit:
             raise SourceError(
-                f"{self.path} has {self.total:,} bytes and describes weights of {size:,} up to {what}: "
+                f"{self.path} has {self.total:,} bytes and describes weights of {size:,} up to {label}: "
                 f"at most {limit:,} are read from a file of its size"
             )
 

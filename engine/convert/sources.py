@@ -105,7 +105,7 @@ def yunet(path: Path | str) -> dict[str, np.ndarray]:
     for resize in ("240", "464", "465"):
         tensors.pop(resize, None)
     for level, layer, part in itertools.product(range(3), (1, 2), ("weight", "bias")):
-        heads = [tensors.pop(f"bbox_head.multi_level_{one}.{level}.conv{layer}.{part}") for one in _YUNET_HEADS]
+        heads = [tensors.pop(f"bbox_head.multi_level_{head}.{level}.conv{layer}.{part}") for head in _YUNET_HEADS]
         tensors[f"head.{level}.conv{layer}.{part}"] = np.concatenate(heads)
     return _folded(tensors)
 
@@ -153,10 +153,10 @@ def dlib_resnet(path: Path | str) -> dict[str, np.ndarray]:
     Raises dlib_dat.DlibFileError, a ValueError, for a file that is none of dlib's or that has another network.
     """
     layers = dlib_dat.layers(path)
-    *found, _ = ((layer.kind, tuple(round(number, 3) for number in layer.settings)) for layer in layers)
+    *described, _ = ((layer.kind, tuple(round(number, 3) for number in layer.settings)) for layer in layers)
     wanted = _resnet29()
-    if found != wanted:
-        pairs = itertools.zip_longest(found, wanted, fillvalue="nothing")
+    if described != wanted:
+        pairs = itertools.zip_longest(described, wanted, fillvalue="nothing")
         number, (theirs, ours) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
         raise dlib_dat.DlibFileError(
             f"{path} has another network than dlib_face_recognition_resnet_model_v1.dat: "

@@ -26,10 +26,10 @@ def parse(file: SourceFile) -> dict[str, np.ndarray]:
     """The reader itself, for `engine.convert.reading`."""
     interpreter = need(_NEEDS[0], package=_NEEDS[1]).Interpreter(model_content=file.data())
     made = {index for op in interpreter._get_ops_details() for index in op["outputs"]}
-    given = {detail["index"] for detail in interpreter.get_input_details()}
+    inputs = {detail["index"] for detail in interpreter.get_input_details()}
     tensors: dict[str, np.ndarray] = {}
     for detail in interpreter.get_tensor_details():
-        if detail["index"] not in made | given and detail["dtype"] is np.float32:
+        if detail["index"] not in made | inputs and detail["dtype"] is np.float32:
             if detail["name"] in tensors:
                 raise ValueError(f"two tensors are named {detail['name']}")
             file.claim(detail["shape"], 4, f"tensor {detail['name']}")

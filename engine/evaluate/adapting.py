@@ -40,10 +40,10 @@ class Pair(NamedTuple):
 
 
 def _alike(model: Classifier, pair: Pair, key: PRNGKeyArray, within: Range):
-    found = look(model.extractor, pair.canvas, draw(key, within))
-    logits = SCALE * found @ model.kernel + model.bias
+    embedding = look(model.extractor, pair.canvas, draw(key, within))
+    logits = SCALE * embedding @ model.kernel + model.bias
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, pair.label)
-    loss = loss + ANCHOR * (1 - jnp.sum(found * pair.plain))
+    loss = loss + ANCHOR * (1 - jnp.sum(embedding * pair.plain))
     return loss, (jnp.argmax(logits) == pair.label).astype(jnp.float32)
 
 
@@ -89,7 +89,7 @@ class Frozen:
     def embed(self, photos: Sequence[Path]) -> list[Float[np.ndarray, "d"] | None]:
         """See `recognisers.Recogniser`."""
         new = list(dict.fromkeys(photo for photo in photos if photo not in self.known))
-        found, there = stack(self.canvases.cut(new))
-        rows = iter(embeddings(self.extractor, found)) if len(found) else iter(())
+        faces, there = stack(self.canvases.cut(new))
+        rows = iter(embeddings(self.extractor, faces)) if len(faces) else iter(())
         self.known.update({photo: next(rows) if has else None for photo, has in zip(new, there, strict=True)})
         return [self.known[photo] for photo in photos]

@@ -50,12 +50,12 @@ class Canvases:
         if self.folder is None:
             return self._made(photo, hashed)
         by = f"{CROPS} {getattr(self.detector, 'key', None)} {self.settings}"
-        kept = self.folder / f"{sha256(f'{hashed} {by}'.encode()).hexdigest()}.u8"
-        if kept.is_file():
-            pixels = kept.read_bytes()
+        file = self.folder / f"{sha256(f'{hashed} {by}'.encode()).hexdigest()}.u8"
+        if file.is_file():
+            pixels = file.read_bytes()
             return np.frombuffer(pixels, np.uint8).reshape(CANVAS, CANVAS, 3) if pixels else None
         made = self._made(photo, hashed)
-        _write(kept, made)
+        _write(file, made)
         return made
 
     def faces(self, photos: Sequence[Path]) -> list[Pixels | None]:
@@ -88,9 +88,9 @@ def _middle(prepared: Prepared) -> int:
 
 def stack(canvases: Sequence[Canvas | None]) -> tuple[UInt8[np.ndarray, "k c c 3"], np.ndarray]:
     """The canvases that are there, in one array, and which they are (n,) bool."""
-    there = np.array([one is not None for one in canvases], bool)
-    found = [one for one in canvases if one is not None]
-    return np.stack(found) if found else np.empty((0, CANVAS, CANVAS, 3), np.uint8), there
+    there = np.array([canvas is not None for canvas in canvases], bool)
+    present = [canvas for canvas in canvases if canvas is not None]
+    return np.stack(present) if present else np.empty((0, CANVAS, CANVAS, 3), np.uint8), there
 
 
 # The pixels as they are, and nothing if there is no face. NumPy's own format parses Python, which older CPython

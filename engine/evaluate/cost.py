@@ -39,20 +39,24 @@ class Price:
 
 def prices(study: Study, presets: Sequence[Preset]) -> list[Price]:
     """Price that each preset adds, in this order."""
-    found, priced = [], set()
-    clean = len({photo for one in (*study.people.users, *study.people.others) for photo in (*one.scraped, *one.tests)})
+    added, priced = [], set()
+    clean = len(
+        {photo for person in (*study.people.users, *study.people.others) for photo in (*person.scraped, *person.tests)}
+    )
     for number, preset in enumerate(presets):
         cloaks, seconds = 0, preset.seconds(study)
         for wanted in preset.cloaks(study):
-            fresh = tuple(one for one in wanted.people if (wanted.label, one.name) not in priced)
-            priced |= {(wanted.label, one.name) for one in fresh}
+            fresh = tuple(person for person in wanted.people if (wanted.label, person.name) not in priced)
+            priced |= {(wanted.label, person.name) for person in fresh}
             missing = study.missing(type(wanted)(wanted.recipe, fresh, wanted.output))
             cloaks += missing
             seconds += missing * seconds_per_cloak(wanted.recipe)
         embeddings = preset.embeddings(study) + (clean if number == 0 else 0)
-        seconds += embeddings * sum(seconds_per_embedding(one.extractors, one.name) for one in study.recognisers)
-        found.append(Price(preset.name, cloaks, embeddings, seconds))
-    return found
+        seconds += embeddings * sum(
+            seconds_per_embedding(recogniser.extractors, recogniser.name) for recogniser in study.recognisers
+        )
+        added.append(Price(preset.name, cloaks, embeddings, seconds))
+    return added
 
 
 def seconds_per_cloak(recipe: Recipe) -> float:

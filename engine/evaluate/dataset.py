@@ -39,11 +39,11 @@ class People:
         """Write the lists as JSON, paths relative to `root`."""
         lists = {
             kind: {
-                one.name: {
-                    "scraped": [p.relative_to(root).as_posix() for p in one.scraped],
-                    "tests": [p.relative_to(root).as_posix() for p in one.tests],
+                person.name: {
+                    "scraped": [p.relative_to(root).as_posix() for p in person.scraped],
+                    "tests": [p.relative_to(root).as_posix() for p in person.tests],
                 }
-                for one in getattr(self, kind)
+                for person in getattr(self, kind)
             }
             for kind in ("users", "others", "public")
         }
@@ -72,7 +72,7 @@ class People:
     def photos(self) -> list[Path]:
         """All of them."""
         everybody = (*self.users, *self.others, *self.public)
-        return [photo for one in everybody for photo in (*one.scraped, *one.tests)]
+        return [photo for person in everybody for photo in (*person.scraped, *person.tests)]
 
 
 def choose(
@@ -88,23 +88,23 @@ def choose(
             "an evaluation needs at least 2 users with 4 photos each and 1 other person; "
             f"got {users} users, {photos} photos, {others} others, {public} public"
         )
-    found = photos_of(root)
+    by_name = photos_of(root)
     random = np.random.default_rng(seed)
 
-    def draw(eligible: Sequence[str], count: int, what: str) -> list[str]:
+    def draw(eligible: Sequence[str], count: int, role: str) -> list[str]:
         if len(eligible) < count:
-            raise ValueError(f"{root} has {len(eligible)} people who can be {what}; {count} were asked for")
+            raise ValueError(f"{root} has {len(eligible)} people who can be {role}; {count} were asked for")
         return sorted(str(name) for name in random.choice(eligible, count, replace=False))
 
-    rich = [name for name, own in found.items() if len(own) >= 2 * photos]
-    rich = rich if len(rich) >= users else [name for name, own in found.items() if len(own) >= photos]
+    rich = [name for name, paths in by_name.items() if len(paths) >= 2 * photos]
+    rich = rich if len(rich) >= users else [name for name, paths in by_name.items() if len(paths) >= photos]
     chosen = draw(rich, users, f"users (with {photos} photos)")
-    left = [name for name, own in found.items() if name not in chosen and len(own) >= SMALLEST]
-    rest = draw(left, others, f"others (with {SMALLEST} photos)")
-    left = [name for name in left if name not in rest]
-    practice = draw(left, public, f"the public (with {SMALLEST} photos)")
+    candidates = [name for name, paths in by_name.items() if name not in chosen and len(paths) >= SMALLEST]
+    rest = draw(candidates, others, f"others (with {SMALLEST} photos)")
+    candidates = [name for name in candidates if name not in rest]
+    practice = draw(candidates, public, f"the public (with {SMALLEST} photos)")
     return People(
-        users=tuple(Person(n, tuple(found[n][:photos][0::2]), tuple(found[n][:photos][1::2])) for n in chosen),
-        others=tuple(Person(n, tuple(found[n][:6][:-1]), tuple(found[n][:6][-1:])) for n in rest),
-        public=tuple(Person(n, tuple(found[n][:4][:-1]), tuple(found[n][:4][-1:])) for n in practice),
+        users=tuple(Person(n, tuple(by_name[n][:photos][0::2]), tuple(by_name[n][:photos][1::2])) for n in chosen),
+        others=tuple(Person(n, tuple(by_name[n][:6][:-1]), tuple(by_name[n][:6][-1:])) for n in rest),
+        public=tuple(Person(n, tuple(by_name[n][:4][:-1]), tuple(by_name[n][:4][-1:])) for n in practice),
     )

@@ -112,8 +112,8 @@ def fit(
         order = np.resize(random.permutation(count), batches * schedule.batch).reshape(batches, -1)
         for index, rows in enumerate(order):
             batch = jax.tree.map(lambda column, rows=rows: column[rows], examples)
-            now = jax.random.fold_in(key, epoch * batches + index)
-            state = _step(state, batch, now, objective=objective, schedule=schedule, steps=steps)
+            step_key = jax.random.fold_in(key, epoch * batches + index)
+            state = _step(state, batch, step_key, objective=objective, schedule=schedule, steps=steps)
         losses.append(float(state.loss) / batches)
         accuracies.append(float(state.right) / batches)
         if not np.isfinite(losses[-1]):
@@ -136,7 +136,9 @@ def _optimiser(schedule: Schedule, steps: int) -> optax.GradientTransformation:
 def _step(state, batch, key, *, objective, schedule, steps):
     def mean(model):
         keys = jax.random.split(key, schedule.batch)
-        loss, right = jax.vmap(lambda one, own: objective(model, one, own, schedule.look))(batch, keys)
+        loss, right = jax.vmap(lambda example, example_key: objective(model, example, example_key, schedule.look))(
+            batch, keys
+        )
         return jnp.mean(loss), jnp.mean(right)
 
     (loss, right), gradient = jax.value_and_grad(mean, has_aux=True)(state.model)

@@ -35,7 +35,7 @@ def evaluate(
     presets: Sequence[Preset],
     *,
     restart: bool = False,
-    started: Callable[[Preset], None] = lambda one: None,
+    started: Callable[[Preset], None] = lambda preset: None,
 ) -> dict[Preset, Findings]:
     """Run the presets and write report.html, results.json, tables and figures into the study's folder, after each.
 
@@ -43,18 +43,18 @@ def evaluate(
     raises; those before it are kept.
     """
     about = report.about(study)
-    found: dict[Preset, Findings] = {}
+    results: dict[Preset, Findings] = {}
     for preset in presets:
         place, key = study.out / DONE / f"{preset.name}.json", _key(about, preset)
-        kept = None if restart else _kept(place, key)
-        if kept is None:
+        findings = None if restart else _recalled(place, key)
+        if findings is None:
             started(preset)
             _keep(place, key, preset.run(study))
-            kept = _kept(place, key)  # as it is read back, so that a resumed report is the same
-            assert kept is not None
-        found[preset] = kept
-        report.write(found, about, study.out)
-    return found
+            findings = _recalled(place, key)  # as it is read back, so that a resumed report is the same
+            assert findings is not None
+        results[preset] = findings
+        report.write(results, about, study.out)
+    return results
 
 
 def _key(about: Mapping[str, Any], preset: Preset) -> str:
@@ -70,13 +70,13 @@ def _keep(place: Path, key: str, findings: Findings) -> None:
     files.write(place, json.dumps({"key": key, "findings": asdict(findings)}, default=_number).encode())
 
 
-def _kept(place: Path, key: str) -> Findings | None:
+def _recalled(place: Path, key: str) -> Findings | None:
     """Value kept under this key; None if there is none, or none that can be used: it is found again."""
     try:
-        kept = json.loads(place.read_text())
-        if kept["key"] != key:
+        record = json.loads(place.read_text())
+        if record["key"] != key:
             return None
-        findings = Findings(**kept["findings"])
+        findings = Findings(**record["findings"])
         if findings.figure:
             figures.checked(str(findings.figure))
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -100,7 +100,7 @@ def study_of(
     recognisers: Sequence[str] | None = None,
     consent: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
-    progress: Callable[[str, int, int], None] = lambda what, done, all: None,
+    progress: Callable[[str, int, int], None] = lambda label, done, all: None,
 ) -> Study:
     """The study of a call: its people chosen, or read from a list, and written to OUT/people.json.
 

@@ -95,22 +95,22 @@ def pareto(excess: Float[np.ndarray, "k"]) -> tuple[float, float]:
     return shape, first * (1 - shape)
 
 
-def chances(scores: Scores, own: Vector, tail: Tail) -> Vector:
+def chances(scores: Scores, similarities: Vector, tail: Tail) -> Vector:
     """The chance that one more stranger is more similar to a test than its own person is.
 
-    own: similarity of the person. Below the threshold the strangers are counted, above it the tail says.
+    similarities: to the person. Below the threshold the strangers are counted, above it the tail says.
     """
-    counted = (scores > own[:, None]).mean(axis=1)
-    return np.where(own >= tail.threshold, tail.beyond(own), counted)
+    counted = (scores > similarities[:, None]).mean(axis=1)
+    return np.where(similarities >= tail.threshold, tail.beyond(similarities), counted)
 
 
-def found(chances: Vector, ahead: Int[np.ndarray, "m"], *, more: int, guesses: int) -> Vector:
+def among_guesses(chances: Vector, ahead: Int[np.ndarray, "m"], *, more: int, guesses: int) -> Vector:
     """The chance that a person is among the best guesses once `more` strangers have joined.
 
     ahead: how many people are more similar already. Strangers are independent of each other.
 
     Example:
-        >>> found(np.array([0.0, 0.5]), np.array([0, 0]), more=1, guesses=1)
+        >>> among_guesses(np.array([0.0, 0.5]), np.array([0, 0]), more=1, guesses=1)
         array([1. , 0.5])
     """
     return np.asarray(binom.cdf(guesses - 1 - ahead, more, np.clip(chances, 0, 1)))

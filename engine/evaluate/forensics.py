@@ -40,17 +40,17 @@ def noise(face: Pixels) -> Float[np.ndarray, " d"]:
     how often neighbouring differences follow each other (SPAM, Pevný et al. 2010).
     """
     planes = cv2.cvtColor(face, cv2.COLOR_RGB2YCrCb).astype(np.float32)
-    found = []
+    features = []
     for channel in range(3):
         plane = np.ascontiguousarray(planes[..., channel])
         for sigma in SCALES:
             smooth = cv2.GaussianBlur(plane, (0, 0), sigma)
             band, plane = plane - smooth, smooth
-            found.append(np.log(band.std() + LEAST).reshape(1))
+            features.append(np.log(band.std() + LEAST).reshape(1))
             if channel == 0:
                 energy = cv2.resize(band * band, (GRID, GRID), interpolation=cv2.INTER_AREA)
-                found.append(np.log(energy + LEAST).ravel())
-    return np.concatenate([*found, _follow(planes[..., 0])])
+                features.append(np.log(energy + LEAST).ravel())
+    return np.concatenate([*features, _follow(planes[..., 0])])
 
 
 def _follow(luma: Float[np.ndarray, "h w"]) -> Float[np.ndarray, " d"]:
@@ -67,8 +67,8 @@ def _follow(luma: Float[np.ndarray, "h w"]) -> Float[np.ndarray, " d"]:
 def squeezing(extractor: Extractor, canvases: UInt8[np.ndarray, "n c c 3"]) -> Float[np.ndarray, "n 3"]:
     """How far each of SQUEEZES moves the embeddings of canvases."""
     plain = embeddings(extractor, canvases)
-    moved = [embeddings(extractor, np.stack([squeeze(one) for one in canvases])) for squeeze in SQUEEZES]
-    return np.stack([np.linalg.norm(plain - other, axis=1) for other in moved], axis=1)
+    moved = [embeddings(extractor, np.stack([squeeze(canvas) for canvas in canvases])) for squeeze in SQUEEZES]
+    return np.stack([np.linalg.norm(plain - squeezed, axis=1) for squeezed in moved], axis=1)
 
 
 class Discriminant(NamedTuple):
@@ -138,7 +138,7 @@ def interval(
 ) -> tuple[float, float]:
     """The 95 % interval of the area under the curve, by bootstrap over people: photos of one person are alike."""
     random = np.random.default_rng(seed)
-    rows = [np.flatnonzero(people == one) for one in np.unique(people)]
+    rows = [np.flatnonzero(people == person) for person in np.unique(people)]
     areas = []
     for _ in range(draws):
         taken = np.concatenate([rows[n] for n in random.integers(len(rows), size=len(rows))])

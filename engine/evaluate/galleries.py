@@ -26,8 +26,8 @@ Distances = Float[np.ndarray, "m k"]
 
 def embedded(recogniser: Recogniser, photos: Sequence[Path]) -> list[Float[np.ndarray, "d"] | None]:
     """An embedding of length one for each photo, None without a face."""
-    found = recogniser.embed(list(photos))
-    return [None if row is None else row / max(float(np.linalg.norm(row)), 1e-9) for row in found]
+    rows = recogniser.embed(list(photos))
+    return [None if row is None else row / max(float(np.linalg.norm(row)), 1e-9) for row in rows]
 
 
 def stacked(rows: Sequence[Float[np.ndarray, "d"] | None]) -> Rows:
@@ -38,8 +38,8 @@ def stacked(rows: Sequence[Float[np.ndarray, "d"] | None]) -> Rows:
 
 def people(recogniser: Recogniser, photos: Sequence[Sequence[Path]]) -> list[Rows]:
     """The embeddings of each person, empty for one without a face. All photos are shown to the recogniser at once."""
-    flat = embedded(recogniser, [photo for own in photos for photo in own])
-    ends = np.cumsum([len(own) for own in photos], dtype=int)
+    flat = embedded(recogniser, [photo for paths in photos for photo in paths])
+    ends = np.cumsum([len(paths) for paths in photos], dtype=int)
     return [stacked(flat[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
@@ -48,7 +48,7 @@ def further(faces: Path, known: Collection[str]) -> dict[str, list[Path]]:
 
     Raises ValueError for a folder without people.
     """
-    return {name: own[:PHOTOS] for name, own in photos_of(faces).items() if name not in known}
+    return {name: paths[:PHOTOS] for name, paths in photos_of(faces).items() if name not in known}
 
 
 def to_photos(tests: Rows, gallery: Sequence[Rows]) -> Distances:
@@ -80,5 +80,5 @@ def nearer(distances: Distances, truth: Int[np.ndarray, "m"]) -> Int[np.ndarray,
         >>> nearer(np.array([[0.2, 0.1, 0.4]]), np.array([0]))
         array([1])
     """
-    own = distances[np.arange(len(truth)), truth][:, None]
-    return (distances < own).sum(axis=1)
+    to_truth = distances[np.arange(len(truth)), truth][:, None]
+    return (distances < to_truth).sum(axis=1)

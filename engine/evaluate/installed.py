@@ -155,9 +155,11 @@ def _graph(file: Path) -> UInt8[np.ndarray, "n"]:
         model = onnx.load(str(file))
     except DecodeError as error:
         raise ValueError(f"{file} is no ONNX file: {error}") from None
-    read = {name for node in model.graph.node for name in node.input} - {one.name for one in model.graph.initializer}
-    for given in [one for one in model.graph.input if one.name not in read]:
-        model.graph.input.remove(given)
+    read = {name for node in model.graph.node for name in node.input} - {
+        weight.name for weight in model.graph.initializer
+    }
+    for weight in [weight for weight in model.graph.input if weight.name not in read]:
+        model.graph.input.remove(weight)
     return np.frombuffer(model.SerializeToString(), np.uint8)
 
 

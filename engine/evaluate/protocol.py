@@ -131,27 +131,27 @@ def classify(
         return [photo for photo in there if photo is not None]
 
     everybody = [*users, *others]
-    learnt = [(path, label) for label, one in enumerate(everybody) for path in files(one.scraped)]
-    asked = [files(one.tests) for one in everybody]
+    learnt = [(path, label) for label, person in enumerate(everybody) for path in files(person.scraped)]
+    asked = [files(person.tests) for person in everybody]
     labels = np.array([label for _, label in learnt])
     missing = sorted(set(range(len(everybody))) - set(labels.tolist()))
     if missing:
         raise ValueError(f"no photo is left for the tracker to learn {everybody[missing[0]].name} from")
-    found = tracker.names([path for path, _ in learnt], labels, [path for part in asked for path in part])
+    answers = tracker.names([path for path, _ in learnt], labels, [path for part in asked for path in part])
     ends = np.cumsum([len(part) for part in asked])
     missed, right = [], []
     for label, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-        own = found[start:end]
+        named = answers[start:end]
         if label < len(users):
-            missed.append(np.where(own == NOBODY, np.nan, own != label))
+            missed.append(np.where(named == NOBODY, np.nan, named != label))
         else:
-            right += [value == label for value in own.tolist() if value != NOBODY]
+            right += [value == label for value in named.tolist() if value != NOBODY]
     return Answers(tuple(missed), float(np.mean(right)) if right else float("nan"))
 
 
 def rate(missed: Sequence[np.ndarray], *, seed: int = 0) -> Rate:
     """Mean over users of the share missed, with its bootstrap interval; users without a test left do not count."""
-    shares = np.array([np.nanmean(own) for own in missed if np.isfinite(own).any()])
+    shares = np.array([np.nanmean(user_missed) for user_missed in missed if np.isfinite(user_missed).any()])
     if not len(shares):
         return Rate(float("nan"), float("nan"), float("nan"))
     drawn = np.random.default_rng(seed).choice(shares, (10_000, len(shares))).mean(axis=1)
@@ -185,7 +185,7 @@ def measure(
         with_cloaks=with_cloaks,
         without=floor,
         users=users,
-        scraped=sum(cloaked.get(photo, photo) is not None for one in users for photo in one.scraped),
+        scraped=sum(cloaked.get(photo, photo) is not None for user in users for photo in user.scraped),
         other_people=len(others),
     )
 
@@ -210,7 +210,7 @@ def judged(
         others_floor=without.others,
         users=len(users),
         scraped=scraped,
-        tests=sum(len(one.tests) for one in users),
+        tests=sum(len(user.tests) for user in users),
         other_people=other_people,
-        faceless=int(sum(np.isnan(own).sum() for own in with_cloaks.missed)),
+        faceless=int(sum(np.isnan(user_missed).sum() for user_missed in with_cloaks.missed)),
     )

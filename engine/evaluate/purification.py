@@ -95,11 +95,11 @@ def purified(
     """
     if name not in PURIFICATIONS:
         raise ValueError(f"no purification named {name!r}; there are {', '.join(PURIFICATIONS)}")
-    kept = folder / name.replace(" ", "-").replace(",", "")
-    kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = folder / name.replace(" ", "-").replace(",", "")
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
     copies: dict[Path, Path] = {}
     for done, photo in enumerate(dict.fromkeys(photos), 1):
-        copy = kept / f"{digest(photo)[:32]}.png"
+        copy = place / f"{digest(photo)[:32]}.png"
         if not copy.exists():
             data = io.BytesIO()
             Image.fromarray(PURIFICATIONS[name](read(photo).pixels)).save(data, "PNG")

@@ -124,14 +124,14 @@ class ExtractorRecogniser:
 
     def embed(self, photos: Sequence[Path]) -> list[Float32[np.ndarray, "d"] | None]:
         """Embeddings of length one. Photos are decoded and their faces found in threads while the network computes."""
-        found: list[Float32[np.ndarray, "d"] | None] = [None] * len(photos)
+        embeddings: list[Float32[np.ndarray, "d"] | None] = [None] * len(photos)
         waiting: list[tuple[int, np.ndarray]] = []
 
         def flush() -> None:
             if waiting:
                 rows = extractors.embed_all(self._extractor, [canvas for _, canvas in waiting], batch=BATCH)
                 for (index, _), row in zip(waiting, rows, strict=True):
-                    found[index] = row.copy()
+                    embeddings[index] = row.copy()
                 waiting.clear()
 
         for index, canvas in enumerate(in_threads(self._canvas, photos)):
@@ -140,7 +140,7 @@ class ExtractorRecogniser:
             if len(waiting) == BATCH:
                 flush()
         flush()
-        return found
+        return embeddings
 
     def _canvas(self, path: Path) -> Float32[np.ndarray, "c c 3"] | None:
         try:

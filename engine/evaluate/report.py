@@ -55,14 +55,15 @@ def about(study: Study) -> dict[str, Any]:
     The weights are those of the cloaks and of every recogniser that is one of the engine's extractors.
     """
     people = study.people
-    names = {*study.recipe.names, *(name for one in study.recognisers for name in one.extractors)}
+    names = {*study.recipe.names, *(name for recogniser in study.recognisers for name in recogniser.extractors)}
     return {
         "recipe": asdict(study.recipe),
         "output": asdict(study.output),
         "detection": asdict(study.detection),
         "seed": study.seed,
         "recognisers": [
-            {"name": one.name, "extractors": list(one.extractors), "version": one.version} for one in study.recognisers
+            {"name": recogniser.name, "extractors": list(recogniser.extractors), "version": recogniser.version}
+            for recogniser in study.recognisers
         ],
         "weights": {name: registry.find(name).sha256 for name in sorted(names)},
         "cloaks": CLOAKS,
@@ -82,7 +83,10 @@ def people_sha256(people: People) -> str:
     It is the same wherever the photos lie, and another when one is exchanged.
     """
     lists = {
-        kind: {one.name: [[photo.name for photo in half] for half in (one.scraped, one.tests)] for one in members}
+        kind: {
+            person.name: [[photo.name for photo in half] for half in (person.scraped, person.tests)]
+            for person in members
+        }
         for kind, members in (("users", people.users), ("others", people.others), ("public", people.public))
     }
     return hashlib.sha256(json.dumps(lists, sort_keys=True).encode()).hexdigest()
@@ -90,10 +94,10 @@ def people_sha256(people: People) -> str:
 
 def _further(study: Study) -> dict[str, Any]:
     """Other people in the folder that the people were chosen from: large galleries have them."""
-    known = {one.name for kind in (study.people.users, study.people.others, study.people.public) for one in kind}
-    found = galleries.further(study.faces, known) if study.faces is not None else {}
-    names = [[name, *(photo.name for photo in own)] for name, own in found.items()]
-    return {"count": len(found), "sha256": hashlib.sha256(json.dumps(names).encode()).hexdigest()}
+    known = {person.name for kind in (study.people.users, study.people.others, study.people.public) for person in kind}
+    people = galleries.further(study.faces, known) if study.faces is not None else {}
+    names = [[name, *(photo.name for photo in photos)] for name, photos in people.items()]
+    return {"count": len(people), "sha256": hashlib.sha256(json.dumps(names).encode()).hexdigest()}
 
 
 def write(findings: Mapping[Preset, Findings], about: Mapping[str, Any], out: Path) -> Path:
@@ -102,18 +106,18 @@ def write(findings: Mapping[Preset, Findings], about: Mapping[str, Any], out: Pa
     about: as the function of that name gives it; it stands in results.json beside the findings.
     """
     sections = []
-    for preset, found in findings.items():
-        drawn = figures.svg(found.figure) if isinstance(found.figure, Figure) else found.figure or ""
+    for preset, result in findings.items():
+        drawn = figures.svg(result.figure) if isinstance(result.figure, Figure) else result.figure or ""
         if drawn:
             figures.checked(drawn)
-        sections.append(Section(preset, found, tables.table(found.rows) if found.rows else None, drawn))
-        if found.rows:
-            _put(out / "tables" / f"{preset.name}.csv", tables.unrounded(found.rows))
-            _put(out / "tables" / f"{preset.name}.md", tables.markdown(found.rows))
+        sections.append(Section(preset, result, tables.table(result.rows) if result.rows else None, drawn))
+        if result.rows:
+            _put(out / "tables" / f"{preset.name}.csv", tables.unrounded(result.rows))
+            _put(out / "tables" / f"{preset.name}.md", tables.markdown(result.rows))
         if drawn:
             _put(out / "figures" / f"{preset.name}.svg", drawn)
     _put(out / "results.json", json.dumps(results(findings, about), indent=1, allow_nan=False) + "\n")
-    rows = next((found.rows for preset, found in findings.items() if preset.name == HEADLINE), ())
+    rows = next((result.rows for preset, result in findings.items() if preset.name == HEADLINE), ())
     page = html.stream(
         "report.html.jinja",
         sections=[section._replace(figure=html.safe(section.figure)) for section in sections],
@@ -135,11 +139,11 @@ def results(findings: Mapping[Preset, Findings], about: Mapping[str, Any]) -> di
                 "title": preset.title,
                 "source": preset.source,
                 "question": preset.question,
-                "sentences": list(found.sentences),
-                "deviations": list(found.deviations),
-                "rows": _plain(found.rows),
+                "sentences": list(result.sentences),
+                "deviations": list(result.deviations),
+                "rows": _plain(result.rows),
             }
-            for preset, found in findings.items()
+            for preset, result in findings.items()
         },
     }
 
@@ -155,11 +159,11 @@ def summary(rows: tables.Rows) -> list[str]:
         ("in", "trackers on networks that the cloaks were made on"),
         ("held-out", "trackers on networks that took no part (held out)"),
     ):
-        own = [row for row in rows if row["part"] == part]
-        for title, group in _verdicts(own):
+        part_rows = [row for row in rows if row["part"] == part]
+        for title, group in _verdicts(part_rows):
             listed = "; ".join(_listed(group))
-            said.append(f"{title} {len(group)} of {len(own)} {trackers}: {listed}.")
-        if rows and not own:
+            said.append(f"{title} {len(group)} of {len(part_rows)} {trackers}: {listed}.")
+        if rows and not part_rows:
             said.append(f"There were no {trackers}: nothing is said about those.")
     named = [row for row in rows if math.isfinite(row["others"]) and math.isfinite(row["others_floor"])]
     if named:
@@ -191,11 +195,11 @@ def _listed(rows: tables.Rows) -> list[str]:
     for row in rows:
         groups.setdefault(row.get("recogniser", row["tracker"]), []).append(row)
     said = []
-    for name, own in groups.items():
-        heads = f" ({', '.join(row['head'] for row in own)})" if "head" in own[0] else ""
-        rates = dict.fromkeys(tables.percent(value) for value in sorted(row["protection"] for row in own))
-        floor = tables.percent(max(row["floor"] for row in own))
-        most = "at most " if len(own) > 1 else ""
+    for name, group in groups.items():
+        heads = f" ({', '.join(row['head'] for row in group)})" if "head" in group[0] else ""
+        rates = dict.fromkeys(tables.percent(value) for value in sorted(row["protection"] for row in group))
+        floor = tables.percent(max(row["floor"] for row in group))
+        most = "at most " if len(group) > 1 else ""
         said.append(f"{name}{heads} {' to '.join([*rates][:: max(len(rates) - 1, 1)])}, floor {most}{floor}")
     return said
 
@@ -203,11 +207,11 @@ def _listed(rows: tables.Rows) -> list[str]:
 def _plain(value: Any) -> Any:
     """The value as JSON has it: NumPy's numbers as Python's, what is not finite as null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (str, bool)) or value is None:
         return value
     if isinstance(value, Sequence):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     number = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(number, float) and not math.isfinite(number) else number
 

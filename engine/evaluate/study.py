@@ -101,7 +101,7 @@ class Study:
     consent: tuple[str, ...] = ()
     faces: Path | None = None
     say: Callable[[str], None] = lambda line: None
-    progress: Callable[[str, int, int], None] = lambda what, done, all: None
+    progress: Callable[[str, int, int], None] = lambda label, done, all: None
     _measured: dict[tuple[Path, Path, int], float] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -118,11 +118,11 @@ class Study:
         """The cloaked files of a set; those that are not there yet are made now. Raises PhotoError if any failed."""
         folder = self.folder(wanted)
         originals: dict[str, Path] = {}
-        for one in wanted.people:
-            (folder / "scraped" / one.name).mkdir(parents=True, exist_ok=True)
-            for photo in one.scraped:
-                linked(folder / "scraped" / one.name / photo.name, photo)
-                originals[f"{one.name}/{photo.name}"] = photo
+        for person in wanted.people:
+            (folder / "scraped" / person.name).mkdir(parents=True, exist_ok=True)
+            for photo in person.scraped:
+                linked(folder / "scraped" / person.name / photo.name, photo)
+                originals[f"{person.name}/{photo.name}"] = photo
         watch = Counting(lambda made: self.progress(f"cloaks {wanted.label}", made, len(originals)))
         begun = time.perf_counter()
         bulk.run(
@@ -158,7 +158,7 @@ class Study:
         folder = self.folder(wanted)
         with Survey(folder / "cloaked") as survey:
             there = {_key(row) for row in survey.rows()}
-        return sum(f"{one.name}/{photo.name}" not in there for one in wanted.people for photo in one.scraped)
+        return sum(f"{person.name}/{photo.name}" not in there for person in wanted.people for photo in person.scraped)
 
     def dssim(self, original: Path, changed: Path) -> float:
         """DSSIM between two files around the face nearest to the middle of the original, measured once."""

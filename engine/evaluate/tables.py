@@ -72,7 +72,7 @@ def columns(rows: Rows) -> list[str]:
 def table(rows: Rows) -> Table:
     """Rounded, an interval beside its rate; what is the same in all rows of several is named once."""
     keys = columns(rows)
-    merged = {base + end for base in keys for end in _ENDS if all(base + other in keys for other in _ENDS)}
+    merged = {base + end for base in keys for end in _ENDS if all(base + ending in keys for ending in _ENDS)}
     shown = [key for key in keys if key not in merged]
     if "recogniser" in shown and "head" in shown:
         shown = [key for key in shown if key != "tracker"]  # the two in one word
@@ -170,12 +170,14 @@ def readme_table(results: Mapping[str, Any], *, brief: bool = False) -> str:
     heads = list(dict.fromkeys(row["head"] for row in rows))
     lines = []
     for recogniser in _telling(rows) if brief else dict.fromkeys(row["recogniser"] for row in rows):
-        own = {row["head"]: row for row in rows if row["recogniser"] == recogniser}
+        by_head = {row["head"]: row for row in rows if row["recogniser"] == recogniser}
         cells = [
-            f"{with_interval(own[head], 'protection')}; {percent(own[head]['floor'])}" if head in own else "-"
+            f"{with_interval(by_head[head], 'protection')}; {percent(by_head[head]['floor'])}"
+            if head in by_head
+            else "-"
             for head in heads
         ]
-        lines.append([recogniser, PARTS[next(iter(own.values()))["part"]], *cells])
+        lines.append([recogniser, PARTS[next(iter(by_head.values()))["part"]], *cells])
     table = _markdown(["recogniser", "in or held out", *heads], lines)
     first = rows[0]
     people = f"{first['users']} users, {first['cloaked']} cloaked photos, {first['tests']} clean test photos"
@@ -196,8 +198,8 @@ def _telling(rows: Rows) -> list[str]:
     """
     means: dict[str, dict[str, float]] = {part: {} for part in PARTS}
     for row in rows:
-        own = [one["protection"] for one in rows if one["recogniser"] == row["recogniser"]]
-        known = [value for value in own if value is not None and not math.isnan(value)]
+        values = [peer["protection"] for peer in rows if peer["recogniser"] == row["recogniser"]]
+        known = [value for value in values if value is not None and not math.isnan(value)]
         if known:
             means[row["part"]][row["recogniser"]] = sum(known) / len(known)
     ends = [end(part, key=part.__getitem__) for part in means.values() if part for end in (max, min)]

@@ -67,9 +67,9 @@ def logits(model: Classifier, canvas: UInt8[Array | np.ndarray, "c c 3"], view: 
 
 
 def _named_rightly(model: Classifier, photo: Photos, key: PRNGKeyArray, within: Range):
-    found = logits(model, photo.canvas, draw(key, within))
-    loss = optax.softmax_cross_entropy_with_integer_labels(found, photo.label)
-    return loss, (jnp.argmax(found) == photo.label).astype(jnp.float32)
+    scores = logits(model, photo.canvas, draw(key, within))
+    loss = optax.softmax_cross_entropy_with_integer_labels(scores, photo.label)
+    return loss, (jnp.argmax(scores) == photo.label).astype(jnp.float32)
 
 
 @jax.tree_util.register_dataclass
@@ -98,9 +98,9 @@ def _learnt_from_scratch(model: Scratch, photo: Photos, key: PRNGKeyArray, withi
     seen, dropped = jax.random.split(key)
     side, channels = SIZE // 16, model.params["blocks"][2]["second"]["bias"].shape[0]
     dropout = jax.random.bernoulli(dropped, KEPT, (side, side, channels)).astype(jnp.float32) / KEPT
-    found = model.logits(photo.canvas, draw(seen, within), dropout)
-    wanted = optax.smooth_labels(jax.nn.one_hot(photo.label, found.shape[0]), LABEL_SMOOTHING)
-    return optax.softmax_cross_entropy(found, wanted), (jnp.argmax(found) == photo.label).astype(jnp.float32)
+    scores = model.logits(photo.canvas, draw(seen, within), dropout)
+    wanted = optax.smooth_labels(jax.nn.one_hot(photo.label, scores.shape[0]), LABEL_SMOOTHING)
+    return optax.softmax_cross_entropy(scores, wanted), (jnp.argmax(scores) == photo.label).astype(jnp.float32)
 
 
 @jax.jit
@@ -111,8 +111,10 @@ def _classify(model: Classifier, canvases: UInt8[Array | np.ndarray, "b c c 3"])
 @jax.jit
 def _classify_scratch(model: Scratch, canvases: UInt8[Array | np.ndarray, "b c c 3"]) -> Float[Array, "b k"]:
     def both(canvas):
-        one, other = (jax.nn.softmax(model.logits(canvas, straight(mirrored=way))) for way in (False, True))
-        return one + other
+        plain, flipped = (
+            jax.nn.softmax(model.logits(canvas, straight(mirrored=mirrored))) for mirrored in (False, True)
+        )
+        return plain + flipped
 
     return jax.vmap(both)(canvases)
 
@@ -198,10 +200,10 @@ class FromScratch:
 
 
 def _examples(canvases: Canvases, photos: Sequence[Path], labels: Int[np.ndarray, "n"]) -> Photos:
-    found, there = stack(canvases.cut(photos))
+    faces, there = stack(canvases.cut(photos))
     if not there.any():
         raise ValueError(f"no face was found on any of the {len(photos)} photos to learn from")
-    return Photos(found, np.asarray(labels, np.int32)[there])
+    return Photos(faces, np.asarray(labels, np.int32)[there])
 
 
 def _train(

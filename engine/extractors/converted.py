@@ -59,8 +59,8 @@ WORDS = {
 
 def home() -> Path:
     """FAWKES_ENGINE_HOME, or `fawkes-engine` in the platform's folder for a user's data."""
-    if given := os.environ.get("FAWKES_ENGINE_HOME"):
-        return Path(given)
+    if place := os.environ.get("FAWKES_ENGINE_HOME"):
+        return Path(place)
     return platformdirs.user_data_path("fawkes-engine", appauthor=False)
 
 
@@ -69,15 +69,15 @@ def cards(folder: Path | None = None) -> dict[str, dict[str, Any]]:
 
     Raises `checkpoint.CheckpointError` if any card is damaged.
     """
-    found, damaged = read(folder)
+    usable, damaged = read(folder)
     for sentence in damaged.values():
         raise checkpoint.CheckpointError(sentence)
-    return found
+    return usable
 
 
 def read(folder: Path | None = None) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The cards that can be used, as `cards` has them, and of each damaged one, by name, a sentence that says so."""
-    found, damaged = {}, {}
+    usable, damaged = {}, {}
     for path in sorted(((folder or home()) / "extractors").glob(f"[a-z0-9]*/{CARD}")):
         try:
             with opened(path) as file:
@@ -87,11 +87,11 @@ def read(folder: Path | None = None) -> tuple[dict[str, dict[str, Any]], dict[st
             card = tomllib.loads(data.decode())
             _check(card, FIELDS, "")
             known = {name: value for name, value in card.items() if name != "metric"}  # nobody here has measured it
-            found[path.parent.name] = known | {"path": str(path.parent / card["path"])}
+            usable[path.parent.name] = known | {"path": str(path.parent / card["path"])}
         except (OSError, ValueError, RecursionError) as error:
             said = error.strerror if isinstance(error, OSError) else str(error)
             damaged[path.parent.name] = f"{path} is damaged ({said}); convert the extractor again or delete its folder"
-    return found, damaged
+    return usable, damaged
 
 
 def _check(table: Mapping[str, Any], fields: Mapping[str, Any], inside: str) -> None:
@@ -112,8 +112,8 @@ def _check(table: Mapping[str, Any], fields: Mapping[str, Any], inside: str) -> 
 
 def _is(value: Any, kind: Any) -> bool:
     if isinstance(kind, tuple):
-        one, count = kind
-        return isinstance(value, list) and count in (None, len(value)) and all(_is(part, one) for part in value)
+        item_kind, count = kind
+        return isinstance(value, list) and count in (None, len(value)) and all(_is(part, item_kind) for part in value)
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if kind is int:
@@ -154,7 +154,7 @@ def _toml(table: Mapping[str, Any]) -> str:
     lines = [f"{key} = {plain(value)}" for key, value in table.items() if not isinstance(value, Mapping)]
     for key, value in table.items():
         if isinstance(value, Mapping):
-            lines += [f"[{key}]", *(f"{inner} = {plain(one)}" for inner, one in value.items())]
+            lines += [f"[{key}]", *(f"{inner} = {plain(entry)}" for inner, entry in value.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -100,9 +100,9 @@ def embed_all(
     """
     rows = np.empty((len(canvases), extractor.dim), np.float32)
     for first in range(0, len(canvases), batch):
-        some = np.stack([np.asarray(one) for one in canvases[first : first + batch]])
-        scale = np.float32(255 if some.dtype == np.uint8 else 1)
-        padded = np.zeros((batch, *some.shape[1:]), np.float32)
-        padded[: len(some)] = some / scale
-        rows[first : first + len(some)] = np.asarray(embed_batch(extractor, padded), np.float32)[: len(some)]
+        chunk = np.stack([np.asarray(canvas) for canvas in canvases[first : first + batch]])
+        scale = np.float32(255 if chunk.dtype == np.uint8 else 1)
+        padded = np.zeros((batch, *chunk.shape[1:]), np.float32)
+        padded[: len(chunk)] = chunk / scale
+        rows[first : first + len(chunk)] = np.asarray(embed_batch(extractor, padded), np.float32)[: len(chunk)]
     return rows

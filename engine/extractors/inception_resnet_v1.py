@@ -52,11 +52,11 @@ class Residual(nnx.Module):
     def tune(self) -> None:
         """One product, `entry`, in place of those with which the branches begin; widths: where it is split."""
         first = [branch[0] for branch in self.branches]
-        kernel = np.concatenate([np.asarray(one.kernel[...]) for one in first], axis=3)
+        kernel = np.concatenate([np.asarray(conv.kernel[...]) for conv in first], axis=3)
         self.entry = Conv(kernel.shape[2], kernel.shape[3], (1, 1), rngs=None)
         self.entry.kernel[...] = kernel
-        self.entry.bias[...] = np.concatenate([np.asarray(one.bias[...]) for one in first])
-        self.widths = tuple(np.cumsum([one.bias[...].shape[0] for one in first])[:-1].tolist())
+        self.entry.bias[...] = np.concatenate([np.asarray(conv.bias[...]) for conv in first])
+        self.widths = tuple(np.cumsum([conv.bias[...].shape[0] for conv in first])[:-1].tolist())
         self.branches = nnx.List([nnx.List(branch[1:]) for branch in self.branches])
 
 

@@ -119,8 +119,8 @@ def _tuned_conv_backward(stride: int, padding: Padding, residuals: tuple[Array, 
 
     def turned(gradient: Array, kernel: Array, flipped: Array) -> Array:
         del kernel
-        found = _convolved(gradient, flipped, strides=(1, 1), pads=pads, dilation=stride, sums=jnp.float32)
-        return found.astype(gradient.dtype)
+        cotangent = _convolved(gradient, flipped, strides=(1, 1), pads=pads, dilation=stride, sums=jnp.float32)
+        return cotangent.astype(gradient.dtype)
 
     def automatic(gradient: Array, kernel: Array, flipped: Array) -> Array:
         del flipped
@@ -219,11 +219,11 @@ def _to_kernel(x: Array, kernel: Array, gradient: Array, stride: int, padding: P
         first = number * block
         tall = (block - 1) * stride + height
         seen = lax.dynamic_slice(padded, (first * stride, 0, 0), (tall, *padded.shape[1:])).astype(jnp.float32)
-        own = lax.dynamic_slice(gradient, (first, 0, 0), (block, columns, channels)).astype(jnp.float32)
+        cotangents = lax.dynamic_slice(gradient, (first, 0, 0), (block, columns, channels)).astype(jnp.float32)
         taps = ((dy, dx) for dy in range(height) for dx in range(width))
         return tuple(
             functools.reduce(
-                jnp.add, [seen[r * stride + dy, dx : dx + last : stride] * own[r] for r in range(block)], total
+                jnp.add, [seen[r * stride + dy, dx : dx + last : stride] * cotangents[r] for r in range(block)], total
             )
             for total, (dy, dx) in zip(totals, taps, strict=True)
         )

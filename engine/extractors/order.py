@@ -32,8 +32,8 @@ def layers(build: Callable[..., nnx.Module]) -> list[tuple[str, list[str]]]:
 def _layers(module: Any, path: str) -> Iterator[tuple[str, list[str]]]:
     items = enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
     children = [(f"{path}/{name}".removeprefix("/"), name, value) for name, value in items]
-    if own := [str(name) for _, name, value in children if isinstance(value, nnx.Param)]:
-        yield path, own
+    if names := [str(name) for _, name, value in children if isinstance(value, nnx.Param)]:
+        yield path, names
     for below, _, value in children:
         if isinstance(value, nnx.Module):
             yield from _layers(value, below)

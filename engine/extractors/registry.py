@@ -138,14 +138,14 @@ def about(name: str) -> dict[str, Any]:
 def lineage(names: Iterable[str]) -> frozenset[str]:
     """These extractors and all that they were trained from, as their cards tell; a name not known stands for itself."""
     known = tables()
-    found: set[str] = set()
+    ancestors: set[str] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name not in found:
-            found.add(name)
+        if name not in ancestors:
+            ancestors.add(name)
             waiting += known.get(name, {}).get("trained_from", [])
-    return frozenset(found)
+    return frozenset(ancestors)
 
 
 def network(name: str, options: Mapping[str, Any]) -> Callable[..., nnx.Module]:
@@ -175,15 +175,15 @@ def find(name: str) -> Entry:
         if name in (broken := damaged()):
             raise checkpoint.CheckpointError(broken[name])
         return _of_package(name)
-    given = table["input"]
+    fields = table["input"]
     try:
         spec = InputSpec(
-            size=given["size"],
-            window=(given["window"][0], given["window"][1]),
-            mean=tuple(given["mean"]),
-            scale=given["scale"],
-            bgr=given["bgr"],
-            down=given.get("down", 0.0),
+            size=fields["size"],
+            window=(fields["window"][0], fields["window"][1]),
+            mean=tuple(fields["mean"]),
+            scale=fields["scale"],
+            bgr=fields["bgr"],
+            down=fields.get("down", 0.0),
         )
         build = network(table["network"], table.get("options", {}))
     except ValueError as error:
@@ -203,14 +203,14 @@ def loadable(name: str) -> Entry:
 
 
 def _of_package(name: str) -> Entry:
-    found = tuple(entry_points(group=GROUP, name=name))
-    if not found:
+    points = tuple(entry_points(group=GROUP, name=name))
+    if not points:
         raise ValueError(f"no extractor named {name!r}; there are {', '.join(available())}")
-    given = found[0].load()
-    entry = given() if callable(given) else given
+    loaded = points[0].load()
+    entry = loaded() if callable(loaded) else loaded
     if not isinstance(entry, Entry):
         raise ValueError(
-            f"the entry point {name!r} ({found[0].value}) must be an engine.extractors.Entry or a function that "
+            f"the entry point {name!r} ({points[0].value}) must be an engine.extractors.Entry or a function that "
             f"returns one; got {type(entry).__name__}"
         )
     return entry

@@ -20,7 +20,9 @@ STAGES: tuple[tuple[int, int], ...] = ((32, 3), (64, 4), (128, 3), (256, 3), (25
 def add(x: Float[Array, "h w c"], y: Float[Array, "H W o"]) -> Float[Array, "M N p"]:
     """The sum of maps that begin at the same corner, of the larger of their sizes on each axis."""
     size = tuple(map(max, x.shape, y.shape))
-    x, y = (jnp.pad(one, [(0, whole - own) for whole, own in zip(size, one.shape, strict=True)]) for one in (x, y))
+    x, y = (
+        jnp.pad(grid, [(0, whole - length) for whole, length in zip(size, grid.shape, strict=True)]) for grid in (x, y)
+    )
     return x + y
 
 

@@ -36,7 +36,9 @@ def weight_map(name: str) -> dict[str, str]:
     Names may hold `*`, see `resolve`. Raises ValueError if the two sides of a rule expand to different counts or a
     name occurs twice.
     """
-    return expand_rules({left: right for left, right in document(name).items() if isinstance(right, str)}, name=name)
+    return expand_rules(
+        {source: parameter for source, parameter in document(name).items() if isinstance(parameter, str)}, name=name
+    )
 
 
 def document(name: str) -> dict[str, Any]:

@@ -177,13 +177,13 @@ def ascend(
 ) -> Float[Array, "b s s 3"]:
     """`step` of a batch."""
 
-    def one(crop: Array, delta: Array, anchor: Array, label: Array) -> Array:
+    def ascend_crop(crop: Array, delta: Array, anchor: Array, label: Array) -> Array:
         def ascent(changed: Array) -> Array:
             return harm(attack, target.head, embed_crop(network, changed), anchor, label)
 
         return step(attack, ascent, crop, delta, shrink=shrink)
 
-    return jax.vmap(one)(crops, deltas, target.anchor, target.label)
+    return jax.vmap(ascend_crop)(crops, deltas, target.anchor, target.label)
 
 
 def against(

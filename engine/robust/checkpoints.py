@@ -35,8 +35,8 @@ class Position(NamedTuple):
 
 def steps(folder: Path) -> list[int]:
     """The steps at which there is a complete checkpoint, in order."""
-    found = (_NAME.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(int(match[1]) for match in found if match)
+    matches = (_NAME.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def save(folder: Path, state: State, position: Position) -> None:
@@ -57,11 +57,11 @@ def restore(folder: Path, step: int, like: State) -> tuple[State, Position]:
     """
     tree = _tree(like, Position(0, 0.0, 0, History(0.0, 0.0, 0)))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-    found, _ = checkpoint.restore(_path(folder, step), shapes)
-    numbers = found["position"]
+    restored, _ = checkpoint.restore(_path(folder, step), shapes)
+    numbers = restored["position"]
     history = History(float(numbers["lowest_shift"]), float(numbers["highest_accuracy"]), int(numbers["collapses"]))
     position = Position(int(numbers["step"]), float(numbers["best"]), int(numbers["best_step"]), history)
-    return found["state"], position
+    return restored["state"], position
 
 
 def _path(folder: Path, step: int) -> Path:

@@ -96,9 +96,9 @@ def split(rows: Mapping[str, Sequence[int]], *, held_out: int, seed: int) -> Spl
 
     rows: of each person's photos, as `Store.align` gives them. Raises ValueError if there are not enough people.
     """
-    seen = {name: [row for row in own if row != NO_FACE] for name, own in rows.items()}
-    seen = {name: own for name, own in seen.items() if own}
-    several = sorted(name for name, own in seen.items() if len(own) >= 2)
+    seen = {name: [row for row in person_rows if row != NO_FACE] for name, person_rows in rows.items()}
+    seen = {name: person_rows for name, person_rows in seen.items() if person_rows}
+    several = sorted(name for name, person_rows in seen.items() if len(person_rows) >= 2)
     if held_out < 2:
         raise ValueError(f"at least 2 people must be held out for validation; got {held_out}")
     if len(several) < held_out or len(seen) - held_out < 2:
@@ -163,10 +163,10 @@ def degraded(
 
 def jittered(window: Window, settings: Augmentation, rng: np.random.Generator) -> Float32[np.ndarray, "2 2"]:
     """Rows (lo, hi) of y, then x: the window at a random scale and offset, mirrored or not."""
-    own = np.broadcast_to(window, (2, 2))
-    side = own[1, 1] - own[1, 0]
+    spans = np.broadcast_to(window, (2, 2))
+    side = spans[1, 1] - spans[1, 0]
     half = side / 2 * (1 + settings.scale * rng.uniform(-1, 1))
-    middle = own.mean(axis=1) + side * settings.shift * rng.uniform(-1, 1, 2)
+    middle = spans.mean(axis=1) + side * settings.shift * rng.uniform(-1, 1, 2)
     rows = np.stack([middle - half, middle + half], axis=1)
     if rng.random() < settings.flip:
         rows[1] = rows[1, ::-1]
@@ -197,5 +197,5 @@ def batches(
     records = grain.MapDataset.source(_Faces(canvases, anchors, part)).seed(seed).shuffle().repeat(None)
     records = records.random_map(partial(augmented, settings=augmentation, window=window))
     mine = records[index::count].batch(size // count)[first:]
-    for one in mine.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)):
-        yield Batch(**one)
+    for batch in mine.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)):
+        yield Batch(**batch)

@@ -53,22 +53,22 @@ def spread(whole: Any, over: Mesh) -> Any:
     """A batch over the mesh that every process has as a whole."""
     sharding = NamedSharding(over, PartitionSpec("face"))
 
-    def one(rows: Any) -> jax.Array:
+    def put_rows(rows: Any) -> jax.Array:
         rows = np.asarray(rows)
         return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
-    return jax.tree.map(one, whole)
+    return jax.tree.map(put_rows, whole)
 
 
 def copied(tree: Any, over: Mesh) -> Any:
     """A tree that every process has, copied to every device."""
     sharding = NamedSharding(over, PartitionSpec())
 
-    def one(leaf: Any) -> jax.Array:
+    def put_leaf(leaf: Any) -> jax.Array:
         leaf = np.asarray(leaf)
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(put_leaf, tree)
 
 
 def whole(rows: jax.Array) -> np.ndarray:

@@ -30,14 +30,14 @@ def named(build: Callable[..., nnx.Module], prefixes: Sequence[str]) -> frozense
     Raises ValueError for a prefix that no parameter has.
     """
     every = _names(layers(build))
-    found: set[str] = set()
+    chosen: set[str] = set()
     for prefix in prefixes:
         below = {name for name in every if name == prefix or name.startswith(prefix.rstrip("/") + "/")}
         if not below:
             first = dict.fromkeys(name.split("/")[0] for name in every)
             raise ValueError(f"no parameter lies below {prefix!r}; there are {', '.join(first)}")
-        found |= below
-    return frozenset(found)
+        chosen |= below
+    return frozenset(chosen)
 
 
 def _names(order: Sequence[tuple[str, Sequence[str]]]) -> list[str]:

@@ -20,8 +20,8 @@ class Log:
         They are of a training that was stopped before its next checkpoint.
         """
         self.path = path
-        kept = [row for row in read(path) if row["step"] <= after]
-        files.write(path, "".join(json.dumps(row) + "\n" for row in kept).encode(), mode=None)
+        rows = [row for row in read(path) if row["step"] <= after]
+        files.write(path, "".join(json.dumps(row) + "\n" for row in rows).encode(), mode=None)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
@@ -41,10 +41,11 @@ def line(row: Mapping[str, Any], *, steps: int) -> str:
     """A row as a person reads it."""
     begin = f"step {row['step']} of {steps}"
     if "validation" in row:
-        one = Validation(**row["validation"])
+        validation = Validation(**row["validation"])
         return (
-            f"{begin}: held out: accuracy {one.accuracy:.1%} clean, {one.robust_accuracy:.1%} robust; "
-            f"cosine to the clean extractor {one.cosine:.3f}; shift {one.shift:.3f}; score {one.score:.3f}"
+            f"{begin}: held out: accuracy {validation.accuracy:.1%} clean, {validation.robust_accuracy:.1%} robust; "
+            f"cosine to the clean extractor {validation.cosine:.3f}; shift {validation.shift:.3f}; "
+            f"score {validation.score:.3f}"
             + (", the best so far" if row.get("best") else "")
             + (", COLLAPSED: back to the last checkpoint with smaller steps" if row.get("collapsed") else "")
         )

@@ -112,6 +112,6 @@ def strengthened(
         raise ValueError(f"the norm {norm} needs an epsilon and a step size of its own")
     if epsilon is not None and step_size is None:
         step_size = min(1.0, attack.step_size * epsilon / attack.epsilon)
-    given = {"epsilon": epsilon, "steps": attack_steps, "step_size": step_size, "norm": norm, "aim": aim}
-    changed = {key: value for key, value in given.items() if value is not None}
+    choices = {"epsilon": epsilon, "steps": attack_steps, "step_size": step_size, "norm": norm, "aim": aim}
+    changed = {key: value for key, value in choices.items() if value is not None}
     return replace(preset, attack=replace(attack, **changed))  # type: ignore[arg-type]

@@ -73,7 +73,10 @@ class _Meter:
         checks = -(-self.total // every) - step // every
         return {
             "step": step,
-            "figures": {name: float(np.mean([float(one[name]) for one in self.figures])) for name in self.figures[0]},
+            "figures": {
+                name: float(np.mean([float(step_figures[name]) for step_figures in self.figures]))
+                for name in self.figures[0]
+            },
             "images_per_second": faces / rate if rate else 0.0,
             "seconds_left": (self.total - step) * rate + checks * self.validation,
         }
@@ -104,8 +107,8 @@ def _loop(job: Job, out: Path, *, name: str, preset: Preset, command: str, repor
     known = checkpoints.steps(folder)
     position = Position(0, -np.inf, 0, guard.init())
     if known:
-        found, position = checkpoints.restore(folder, known[-1], state)
-        state = distributed.copied(found, job.mesh)
+        restored, position = checkpoints.restore(folder, known[-1], state)
+        state = distributed.copied(restored, job.mesh)
     written = log.Log(out / "log.jsonl", after=position.step) if distributed.first() else None
 
     def note(row: dict[str, Any]) -> None:
@@ -250,8 +253,8 @@ def _agree(job: Job, out: Path, *, name: str, restart: bool) -> None:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         (out / "log.jsonl").unlink(missing_ok=True)
     elif path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        differing = sorted(key for key in {*settings, *wanted} if settings.get(key) != wanted.get(key))
         if differing:
             raise ValueError(
                 f"{out} has a training with another {', '.join(differing)}; give another --out, or --restart"

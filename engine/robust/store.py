@@ -58,8 +58,8 @@ class Store:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 for first in range(0, len(new), CHUNK):
                     chunk = list(new.items())[first : first + CHUNK]
-                    found = pool.map(lambda item: _canvas(item[1], detector), chunk)
-                    rows = self._append(index, [key for key, _ in chunk], list(found), rows)
+                    canvases = pool.map(lambda item: _canvas(item[1], detector), chunk)
+                    rows = self._append(index, [key for key, _ in chunk], list(canvases), rows)
                     if progress is not None:
                         progress("photos aligned", first + len(chunk), len(new))
         return np.array([index[key] for key in keys], np.int64)
@@ -98,10 +98,12 @@ class Store:
         _truncate(path, len(whole))
         return {row["sha256"]: row["row"] for row in map(json.loads, whole.splitlines())}
 
-    def _append(self, index: dict[str, int], keys: Sequence[str], found: Sequence[np.ndarray | None], rows: int) -> int:
+    def _append(
+        self, index: dict[str, int], keys: Sequence[str], canvases: Sequence[np.ndarray | None], rows: int
+    ) -> int:
         lines = []
         with (self.folder / "canvases.u8").open("ab") as file:
-            for key, canvas in zip(keys, found, strict=True):
+            for key, canvas in zip(keys, canvases, strict=True):
                 index[key] = NO_FACE if canvas is None else rows
                 lines.append(json.dumps({"sha256": key, "row": index[key]}) + "\n")
                 if canvas is not None:

@@ -185,8 +185,8 @@ def init(
 def network(extractor: Extractor, trained: Mapping[str, Array]) -> Extractor:
     """The extractor with its trained parameters in place of its own."""
 
-    def leaf(path: Any, own: Array) -> Array:
-        return trained.get("network/" + jax.tree_util.keystr(path, simple=True, separator="/"), own)
+    def leaf(path: Any, initial: Array) -> Array:
+        return trained.get("network/" + jax.tree_util.keystr(path, simple=True, separator="/"), initial)
 
     return replace(extractor, params=jax.tree_util.tree_map_with_path(leaf, extractor.params))
 
@@ -218,13 +218,13 @@ def crops_of(
 ) -> Float[Array, "b s s 3"]:
     """The extractor's crops of a batch of canvases, in [0, 1]; windows: as in `Batch`."""
     pixels = canvases.astype(jnp.float32) / 255.0
-    return jax.vmap(lambda one, window: crop(one, size=extractor.spec.size, window_yx=window))(pixels, windows)
+    return jax.vmap(lambda canvas, window: crop(canvas, size=extractor.spec.size, window_yx=window))(pixels, windows)
 
 
 @jax.jit
 def embedded(current: Extractor, crops: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
     """The embeddings of a batch of crops."""
-    return jax.vmap(lambda one: embed_crop(current, one))(crops)
+    return jax.vmap(lambda face_crop: embed_crop(current, face_crop))(crops)
 
 
 def objective(
@@ -233,7 +233,7 @@ def objective(
     """The loss of a batch of crops and their adversarial changes, and the figures that `step` returns."""
     current = network(extractor, trained)
     weights = training.losses
-    harmed = jax.vmap(lambda one: embed_crop(current, one))(crops + changes)
+    harmed = jax.vmap(lambda face_crop: embed_crop(current, face_crop))(crops + changes)
     apart = jnp.sum((harmed - batch.anchor) ** 2, axis=1)
     terms: dict[str, Array] = {}
     if weights.classification:
@@ -241,7 +241,7 @@ def objective(
     if weights.distillation:
         terms["distillation"] = apart.mean()
     if weights.clean_pass:
-        plain = jax.vmap(lambda one: embed_crop(current, one))(crops)
+        plain = jax.vmap(lambda face_crop: embed_crop(current, face_crop))(crops)
         if weights.consistency:
             terms["consistency"] = jnp.sum((harmed - plain) ** 2, axis=1).mean()
         if weights.clean:

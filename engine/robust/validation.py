@@ -60,8 +60,8 @@ def hold(
 ) -> Held:
     """The photos of the people held out, cut as the extractor wants them; batch: a multiple of the devices."""
 
-    own = np.array(extractor.spec.window_yx, np.float32)
-    windows = distributed.spread(np.tile(own, (batch, 1, 1)), mesh)
+    window = np.array(extractor.spec.window_yx, np.float32)
+    windows = distributed.spread(np.tile(window, (batch, 1, 1)), mesh)
 
     def batches(canvases: np.ndarray) -> tuple[Array, ...]:
         filled = np.resize(canvases, (-(-len(canvases) // batch) * batch, *canvases.shape[1:]))
@@ -79,10 +79,10 @@ def measure(attack: Attack, network: Extractor, held: Held) -> Validation:
     gallery = _joined([embedded(network, crops) for crops in held.gallery], count)
     clean, changed = [], []
     for crops, noise in zip(held.probes, held.noise, strict=True):
-        own = embedded(network, crops)
-        target = Target(None, own, jnp.zeros(len(own), jnp.int32))
+        embeddings = embedded(network, crops)
+        target = Target(None, embeddings, jnp.zeros(len(embeddings), jnp.int32))
         deltas = adversary.against(attack, network, target, crops, noise)
-        clean.append(own)
+        clean.append(embeddings)
         changed.append(embedded(network, crops + deltas))
     return figures(gallery, _joined(clean, count), _joined(changed, count), held.anchors)
 
@@ -97,8 +97,8 @@ def figures(
 
     def margins(rows: np.ndarray) -> np.ndarray:
         cosine = rows @ gallery.T
-        others = np.where(np.eye(len(cosine), dtype=bool), -np.inf, cosine).max(axis=1)
-        return np.diag(cosine) - others
+        best_other = np.where(np.eye(len(cosine), dtype=bool), -np.inf, cosine).max(axis=1)
+        return np.diag(cosine) - best_other
 
     plain, harmed = margins(clean), margins(changed)
     return Validation(

@@ -252,10 +252,10 @@ def icc(payload: bytes) -> Iterator[tuple[str, bytes]]:
         b"chad",
         b"dmnd",
     ):
-        kept = [tag for tag in tags if tag[0] != name]
+        rest_of_tags = [tag for tag in tags if tag[0] != name]
         for kind in (b"text", b"data", b"mluc", b"curv") if name in (b"cprt", b"prv0", b"rTRC") else (b"text",):
-            yield f"icc {name.decode()} {kind.decode()}", made([*kept, (name, kind + bytes(4) + payload)])
-        yield f"icc {name.decode()} bare", made([*kept, (name, payload)])
+            yield f"icc {name.decode()} {kind.decode()}", made([*rest_of_tags, (name, kind + bytes(4) + payload)])
+        yield f"icc {name.decode()} bare", made([*rest_of_tags, (name, payload)])
     yield "icc behind", made(tags, payload)
     yield "icc not a profile", payload
     yield "icc header and no tags", plain[:128] + bytes(4) + payload

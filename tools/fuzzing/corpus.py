@@ -18,12 +18,12 @@ _SIZE = (80, 64)
 @cache
 def photos(largest: int, shared: bool = True) -> tuple[tuple[str, bytes], ...]:
     """(name, bytes) of every file of at most `largest` bytes, in an order that depends on nothing else."""
-    found = dict(_made())
+    files = dict(_made())
     for folder in (SHARED / "wild", SHARED / "cases") if shared else ():
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.suffix != ".csv" and path.stat().st_size <= largest:
-                found[path.relative_to(SHARED).as_posix()] = path.read_bytes()
-    return tuple(found.items())
+                files[path.relative_to(SHARED).as_posix()] = path.read_bytes()
+    return tuple(files.items())
 
 
 @cache
@@ -41,7 +41,7 @@ def seeds() -> dict[str, bytes]:
 
 @cache
 def _made() -> dict[str, bytes]:
-    image, found = picture(), {}
+    image, files = picture(), {}
     grey, clear = image.convert("L"), image.convert("RGBA")
     clear.putalpha(128)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -54,10 +54,10 @@ def _made() -> dict[str, bytes]:
     packet = next(block for place, block in blocks.xmp(b"a title") if place == "xmp element")
     everything = {"exif": exif, "icc_profile": profile, "xmp": packet}
 
-    def add(name: str, what: Image.Image, format: str, **options) -> None:
+    def add(name: str, source: Image.Image, format: str, **options) -> None:
         buffer = io.BytesIO()
-        what.save(buffer, format, **options)
-        found[name] = buffer.getvalue()
+        source.save(buffer, format, **options)
+        files[name] = buffer.getvalue()
 
     add("jpeg", image, "JPEG", quality=88)
     add("jpeg progressive", image, "JPEG", quality=80, progressive=True, subsampling=0, **everything, comment=b"words")
@@ -81,8 +81,8 @@ def _made() -> dict[str, bytes]:
     try:
         import pillow_heif
     except ImportError:
-        return found
+        return files
     pillow_heif.register_heif_opener()
     add("heif", image, "HEIF", quality=60)
     add("heif with all", clear, "HEIF", quality=60, **everything)
-    return found
+    return files

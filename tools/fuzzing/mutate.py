@@ -74,8 +74,8 @@ _BOXES = (
 )
 
 
-def mutate(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
-    """One to four mutations of a file. others: what chunks may be taken from. The same for the same state of `rng`."""
+def mutate(data: bytes, rng: Random, donors: Sequence[bytes]) -> bytes:
+    """One to four mutations of a file. donors: what chunks may be taken from. The same for the same state of `rng`."""
     for _ in range(rng.choice((1, 1, 2, 4))):
         kind = pieces.container(data)
         choices: list[Callable[[bytes, Random, Sequence[bytes]], bytes]] = [_bytes]
@@ -87,7 +87,7 @@ def mutate(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
             choices += [_directory] * 3
         if kind in ("jpeg", "png", "webp"):
             choices += [_block] * 2
-        data = rng.choice(choices)(data, rng, others)
+        data = rng.choice(choices)(data, rng, donors)
     return data
 
 
@@ -95,7 +95,7 @@ def _number(rng: Random, bits: int) -> int:
     return rng.choice((rng.choice(_INTERESTING), rng.getrandbits(bits))) & ((1 << bits) - 1)
 
 
-def _bytes(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+def _bytes(data: bytes, rng: Random, donors: Sequence[bytes]) -> bytes:
     """Bits, integers, holes, repetitions and ends, anywhere."""
     out = bytearray(data)
     at, length = rng.randrange(len(out) + 1), int(2 ** rng.uniform(0, 12))
@@ -118,13 +118,13 @@ def _bytes(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
     elif kind == 6:
         del out[at:]
     else:
-        other = rng.choice(others)
-        start = rng.randrange(len(other) + 1)
-        out[at : at + length] = other[start : start + length]
+        donor = rng.choice(donors)
+        start = rng.randrange(len(donor) + 1)
+        out[at : at + length] = donor[start : start + length]
     return bytes(out)
 
 
-def _body(body: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+def _body(body: bytes, rng: Random, donors: Sequence[bytes]) -> bytes:
     """A piece's payload: its own bytes mutated, its compressed stream mutated, or its length changed."""
     kind = rng.randrange(4)
     if kind == 0 and b"\x78" in body:
@@ -132,86 +132,86 @@ def _body(body: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
         try:
             plain = zlib.decompressobj().decompress(body[at:], 1 << 20)
         except zlib.error:
-            return _bytes(body, rng, others)
+            return _bytes(body, rng, donors)
         if rng.randrange(2):
             return body[:at] + zlib.compress(plain * rng.choice((1, 8, 64))) + rng.randbytes(rng.choice((0, 99)))
-        return body[:at] + zlib.compress(_bytes(plain, rng, others))
+        return body[:at] + zlib.compress(_bytes(plain, rng, donors))
     if kind == 1:
         return body[: rng.randrange(len(body) + 1)]
     if kind == 2:
         return body + rng.choice((rng.randbytes(rng.randrange(4096)), bytes(rng.randrange(60_000)), body))
-    return _bytes(body, rng, others)
+    return _bytes(body, rng, donors)
 
 
-def _pieces(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+def _pieces(data: bytes, rng: Random, donors: Sequence[bytes]) -> bytes:
     """Chunks and segments: dropped, repeated, moved, renamed, taken from others, damaged within."""
     kind, parts = pieces.container(data), pieces.split(data)
     if not parts:
-        return _bytes(data, rng, others)
-    at, what = rng.randrange(len(parts)), rng.randrange(8)
-    one = parts[at]
-    if what == 0:
+        return _bytes(data, rng, donors)
+    at, action = rng.randrange(len(parts)), rng.randrange(8)
+    piece = parts[at]
+    if action == 0:
         del parts[at]
-    elif what == 1:
-        parts[at:at] = [one] * rng.choice((1, 1, 3, 200 if len(one.body) < 2000 else 2))
-    elif what == 2:
-        other = rng.randrange(len(parts))
-        parts[at], parts[other] = parts[other], one
-    elif what == 3:
+    elif action == 1:
+        parts[at:at] = [piece] * rng.choice((1, 1, 3, 200 if len(piece.body) < 2000 else 2))
+    elif action == 2:
+        place = rng.randrange(len(parts))
+        parts[at], parts[place] = parts[place], piece
+    elif action == 3:
         names = {"jpeg": _MARKERS, "png": _CHUNKS, "webp": _RIFFS}[kind]
-        parts[at] = one._replace(kind=rng.choice(names), raw=False)
-    elif what == 4:
-        same = [other for other in others if pieces.container(other) == kind] or [data]
-        parts.insert(at, rng.choice(pieces.split(rng.choice(same)) or [one]))
-    elif what == 5 and not one.raw:  # a header that says another length than there is
-        whole = pieces.join(kind, [one])[{"jpeg": 2, "png": 8, "webp": 12}[kind] :]
-        parts[at] = Piece(b"", _bytes(whole[:12], rng, others) + whole[12:], True)
+        parts[at] = piece._replace(kind=rng.choice(names), raw=False)
+    elif action == 4:
+        same = [donor for donor in donors if pieces.container(donor) == kind] or [data]
+        parts.insert(at, rng.choice(pieces.split(rng.choice(same)) or [piece]))
+    elif action == 5 and not piece.raw:  # a header that says another length than there is
+        whole = pieces.join(kind, [piece])[{"jpeg": 2, "png": 8, "webp": 12}[kind] :]
+        parts[at] = Piece(b"", _bytes(whole[:12], rng, donors) + whole[12:], True)
     else:
-        parts[at] = one._replace(body=_body(one.body, rng, others))
+        parts[at] = piece._replace(body=_body(piece.body, rng, donors))
     return pieces.join(kind, parts)
 
 
-def _boxes(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+def _boxes(data: bytes, rng: Random, donors: Sequence[bytes]) -> bytes:
     """ISO boxes, in place: sizes, types, payloads; or one more."""
-    found = pieces.boxes(data)
-    if not found:
-        return _bytes(data, rng, others)
-    _, start, inside, stop = rng.choice(found)
-    out, what = bytearray(data), rng.randrange(5)
-    if what == 0:
+    boxes = pieces.boxes(data)
+    if not boxes:
+        return _bytes(data, rng, donors)
+    _, start, inside, stop = rng.choice(boxes)
+    out, action = bytearray(data), rng.randrange(5)
+    if action == 0:
         out[start : start + 4] = _number(rng, 32).to_bytes(4, "big")
-    elif what == 1:
+    elif action == 1:
         out[start + 4 : start + 8] = rng.choice(_BOXES)
-    elif what == 2:
+    elif action == 2:
         size = int(2 ** rng.uniform(3, 14))
         out[start:start] = struct.pack(">I4s", size, rng.choice(_BOXES)) + rng.randbytes(size - 8)
-    elif what == 3 and stop - inside > 4:
+    elif action == 3 and stop - inside > 4:
         at = rng.randrange(inside, stop - 3)
         bits = rng.choice((8, 16, 32))
         out[at : at + bits // 8] = _number(rng, bits).to_bytes(bits // 8, "big")
     else:
-        out[inside:stop] = _bytes(bytes(out[inside : min(stop, inside + 4096)]), rng, others)
+        out[inside:stop] = _bytes(bytes(out[inside : min(stop, inside + 4096)]), rng, donors)
     return bytes(out)
 
 
-def _directory(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+def _directory(data: bytes, rng: Random, donors: Sequence[bytes]) -> bytes:
     """A TIFF directory's entry: tag, kind, count, value; or a pointer to a directory, its own among them."""
-    found = [one for one in pieces.directories(data) if one.entries]
-    if not found:
-        return _bytes(data, rng, others)
-    order, base, entries = rng.choice(found)
+    directories = [directory for directory in pieces.directories(data) if directory.entries]
+    if not directories:
+        return _bytes(data, rng, donors)
+    order, base, entries = rng.choice(directories)
     at, out = rng.choice(entries), bytearray(data)
-    what = rng.randrange(6)
-    if what == 0:
+    action = rng.randrange(6)
+    if action == 0:
         struct.pack_into(f"{order}H", out, at, rng.choice((rng.choice(_TAGS), rng.getrandbits(16))))
-    elif what == 1:
+    elif action == 1:
         struct.pack_into(f"{order}H", out, at + 2, rng.choice((rng.randrange(20), rng.getrandbits(16))))
-    elif what == 2:
+    elif action == 2:
         struct.pack_into(f"{order}I", out, at + 4, _number(rng, 32))
-    elif what == 3:
+    elif action == 3:
         struct.pack_into(f"{order}I", out, at + 8, _number(rng, 32))
-    elif what == 4:  # points at this directory, or into another
-        target = rng.choice(rng.choice(found).entries) - 2 - rng.choice((0, base))
+    elif action == 4:  # points at this directory, or into another
+        target = rng.choice(rng.choice(directories).entries) - 2 - rng.choice((0, base))
         kind = rng.choice((4, 13))
         struct.pack_into(f"{order}HHII", out, at, rng.choice(_TAGS), kind, rng.choice((1, 64)), max(0, target - base))
     else:
@@ -220,7 +220,7 @@ def _directory(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
     return bytes(out)
 
 
-def _block(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+def _block(data: bytes, rng: Random, donors: Sequence[bytes]) -> bytes:
     """One more block of metadata, of the kinds that have cost time or memory before."""
     make, put = rng.choice(_NASTY), pieces.container(data)
     kind, block = make(rng)
@@ -301,10 +301,10 @@ def _profile(rng: Random) -> tuple[str, bytes]:
 def _resources(rng: Random) -> tuple[str, bytes]:
     """Photoshop resources and IPTC records whose lengths lie, or very many of them."""
     records = b"".join(struct.pack(">BBBH", 0x1C, 2, 25, _number(rng, 16)) for _ in range(rng.choice((1, 2000))))
-    one = b"8BIM" + struct.pack(
+    resource = b"8BIM" + struct.pack(
         ">HHI", rng.choice((0x404, 0x40C, 0x422)), 0, rng.choice((len(records), _number(rng, 32)))
     )
-    return "photoshop", (one + records) * rng.choice((1, 1, 4))
+    return "photoshop", (resource + records) * rng.choice((1, 1, 4))
 
 
 def _text(rng: Random) -> tuple[str, bytes]:

@@ -46,26 +46,28 @@ def join(kind: str, pieces: list[Piece]) -> bytes:
         return PNG_MAGIC + b"".join(map(chunk, pieces))
     if kind == "webp":
         body = b"WEBP" + b"".join(
-            one.body if one.raw else struct.pack("<4sI", one.kind, len(one.body)) + one.body + bytes(len(one.body) & 1)
-            for one in pieces
+            piece.body
+            if piece.raw
+            else struct.pack("<4sI", piece.kind, len(piece.body)) + piece.body + bytes(len(piece.body) & 1)
+            for piece in pieces
         )
         return struct.pack("<4sI", b"RIFF", len(body)) + body
-    return b"".join(one.body for one in pieces)
+    return b"".join(piece.body for piece in pieces)
 
 
-def chunk(one: Piece) -> bytes:
+def chunk(piece: Piece) -> bytes:
     """A PNG chunk."""
-    if one.raw:
-        return one.body
-    crc = zlib.crc32(one.kind + one.body)
-    return struct.pack(">I4s", len(one.body), one.kind) + one.body + struct.pack(">I", crc)
+    if piece.raw:
+        return piece.body
+    crc = zlib.crc32(piece.kind + piece.body)
+    return struct.pack(">I4s", len(piece.body), piece.kind) + piece.body + struct.pack(">I", crc)
 
 
-def _segment(one: Piece) -> bytes:
-    if one.raw:
-        return one.body
-    body = one.body[:65533]
-    return one.kind + struct.pack(">H", len(body) + 2) + body
+def _segment(piece: Piece) -> bytes:
+    if piece.raw:
+        return piece.body
+    body = piece.body[:65533]
+    return piece.kind + struct.pack(">H", len(body) + 2) + body
 
 
 def _jpeg(data: bytes) -> list[Piece]:
@@ -114,17 +116,17 @@ def _riff(data: bytes) -> list[Piece]:
 
 def boxes(data: bytes, start: int = 0, end: int | None = None, depth: int = 0) -> list[tuple[bytes, int, int, int]]:
     """(type, first byte, first byte of the payload, end) of all ISO boxes, those inside others too."""
-    found = []
+    spans = []
     end = len(data) if end is None else end
     while start + 8 <= end:
         size, kind = struct.unpack_from(">I4s", data, start)
         stop = min(start + size, end) if size >= 8 else end
-        found.append((kind, start, start + 8, stop))
+        spans.append((kind, start, start + 8, stop))
         if kind in _NESTED and depth < 6:
             inside = start + 8 + {b"meta": 4, b"iinf": 6}.get(kind, 0)
-            found += boxes(data, inside, stop, depth + 1)
+            spans += boxes(data, inside, stop, depth + 1)
         start = stop
-    return found
+    return spans
 
 
 class Directory(NamedTuple):
@@ -137,10 +139,10 @@ class Directory(NamedTuple):
 
 def directories(data: bytes, limit: int = 8) -> list[Directory]:
     """The first directories of every TIFF structure in the file: the file's own, and those of EXIF blocks."""
-    found: list[Directory] = []
+    listed: list[Directory] = []
     for magic, order in ((b"II*\0", "<"), (b"MM\0*", ">")):
         base = data.find(magic)
-        while base >= 0 and len(found) < limit:
+        while base >= 0 and len(listed) < limit:
             (offset,) = struct.unpack(f"{order}I", data[base + 4 : base + 8].ljust(4, b"\0"))
             for _ in range(2):
                 at = base + offset
@@ -148,8 +150,8 @@ def directories(data: bytes, limit: int = 8) -> list[Directory]:
                     break
                 (count,) = struct.unpack_from(f"{order}H", data, at)
                 entries = [at + 2 + 12 * n for n in range(min(count, 200)) if at + 14 + 12 * n <= len(data)]
-                found.append(Directory(order, base, entries))
+                listed.append(Directory(order, base, entries))
                 follows = at + 2 + 12 * count
                 offset = struct.unpack_from(f"{order}I", data, follows)[0] if follows + 4 <= len(data) else 0
             base = data.find(magic, base + 1)
-    return found
+    return listed

@@ -48,8 +48,8 @@ def in_jpeg(seed: bytes, payload: bytes) -> Iterator[tuple[str, bytes]]:
     """(place, file) for every place of a JPEG."""
     parts = pieces.split(seed)
 
-    def inserted(one: Piece, at: int = 0) -> bytes:
-        return pieces.join("jpeg", [*parts[:at], one, *parts[at:]])
+    def inserted(piece: Piece, at: int = 0) -> bytes:
+        return pieces.join("jpeg", [*parts[:at], piece, *parts[at:]])
 
     for n in range(16):
         yield f"APP{n}", inserted(Piece(bytes([0xFF, 0xE0 + n]), payload))
@@ -60,11 +60,11 @@ def in_jpeg(seed: bytes, payload: bytes) -> Iterator[tuple[str, bytes]]:
         yield f"marker {n:02x}", inserted(Piece(bytes([0xFF, n]), payload))
     yield "between segments", inserted(Piece(b"", payload.replace(b"\xff", b"\xfe"), True), 1)
     yield "before the first", inserted(Piece(b"", payload.replace(b"\xff", b"\xfe"), True))
-    for at, one in enumerate(parts):
-        if not one.raw and one.kind[1] not in range(0xE0, 0xF0):
+    for at, piece in enumerate(parts):
+        if not piece.raw and piece.kind[1] not in range(0xE0, 0xF0):
             yield (
-                f"tail of {one.kind[1]:02x}",
-                pieces.join("jpeg", [*parts[:at], one._replace(body=one.body + payload), *parts[at + 1 :]]),
+                f"tail of {piece.kind[1]:02x}",
+                pieces.join("jpeg", [*parts[:at], piece._replace(body=piece.body + payload), *parts[at + 1 :]]),
             )
     end = seed.rindex(b"\xff\xd9")
     yield "before the end", seed[:end] + payload.replace(b"\xff", b"\xff\0") + seed[end:]
@@ -82,8 +82,8 @@ def in_png(seed: bytes, payload: bytes) -> Iterator[tuple[str, bytes]]:
     squeezed, text = zlib.compress(payload), zlib.compress(b"a short text")
 
     def inserted(kind: bytes, body: bytes, *, late: bool = False) -> bytes:
-        one, last = Piece(kind, body), next(n for n, piece in enumerate(rest) if piece.kind == b"IEND")
-        return pieces.join("png", [head, *rest[:last], one, *rest[last:]] if late else [head, one, *rest])
+        piece, last = Piece(kind, body), next(n for n, piece in enumerate(rest) if piece.kind == b"IEND")
+        return pieces.join("png", [head, *rest[:last], piece, *rest[last:]] if late else [head, piece, *rest])
 
     sound = {
         b"tIME": 7,
@@ -158,12 +158,15 @@ def in_png(seed: bytes, payload: bytes) -> Iterator[tuple[str, bytes]]:
         yield name, inserted(kind, body)
         yield f"late {name}", inserted(kind, body, late=True)
     yield "behind", seed + payload
-    data = b"".join(one.body for one in rest if one.kind == b"IDAT")
-    others = [one for one in rest if one.kind != b"IDAT"]
-    at = next(n for n, one in enumerate(others) if one.kind == b"IEND")
-    yield "tail of IDAT", pieces.join("png", [head, *others[:at], Piece(b"IDAT", data + payload), *others[at:]])
+    data = b"".join(piece.body for piece in rest if piece.kind == b"IDAT")
+    without_data = [piece for piece in rest if piece.kind != b"IDAT"]
+    at = next(n for n, piece in enumerate(without_data) if piece.kind == b"IEND")
+    yield (
+        "tail of IDAT",
+        pieces.join("png", [head, *without_data[:at], Piece(b"IDAT", data + payload), *without_data[at:]]),
+    )
     longer = zlib.compress(zlib.decompress(data) + payload)
-    yield "more rows", pieces.join("png", [head, *others[:at], Piece(b"IDAT", longer), *others[at:]])
+    yield "more rows", pieces.join("png", [head, *without_data[:at], Piece(b"IDAT", longer), *without_data[at:]])
     many = [Piece(b"tEXt", b"Comment\0" + payload[n * 300 : n * 300 + 300]) for n in range(20)]
     yield "twenty texts", pieces.join("png", [head, *many, *rest])
 
@@ -174,10 +177,10 @@ def in_webp(seed: bytes, payload: bytes) -> Iterator[tuple[str, bytes]]:
     for kind in (b"JUNK", b"ICCP", b"EXIF", b"XMP ", b"ALPH", b"ANIM", b"ANMF", b"VP8 ", b"META", b"\0\0\0\0"):
         for at in (0, 1, len(parts)):
             yield f"{kind!r} at {at}", pieces.join("webp", [*parts[:at], Piece(kind, payload), *parts[at:]])
-    for at, one in enumerate(parts):
+    for at, piece in enumerate(parts):
         yield (
-            f"tail of {one.kind!r}",
-            pieces.join("webp", [*parts[:at], one._replace(body=one.body + payload), *parts[at + 1 :]]),
+            f"tail of {piece.kind!r}",
+            pieces.join("webp", [*parts[:at], piece._replace(body=piece.body + payload), *parts[at + 1 :]]),
         )
     yield "behind", seed + payload
 

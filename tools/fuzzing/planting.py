@@ -138,8 +138,8 @@ def _views(data: bytes, depth: int) -> Iterator[tuple[str, bytes]]:
         ]
     inner += [("utf-16", match[0][::2]) for match in re.finditer(rb"(?:[\x20-\x7e]\0){300,}", data)]
     for name, view in inner:
-        for below, one in _views(view, depth - 1):
-            yield f"{name}, {below}" if below != "plain" else name, one
+        for below, view_below in _views(view, depth - 1):
+            yield f"{name}, {below}" if below != "plain" else name, view_below
 
 
 def _inflate(data: bytes) -> bytes:

@@ -105,23 +105,23 @@ def _serve(pipe: Connection, target: str, settings: dict[str, Any]) -> None:
         os.dup2(nothing.fileno(), 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (_HARD, _HARD))
-    own = targets.TARGETS[target](**settings)
+    inputs = targets.TARGETS[target](**settings)
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             number = pipe.recv()
             signal.setitimer(signal.ITIMER_PROF, SECONDS + 2)
-            pipe.send(examine(own, number))
+            pipe.send(examine(inputs, number))
             signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def examine(own: Any, number: int) -> Outcome:
+def examine(target: Any, number: int) -> Outcome:
     """Makes and tries one input in this process."""
-    case = own.make(number)
+    case = target.make(number)
     _trim()
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
     start = time.process_time()
-    verdict, detail, size, finding = own.check(case)
+    verdict, detail, size, finding = target.check(case)
     seconds = time.process_time() - start
     megabytes = max(0.0, _memory("VmHWM") - before - size / 1e6)
     if not finding and seconds > SECONDS:

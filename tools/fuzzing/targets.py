@@ -68,12 +68,12 @@ class Photos:
     def make(self, number: int) -> Case:
         """The input of this number."""
         rng = Random(f"photo {self.seed} {number}")
-        others = [data for _, data in self.files]
+        donors = [data for _, data in self.files]
         if number % 5 == 4:
             case = self.leaks.make(rng.randrange(1 << 20))
-            return case._replace(name=f"{case.name}, mutated", data=mutate(case.data, rng, others))
+            return case._replace(name=f"{case.name}, mutated", data=mutate(case.data, rng, donors))
         name, data = rng.choice(self.files)
-        return Case(pieces.container(data), name, mutate(data, rng, others))
+        return Case(pieces.container(data), name, mutate(data, rng, donors))
 
     def check(self, case: Case) -> Verdict:
         """Only PhotoError, no warning, pixels of the same size again, and nothing of the planted picture."""
@@ -86,31 +86,31 @@ class Photos:
 
     def _check(self, case: Case) -> Verdict:
         try:
-            found = photo.read(case.data)
+            decoded = photo.read(case.data)
         except PhotoError as error:
             return "refused", str(error)[:200], 0, False
         except Exception as error:
             return f"raises {type(error).__name__}", str(error)[:200], 0, True
-        size = found.pixels.size / 3 * 12  # decoded, turned, and once more while it is written and read again
-        if found.pixels.size // 3 > (_LARGEST_ENCODED // 4 if found.format in _SLOW else _LARGEST_ENCODED):
+        size = decoded.pixels.size / 3 * 12  # decoded, turned, and once more while it is written and read again
+        if decoded.pixels.size // 3 > (_LARGEST_ENCODED // 4 if decoded.format in _SLOW else _LARGEST_ENCODED):
             return "read", "too large to be written here", size, False
         try:
-            written = photo.encode(found, found.pixels ^ 1)
+            written = photo.encode(decoded, decoded.pixels ^ 1)
         except PhotoError as error:
             return "not written", str(error)[:200], size, False
         except Exception as error:
             return f"raises {type(error).__name__} on writing", str(error)[:200], size, True
         if case.payload is not None:
-            length, way = planting.leaked(written, case.payload)
+            length, form = planting.leaked(written, case.payload)
             if length:
-                return "leaks", f"{length} bytes of {case.payload.form}, {way}", size, True
+                return "leaks", f"{length} bytes of {case.payload.form}, {form}", size, True
         try:
             again = photo.read(written)
         except Exception as error:
             return "writes what cannot be read", f"{type(error).__name__}: {error}"[:200], size, True
-        if again.pixels.shape != found.pixels.shape:
-            return "writes another size", f"{found.pixels.shape} {again.pixels.shape}", size, True
-        return "done", found.format, size, False
+        if again.pixels.shape != decoded.pixels.shape:
+            return "writes another size", f"{decoded.pixels.shape} {again.pixels.shape}", size, True
+        return "done", decoded.format, size, False
 
 
 @dataclass
@@ -132,11 +132,14 @@ class Leaks(Photos):
     def _planted(self, name: str, payload: bytes) -> Any:
         seed, image = corpus.seeds()[name], corpus.picture()
         container = pieces.container(seed)
-        own = {"jpeg": places.in_jpeg, "png": places.in_png, "webp": places.in_webp, "boxes": places.in_boxes}.get(
-            container, places.in_other
-        )
+        places_of = {
+            "jpeg": places.in_jpeg,
+            "png": places.in_png,
+            "webp": places.in_webp,
+            "boxes": places.in_boxes,
+        }.get(container, places.in_other)
         blocks = {"avif": "AVIF", "heif": "HEIF"}.get(name, container)
-        return itertools.chain(own(seed, payload), places.in_block(blocks, seed, image, payload))
+        return itertools.chain(places_of(seed, payload), places.in_block(blocks, seed, image, payload))
 
     def make(self, number: int) -> Case:
         """The input of this number: places in turn, then the next form."""
@@ -171,7 +174,7 @@ class Weights:
         """The input of this number."""
         rng = Random(f"convert {self.seed} {number}")
         kind, name, data = rng.choice(self.files)
-        return Case(kind, name, mutate(data, rng, [one for _, _, one in self.files]))
+        return Case(kind, name, mutate(data, rng, [content for _, _, content in self.files]))
 
     def check(self, case: Case) -> Verdict:
         """Only SourceError (or arrays)."""
@@ -336,9 +339,9 @@ def _surveyed(out: Path) -> None:
 def _opened(out: Path) -> None:
     from engine.bulk import manifest
 
-    with manifest.Manifest(out) as one:
-        list(one.rows())
-        one.get("3.jpg")
+    with manifest.Manifest(out) as database:
+        list(database.rows())
+        database.get("3.jpg")
 
 
 def _told(out: Path) -> None:

@@ -84,16 +84,16 @@ def files() -> list[tuple[str, str, bytes]]:
     entries = [{"name": name, "shape": list(value.shape), "dtype": "float32"} for name, value in arrays.items()]
     model = {"weightsManifest": [{"paths": ["own.bin"], "weights": entries}]}
     stored = b"".join(value.tobytes() for value in arrays.values())
-    found = [
+    samples = [
         ("tfjs", "model.json", json.dumps(model).encode() + b"\0\0SPLIT\0\0" + stored),
         ("pb", "graph.pb", _graph(arrays)),
     ]
     for make in (_onnx, _torch, _keras):
         try:
-            found += make(arrays)
+            samples += make(arrays)
         except ImportError:
             continue
-    return found
+    return samples
 
 
 def _field(number: int, value: int | bytes) -> bytes:
@@ -143,9 +143,9 @@ def _onnx(arrays: dict[str, np.ndarray]) -> list[tuple[str, str, bytes]]:
         node("MatMul", ["y", "d"], ["z"]),
         node("PRelu", ["z", "s"], ["p"]),
     ]
-    given, made = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "p"))
+    graph_input, made = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "p"))
     graph = onnx.helper.make_graph(
-        nodes, "g", [given], [made], [tensor(value, name) for name, value in constants.items()]
+        nodes, "g", [graph_input], [made], [tensor(value, name) for name, value in constants.items()]
     )
     data = onnx.helper.make_model(graph).SerializeToString()
     return [("onnx", "a.onnx", data), ("sface", "a.onnx", data)]
@@ -159,15 +159,15 @@ def _torch(arrays: dict[str, np.ndarray]) -> list[tuple[str, str, bytes]]:
     parts = whole.split([value.size for value in arrays.values()])
     views = zip(arrays.items(), parts, strict=True)
     state = {name.replace("/", "."): part.view(value.shape) for (name, value), part in views}
-    found = []
+    samples = []
     for zipped in (True, False):
         buffer = io.BytesIO()
         torch.save({"state_dict": state}, buffer, _use_new_zipfile_serialization=zipped)
         data = buffer.getvalue()
         if not zipped:
             data = re.sub(rb"X.\0\0\0\d{6,}", lambda _: b"X\x01\0\0\0" + b"1", data, flags=re.DOTALL)
-        found.append(("torch", "a.pt", data))
-    return found
+        samples.append(("torch", "a.pt", data))
+    return samples
 
 
 def _keras(arrays: dict[str, np.ndarray]) -> list[tuple[str, str, bytes]]:

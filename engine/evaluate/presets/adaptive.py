@@ -58,26 +58,26 @@ def run(study: Study, *, networks: Sequence[str] | None = None, schedule: Schedu
 
 def examples(study: Study, canvases: Canvases, practice: Cloaks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Clean and cloaked canvases (n, c, c, 3) of the public's photos that have a face in both, and whose they are."""
-    found = [
+    photos = [
         (photo, file, label)
-        for label, one in enumerate(study.people.public)
-        for photo in one.scraped
+        for label, person in enumerate(study.people.public)
+        for photo in person.scraped
         if (file := practice.files[photo]) is not None
     ]
-    clean = canvases.cut([photo for photo, _, _ in found])
-    cloaked = canvases.cut([file for _, file, _ in found])
-    kept = [
+    clean = canvases.cut([photo for photo, _, _ in photos])
+    cloaked = canvases.cut([file for _, file, _ in photos])
+    with_faces = [
         (before, after, label)
-        for before, after, (_, _, label) in zip(clean, cloaked, found, strict=True)
+        for before, after, (_, _, label) in zip(clean, cloaked, photos, strict=True)
         if before is not None and after is not None
     ]
-    if not kept:
+    if not with_faces:
         raise ValueError(
             "an adaptive tracker practises on cloaked photos of public people, and there is none with a face: choose "
             "people with more of the public"
         )
-    _, labels = np.unique([label for _, _, label in kept], return_inverse=True)
-    return np.stack([before for before, _, _ in kept]), np.stack([after for _, after, _ in kept]), labels
+    _, labels = np.unique([label for _, _, label in with_faces], return_inverse=True)
+    return np.stack([before for before, _, _ in with_faces]), np.stack([after for _, after, _ in with_faces]), labels
 
 
 def _said(rows: Sequence[dict[str, Value]]) -> list[str]:
@@ -86,7 +86,9 @@ def _said(rows: Sequence[dict[str, Value]]) -> list[str]:
         if row["version"] != "adapted":
             continue
         before = next(
-            other for other in rows if all(other[k] == row[k] for k in ("network", "head")) and other is not row
+            candidate
+            for candidate in rows
+            if all(candidate[k] == row[k] for k in ("network", "head")) and candidate is not row
         )
         said.append(
             f"{row['head']} on {row['network']}: protection {float(before['protection']):.0%} (floor "
@@ -100,7 +102,7 @@ def _said(rows: Sequence[dict[str, Value]]) -> list[str]:
 
 
 def _deviations(study: Study, photos: int, schedule: Schedule, networks: Sequence[str]) -> list[str]:
-    public = len({one.name for one in study.people.public})
+    public = len({person.name for person in study.people.public})
     return [
         f"Practice: {photos} photos of {public} people, none of them a user or another label; the critics have all of "
         "FaceScrub (530 people, tens of photos each), and the other people's photos are in both trainings.",
@@ -141,9 +143,9 @@ def _figure(rows: Sequence[dict[str, Value]]) -> Figure:
 def seconds(study: Study) -> float:
     """The trainings, and the adapted networks' embeddings of everybody's photos."""
     people = study.people
-    practice = sum(len(one.scraped) for one in people.public)
-    shown = sum(len(one.scraped) + len(one.tests) for one in (*people.users, *people.others))
-    shown += sum(len(one.scraped) for one in people.users)
+    practice = sum(len(person.scraped) for person in people.public)
+    shown = sum(len(person.scraped) + len(person.tests) for person in (*people.users, *people.others))
+    shown += sum(len(person.scraped) for person in people.users)
     steps = max(ADAPTING.epochs * 2 * practice, ADAPTING.least * ADAPTING.batch)
     return len(study.recipe.names) * SECONDS * (steps + 2 * shown / 3)
 

@@ -35,21 +35,21 @@ def shifts(extractor: Extractor, canvases: np.ndarray, *, epsilon: float) -> dic
     attack = Attack(epsilon, max(STEPS), min(1.0, STRIDE * epsilon / min(STEPS)))
     windows = jnp.tile(jnp.array(extractor.spec.window_yx, jnp.float32), (len(canvases), 1, 1))
     crops = crops_of(extractor, jnp.asarray(canvases), windows)
-    own = embedded(extractor, crops)
-    target = Target(None, own, jnp.zeros(len(canvases), jnp.int32))
+    clean = embedded(extractor, crops)
+    target = Target(None, clean, jnp.zeros(len(canvases), jnp.int32))
     noise = jnp.arange(len(canvases), dtype=jnp.uint32)
     deltas = adversary.begin(attack, crops, noise)
     moved = {}
     for step in range(1, attack.steps + 1):
         deltas = adversary.ascend(attack, extractor, target, crops, deltas, jnp.float32(1))
         if step in STEPS:
-            moved[step] = np.linalg.norm(np.asarray(embedded(extractor, crops + deltas)) - np.asarray(own), axis=1)
+            moved[step] = np.linalg.norm(np.asarray(embedded(extractor, crops + deltas)) - np.asarray(clean), axis=1)
     return moved
 
 
 def run(study: Study) -> Findings:
     """A row for both extractors, every bound and every number of steps."""
-    photos = [one.tests[0] for one in study.people.users[:FACES]]
+    photos = [person.tests[0] for person in study.people.users[:FACES]]
     canvases, _ = stack(Canvases.of_study(study).cut(photos))
     if not len(canvases):
         raise ValueError("no face was found in the first test photo of any of the first users")
@@ -83,8 +83,8 @@ def run(study: Study) -> Findings:
 
 
 def _told(rows: Sequence[dict[str, Value]], name: str) -> str:
-    own = [row for row in rows if row["extractor"] == name and row["steps"] == STEPS[-1]]
-    return ", ".join(f"{float(row['shift']):.2f}" for row in own)
+    longest = [row for row in rows if row["extractor"] == name and row["steps"] == STEPS[-1]]
+    return ", ".join(f"{float(row['shift']):.2f}" for row in longest)
 
 
 def _figure(rows: Sequence[dict[str, Value]]) -> Figure:
@@ -94,10 +94,10 @@ def _figure(rows: Sequence[dict[str, Value]]) -> Figure:
         dict.fromkeys(row["extractor"] for row in rows), figures.COLOURS, figures.MARKERS, strict=False
     ):
         for steps, line in zip(STEPS, ("--", "-"), strict=True):
-            own = [row for row in rows if row["extractor"] == name and row["steps"] == steps]
+            points = [row for row in rows if row["extractor"] == name and row["steps"] == steps]
             axes.plot(
-                [float(row["epsilon_255"]) for row in own],
-                [float(row["shift"]) for row in own],
+                [float(row["epsilon_255"]) for row in points],
+                [float(row["shift"]) for row in points],
                 color=colour,
                 marker=marker,
                 ls=line,

@@ -29,7 +29,7 @@ def run(study: Study) -> Findings:
     """A row for every budget and tracker."""
     people = users(study)
     made = by_set(study, sets(study), people)
-    rows: list[dict[str, Value]] = [{"rho": rho, **row} for rho, (_, found) in made.items() for row in found]
+    rows: list[dict[str, Value]] = [{"rho": rho, **row} for rho, (_, set_rows) in made.items() for row in set_rows]
     sentences = [
         f"At rho {rho:g} (mean DSSIM {where(rows, rho=rho)[0]['dssim_mean']:.4f} measured): on the network that made "
         f"the cloaks {rates(where(rows, rho=rho, part='in'))}; on held-out ones "

@@ -36,7 +36,7 @@ def each_tracker(
 def apart(recognisers: Sequence[Recogniser], made_with: Sequence[str]) -> dict[Part, list[Recogniser]]:
     """Recognisers a network of which took part in the cloaks, and the held-out; of these the engine's own first."""
     groups: dict[Part, list[Recogniser]] = {"in": [], "held-out": []}
-    for recogniser in sorted(recognisers, key=lambda one: not one.extractors):
+    for recogniser in sorted(recognisers, key=lambda recogniser: not recogniser.extractors):
         groups[part(recogniser, made_with)].append(recogniser)
     return groups
 
@@ -49,12 +49,16 @@ def few(recognisers: Sequence[Recogniser], made_with: Sequence[str]) -> list[Rec
 
 def robust(recognisers: Sequence[Recogniser]) -> list[Recogniser]:
     """Recognisers of an extractor that was trained adversarially, by its card."""
-    return [one for one in recognisers if any(registry.about(name).get("robust") for name in one.extractors)]
+    return [
+        recogniser
+        for recogniser in recognisers
+        if any(registry.about(name).get("robust") for name in recogniser.extractors)
+    ]
 
 
 def photos_cloaked(people: Sequence[Person]) -> int:
     """How many photos of theirs a cloak set has."""
-    return sum(len(one.scraped) for one in people)
+    return sum(len(person.scraped) for person in people)
 
 
 def central_face(photo: Prepared) -> int:
@@ -75,8 +79,8 @@ def leaked(
     A photo that was not published, as no face was found in it, stays unpublished.
     """
     shown = dict(cloaked)
-    for one in users:
-        published = [photo for photo in one.scraped if cloaked.get(photo) is not None]
+    for user in users:
+        published = [photo for photo in user.scraped if cloaked.get(photo) is not None]
         count = int(share * len(published) + random.random())
         for index in random.permutation(len(published))[:count]:
             del shown[published[index]]
@@ -85,7 +89,7 @@ def leaked(
 
 def pooled(draws: Sequence[Answers]) -> Answers:
     """Several draws of one experiment as one: a user's tests of all draws together, the others' accuracy averaged."""
-    missed = tuple(np.concatenate(own) for own in zip(*(draw.missed for draw in draws), strict=True))
+    missed = tuple(np.concatenate(per_user) for per_user in zip(*(draw.missed for draw in draws), strict=True))
     return Answers(missed, float(np.nanmean([draw.others for draw in draws])))
 
 
@@ -139,10 +143,10 @@ def by_part(rows: Sequence[dict[str, Value]]) -> list[str]:
     """A sentence for the recognisers that took part in the cloaks and one for the held-out."""
     said = []
     for kind, who in (("in", "that took part in making the cloaks"), ("held-out", "that took no part")):
-        own = where(rows, part=kind)
-        names = ", ".join(dict.fromkeys(str(row["recogniser"]) for row in own))
-        if own:
-            said.append(f"Recognisers {who} ({names}): {rates(own)}.")
+        part_rows = where(rows, part=kind)
+        names = ", ".join(dict.fromkeys(str(row["recogniser"]) for row in part_rows))
+        if part_rows:
+            said.append(f"Recognisers {who} ({names}): {rates(part_rows)}.")
         else:
             said.append(f"There was no recogniser {who}: nothing is said about those.")
     return said
@@ -151,7 +155,7 @@ def by_part(rows: Sequence[dict[str, Value]]) -> list[str]:
 def setting(study: Study, cloaks: Cloaks) -> list[str]:
     """How the data differ from the paper's, for every preset that uses the study's people."""
     people = study.people
-    photos = sorted({len(one.scraped) for one in people.users})
+    photos = sorted({len(user.scraped) for user in people.users})
     return [
         f"{len(people.users)} users cloak at once, {'-'.join(map(str, photos))} photos each, against "
         f"{len(people.others)} other people; the paper and its critics cloak one person at a time in PubFig and "

@@ -66,7 +66,7 @@ def run(study: Study) -> Findings:
     for title, names in asked.items():
         tested = judge(learnt.of(names), shown.of(names), shown.people, seed=study.seed)
         curves.append((title, tested))
-        found = tested.curve.at(ALARMS)
+        hits = tested.curve.at(ALARMS)
         rows.append(
             {
                 "detector": title,
@@ -74,8 +74,8 @@ def run(study: Study) -> Findings:
                 "auc": tested.curve.area,
                 "auc_low": tested.interval[0],
                 "auc_high": tested.interval[1],
-                "found_at_5": found,
-                "accuracy_at_5": (found + 1 - ALARMS) / 2,
+                "found_at_5": hits,
+                "accuracy_at_5": (hits + 1 - ALARMS) / 2,
                 "floor_auc": tested.floor.area,
                 "floor_auc_low": tested.floor_interval[0],
                 "floor_auc_high": tested.floor_interval[1],
@@ -93,8 +93,12 @@ def run(study: Study) -> Findings:
 def detectors(study: Study) -> dict[str, tuple[str, ...]]:
     """Networks that each asks: noise alone; each network of the recipe, and all of them; one that took no part."""
     known = study.recipe.names
-    others = [one.extractors for one in study.recognisers if one.extractors and part(one, known) == "held-out"]
-    asked = [(name,) for name in known] + ([known] if len(known) > 1 else []) + [names[:1] for names in others[:1]]
+    held_out = [
+        recogniser.extractors
+        for recogniser in study.recognisers
+        if recogniser.extractors and part(recogniser, known) == "held-out"
+    ]
+    asked = [(name,) for name in known] + ([known] if len(known) > 1 else []) + [names[:1] for names in held_out[:1]]
     return {"noise": (NOISE,), **{f"squeezing on {' and '.join(names)}": names for names in asked}}
 
 
@@ -103,28 +107,28 @@ def sides(study: Study, people: Sequence[Person], cloaks: Cloaks, networks: Sequ
 
     Raises ValueError if there is none.
     """
-    scraped = [(photo, label) for label, one in enumerate(people) for photo in one.scraped if cloaks.files[photo]]
+    scraped = [(photo, label) for label, person in enumerate(people) for photo in person.scraped if cloaks.files[photo]]
     canvases = Canvases.of_study(study)
     files = [rewritten(study, photo) for photo, _ in scraped], [cloaks.files[photo] for photo, _ in scraped]
     cut, faces, there = [], [], np.ones(len(scraped), bool)
     for side in files:
-        found = canvases.cut([file for file in side if file is not None])
-        there &= stack(found)[1]
-        cut.append(found)
+        cut_faces = canvases.cut([file for file in side if file is not None])
+        there &= stack(cut_faces)[1]
+        cut.append(cut_faces)
         faces.append(canvases.faces([file for file in side if file is not None]))
     if not there.any():
         raise ValueError(f"none of the photos of {len(people)} people has a face in the clean and the cloaked file")
 
     def both(measure: Callable[[list[np.ndarray]], np.ndarray], sides: list[list[np.ndarray | None]]):
         clean, cloaked = (
-            measure([one for one, has in zip(side, there, strict=True) if has and one is not None]) for side in sides
+            measure([crop for crop, has in zip(side, there, strict=True) if has and crop is not None]) for side in sides
         )
         return clean, cloaked
 
-    measured = {NOISE: both(lambda own: np.stack([noise(face) for face in own]), faces)}
+    measured = {NOISE: both(lambda crops: np.stack([noise(face) for face in crops]), faces)}
     for name in networks:
         extractor = load(name)
-        measured[name] = both(lambda own, extractor=extractor: squeezing(extractor, np.stack(own)), cut)
+        measured[name] = both(lambda crops, extractor=extractor: squeezing(extractor, np.stack(crops)), cut)
     return Sides(measured, np.array([label for _, label in scraped])[there])
 
 
@@ -222,7 +226,7 @@ def _figure(curves: Sequence[tuple[str, Tested]]) -> Figure:
 
 def seconds(study: Study) -> float:
     """Decoding, and every network's look at four versions of both kinds of every photo."""
-    count = 2 * sum(len(one.scraped) for one in (*study.people.users, *study.people.public))
+    count = 2 * sum(len(person.scraped) for person in (*study.people.users, *study.people.public))
     return count * (0.1 + SECONDS * (len(study.recipe.names) + 1))
 
 

@@ -20,8 +20,8 @@ def run(study: Study) -> Findings:
     made = by_set(study, sets(study), study.people.users)
     rows: list[dict[str, Value]] = [
         {"made_on": name, "steps": cloaks.recipe.steps, **row}
-        for name, (cloaks, found) in made.items()
-        for row in found
+        for name, (cloaks, set_rows) in made.items()
+        for row in set_rows
     ]
     held = where(rows, part="held-out")
     sentences = [

@@ -70,18 +70,18 @@ def foretold(search: Search, known: int, size: int, *, seed: int, check: bool = 
     seen, ahead = search.strangers[:, :known], search.ahead(known)
     random = np.random.default_rng(seed)
 
-    def found(strangers: Float[np.ndarray, "m n"]) -> dict[int, np.ndarray]:
+    def test_chances(strangers: Float[np.ndarray, "m n"]) -> dict[int, np.ndarray]:
         chances = extremes.chances(strangers, search.own, extremes.fitted(strangers))
-        return {k: extremes.found(chances, ahead, more=size - known, guesses=k) for k in GUESSES}
+        return {k: extremes.among_guesses(chances, ahead, more=size - known, guesses=k) for k in GUESSES}
 
-    value = {k: np.mean([own.mean() for own in search.by_user(one)]) for k, one in found(seen).items()}
+    value = {k: np.mean([tests.mean() for tests in search.by_user(chance)]) for k, chance in test_chances(seen).items()}
     drawn: dict[int, list[float]] = {k: [] for k in GUESSES}
     people = search.users.shape[1]
     for _ in range(DRAWS):
         users = np.arange(people) if check else random.integers(people, size=people)
         luck = random.random(len(search.user))
-        for k, one in found(seen[:, random.integers(known, size=known)]).items():
-            shares = np.array([own.mean() for own in search.by_user((luck < one) if check else one)])
+        for k, chance in test_chances(seen[:, random.integers(known, size=known)]).items():
+            shares = np.array([tests.mean() for tests in search.by_user((luck < chance) if check else chance)])
             drawn[k].append(float(shares[users].mean()))
     return {k: Rate(float(value[k]), *map(float, np.quantile(drawn[k], (0.025, 0.975)))) for k in GUESSES}
 
@@ -91,10 +91,10 @@ def strangers(study: Study) -> list[tuple[Path, ...]]:
 
     The study's other people and public, and whoever else is in the folder that they were chosen from.
     """
-    listed = {one.name: one.scraped for one in (*study.people.others, *study.people.public)}
-    known = {*listed, *(one.name for one in study.people.users)}
+    listed = {person.name: person.scraped for person in (*study.people.others, *study.people.public)}
+    known = {*listed, *(person.name for person in study.people.users)}
     more = galleries.further(study.faces, known) if study.faces is not None else {}
-    everybody = {name: tuple(own[: galleries.PHOTOS]) for name, own in {**listed, **more}.items()}
+    everybody = {name: tuple(paths[: galleries.PHOTOS]) for name, paths in {**listed, **more}.items()}
     names = sorted(everybody)
     order = np.random.default_rng(study.seed).permutation(len(names))
     return [everybody[names[index]] for index in order][: SIZES[-1]]
@@ -104,21 +104,21 @@ def searches(
     study: Study, recogniser: Recogniser, cloaks: Cloaks, crowd: Sequence[Sequence[Path]]
 ) -> dict[str, tuple[Search, Search]]:
     """Searches (with cloaks, without) by name. Users of whom no photo, or no test, shows a face are left out."""
-    published = [[photo for photo in one.scraped if cloaks.files[photo]] for one in study.people.users]
-    files = [[file for photo in one.scraped if (file := cloaks.files[photo])] for one in study.people.users]
+    published = [[photo for photo in person.scraped if cloaks.files[photo]] for person in study.people.users]
+    files = [[file for photo in person.scraped if (file := cloaks.files[photo])] for person in study.people.users]
     cloaked, clean = galleries.people(recogniser, files), galleries.people(recogniser, published)
-    tests = galleries.people(recogniser, [one.tests for one in study.people.users])
-    others = [rows for rows in galleries.people(recogniser, crowd) if len(rows)]
+    tests = galleries.people(recogniser, [person.tests for person in study.people.users])
+    crowd_rows = [rows for rows in galleries.people(recogniser, crowd) if len(rows)]
     there = [user for user, rows in enumerate(zip(cloaked, clean, tests, strict=True)) if all(map(len, rows))]
-    if not there or not others:
+    if not there or not crowd_rows:
         return {}
     user = np.concatenate([np.full(len(tests[index]), place) for place, index in enumerate(there)])
     asked = np.concatenate([tests[index] for index in there])
     made = {}
     for name, distances in galleries.SEARCHES.items():
-        far = -distances(asked, others)
+        far = -distances(asked, crowd_rows)
         with_cloaks, without = (
-            Search(user, -distances(asked, [own[index] for index in there]), far) for own in (cloaked, clean)
+            Search(user, -distances(asked, [rows[index] for index in there]), far) for rows in (cloaked, clean)
         )
         made[name] = with_cloaks, without
     return made
@@ -128,9 +128,9 @@ def row_of(people: int, figure: str, pair: Sequence[Mapping[int, Rate]]) -> dict
     """A row's own columns. pair: the rates with cloaks and without."""
     row: dict[str, Value] = {"people": people, "figure": figure}
     for ending, rates in zip(("", "_uncloaked"), pair, strict=True):
-        for guesses, one in rates.items():
+        for guesses, share in rates.items():
             key = f"top_{guesses}{ending}"
-            row |= {key: one.value, f"{key}_low": one.low, f"{key}_high": one.high}
+            row |= {key: share.value, f"{key}_low": share.low, f"{key}_high": share.high}
     return row
 
 
@@ -140,13 +140,13 @@ def run(study: Study) -> Findings:
     crowd = strangers(study)
     rows: list[dict[str, Value]] = []
     for recogniser in study.recognisers:
-        found = searches(study, recogniser, cloaks, crowd)
-        for head, pair in found.items():
+        pairs = searches(study, recogniser, cloaks, crowd)
+        for head, pair in pairs.items():
             about: dict[str, Value] = {"recogniser": recogniser.name, "head": head}
             counts = {"users": pair[0].users.shape[1], "tests": len(pair[0].user), **cloaks.quality()}
             about |= {"part": part(recogniser, cloaks.made_with)}
             rows += [{**about, **row, **counts} for row in _of_tracker(pair, study.seed)]
-        if not found:
+        if not pairs:
             study.say(f"{recogniser.name} finds no face on the users' photos or on anybody else's: left out")
         else:
             study.say(f"{recogniser.name}: searched among {len(crowd)} other people")
@@ -163,24 +163,24 @@ def run(study: Study) -> Findings:
 def _of_tracker(pair: Sequence[Search], seed: int) -> list[dict[str, Value]]:
     there = pair[0].strangers.shape[1]
     sizes = [size for size in SIZES if size < there] + [there]
-    rows = [row_of(size, "measured", [measured(one, size) for one in pair]) for size in sizes]
+    rows = [row_of(size, "measured", [measured(search, size) for search in pair]) for size in sizes]
     fits = [size for size in sizes if size >= extremes.fewest()]
     if len(fits) > 1:
         known = fits[-2]
-        ahead = [foretold(one, known, there, seed=seed, check=True) for one in pair]
+        ahead = [foretold(search, known, there, seed=seed, check=True) for search in pair]
         rows.append(row_of(there, f"foretold from {known:,}", ahead))
     if fits:
-        rows.append(row_of(FAR, "extrapolated", [foretold(one, there, FAR, seed=seed) for one in pair]))
+        rows.append(row_of(FAR, "extrapolated", [foretold(search, there, FAR, seed=seed) for search in pair]))
     return rows
 
 
 def _sentences(rows: Sequence[dict[str, Value]]) -> list[str]:
     said = []
     for kind, who in (("in", "that took part in making the cloaks"), ("held-out", "that took no part")):
-        own = where(rows, part=kind)
-        for figure, what in (("measured", "of"), ("extrapolated", "of an extrapolated")):
-            largest = max((int(row["people"]) for row in where(own, figure=figure)), default=0)
-            shown = [row for row in where(own, figure=figure) if _largest(row, own)]
+        part_rows = where(rows, part=kind)
+        for figure, word in (("measured", "of"), ("extrapolated", "of an extrapolated")):
+            largest = max((int(row["people"]) for row in where(part_rows, figure=figure)), default=0)
+            shown = [row for row in where(part_rows, figure=figure) if _largest(row, part_rows)]
             if shown:
                 shares = ", ".join(
                     f"{_among(k)} in {percent(mean(shown, f'top_{k}'))} (no cloak: "
@@ -188,7 +188,7 @@ def _sentences(rows: Sequence[dict[str, Value]]) -> list[str]:
                     for k in GUESSES
                 )
                 said.append(
-                    f"In a gallery {what} {largest:,} other people, recognisers {who} have the user of a clean photo "
+                    f"In a gallery {word} {largest:,} other people, recognisers {who} have the user of a clean photo "
                     f"{shares}; means over trackers, 1-NN and nearest centroid."
                 )
     check = [row for row in rows if str(row["figure"]).startswith("foretold")]
@@ -203,7 +203,7 @@ def _among(guesses: int) -> str:
 
 def _largest(row: Mapping[str, Value], rows: Sequence[dict[str, Value]]) -> bool:
     same = where(rows, recogniser=row["recogniser"], head=row["head"], figure=row["figure"])
-    return row["people"] == max(int(one["people"]) for one in same)
+    return row["people"] == max(int(peer["people"]) for peer in same)
 
 
 def _checked(check: Sequence[dict[str, Value]], rows: Sequence[dict[str, Value]]) -> str:
@@ -244,9 +244,9 @@ def _figure(rows: Sequence[dict[str, Value]]) -> Figure:
         clean = [row for row in shown if not str(row["figure"]).startswith("foretold")]
         for index, name in enumerate(names):
             hue, marker = figures.COLOURS[index % len(figures.COLOURS)], figures.MARKERS[index % len(figures.MARKERS)]
-            own = where(clean, recogniser=name)
-            face = hue if own[0]["part"] == "in" else "white"
-            known, far = where(own, figure="measured"), where(own, figure="extrapolated")
+            line = where(clean, recogniser=name)
+            face = hue if line[0]["part"] == "in" else "white"
+            known, far = where(line, figure="measured"), where(line, figure="extrapolated")
             axes.plot(*_line(known, key), color=hue, marker=marker, mfc=face)
             axes.plot(*_line(known[-1:] + far, key), color=hue, marker=marker, mfc=face, ls=":")
             for row in far:
@@ -273,8 +273,8 @@ def _line(rows: Sequence[Mapping[str, Value]], key: str) -> tuple[list[int], lis
 
 def _embeddings(study: Study) -> int:
     people = study.people
-    clean = {photo for one in (*people.users, *people.others) for photo in (*one.scraped, *one.tests)}
-    return len({photo for own in strangers(study) for photo in own} - clean)
+    clean = {photo for person in (*people.users, *people.others) for photo in (*person.scraped, *person.tests)}
+    return len({photo for paths in strangers(study) for photo in paths} - clean)
 
 
 PRESET = Preset(

@@ -83,7 +83,13 @@ def _by_user(named: Sequence[Answers], users: int) -> Answers:
     """Trainings of one user each, in rounds through all users, as one: a user's tests of all rounds together."""
     rounds = [named[first : first + users] for first in range(0, len(named), users)]
     return pooled(
-        [Answers(tuple(one.missed[0] for one in own), float(np.nanmean([one.others for one in own]))) for own in rounds]
+        [
+            Answers(
+                tuple(answers.missed[0] for answers in trainings),
+                float(np.nanmean([answers.others for answers in trainings])),
+            )
+            for trainings in rounds
+        ]
     )
 
 

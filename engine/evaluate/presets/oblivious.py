@@ -18,8 +18,8 @@ UNKNOWN = "not known"
 
 def accuracy(recogniser: Recogniser, study: Study) -> float:
     """AUC on the clean photos of this evaluation: the same for those that come with a card and those that do not."""
-    found = verification.of_photos(recogniser, (*study.people.users, *study.people.others))
-    return float("nan") if found is None else found.auc
+    pairs = verification.of_photos(recogniser, (*study.people.users, *study.people.others))
+    return float("nan") if pairs is None else pairs.auc
 
 
 def run(study: Study) -> Findings:
@@ -27,9 +27,9 @@ def run(study: Study) -> Findings:
     cloaks = study.cloaks(study.wanted())
     users, others = study.people.users, study.people.others
     held_out = apart(study.recognisers, cloaks.made_with)["held-out"]
-    here = {one.name: accuracy(one, study) for one in held_out}
+    here = {recogniser.name: accuracy(recogniser, study) for recogniser in held_out}
     rows: list[dict[str, Value]] = []
-    for columns, tracker in each_tracker(sorted(held_out, key=lambda one: here[one.name])):
+    for columns, tracker in each_tracker(sorted(held_out, key=lambda recogniser: here[recogniser.name])):
         measured = measure(tracker, users, others, cloaked=cloaks.files, made_with=cloaks.made_with)
         known = {"auc": here[str(columns["recogniser"])], "lfw_pairs_auc": _card(tracker.extractors)}
         rows.append({**columns, **known, **measured.row(), **cloaks.quality()})
@@ -47,7 +47,7 @@ def run(study: Study) -> Findings:
     last = str(rows[-1]["recogniser"])
     sentences = [
         f"Against the {len(held_out)} recognisers that no cloak was made on "
-        f"({', '.join(one.name for one in held_out)}): {rates(rows)}.",
+        f"({', '.join(recogniser.name for recogniser in held_out)}): {rates(rows)}.",
         f"The most accurate of them ({last}, AUC {here[last]:.4f} on clean photos here): "
         f"{rates(where(rows, recogniser=last))}.",
         f"The cloaks do most against {most['tracker']}: {percent(float(most['protection']))}, floor "

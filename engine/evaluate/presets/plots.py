@@ -64,17 +64,17 @@ def curves(rows: Rows, *, x: str, line: str, panel: str, label: str, percent: bo
         shown = [row for row in rows if row[panel] == name]
         _floors(axes, shown, x)
         for kind, value in enumerate(kinds):
-            own = sorted((row for row in shown if row[line] == value), key=lambda row: float(row[x]))
-            if not own:
+            line_rows = sorted((row for row in shown if row[line] == value), key=lambda row: float(row[x]))
+            if not line_rows:
                 continue
-            took_part = own[0]["part"] == "in"
-            at = [float(row[x]) for row in own]
-            low, high = ([float(row[f"protection_{end}"]) for row in own] for end in ("low", "high"))
+            took_part = line_rows[0]["part"] == "in"
+            at = [float(row[x]) for row in line_rows]
+            low, high = ([float(row[f"protection_{end}"]) for row in line_rows] for end in ("low", "high"))
             if len(kinds) <= FEW:
                 axes.fill_between(at, low, high, color=_hue(kind), alpha=0.12, lw=0)
             axes.plot(
                 at,
-                [float(row["protection"]) for row in own],
+                [float(row["protection"]) for row in line_rows],
                 color=_hue(kind),
                 marker=_marker(kind),
                 mfc=_hue(kind) if took_part else "white",
@@ -94,7 +94,7 @@ def curves(rows: Rows, *, x: str, line: str, panel: str, label: str, percent: bo
 def _floors(axes: Axes, rows: Rows, x: str) -> None:
     at = sorted({float(row[x]) for row in rows})
     floors = [[float(row["floor"]) for row in rows if float(row[x]) == place] for place in at]
-    low, high = np.array([min(own) for own in floors]), np.array([max(own) for own in floors])
+    low, high = np.array([min(values) for values in floors]), np.array([max(values) for values in floors])
     axes.fill_between(at, low - 0.004, high + 0.004, color=GREY, alpha=0.45, lw=0)
 
 

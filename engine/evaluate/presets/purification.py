@@ -25,7 +25,7 @@ NOTHING = "nothing"
 def people(study: Study) -> tuple[tuple[Person, ...], tuple[Person, ...]]:
     """Users and others who take part."""
     others = study.people.others[:OTHERS]
-    fewer = tuple(replace(one, scraped=one.scraped[:OTHERS_PHOTOS], tests=one.tests[:1]) for one in others)
+    fewer = tuple(replace(person, scraped=person.scraped[:OTHERS_PHOTOS], tests=person.tests[:1]) for person in others)
     return study.people.users[:USERS], fewer
 
 
@@ -33,7 +33,7 @@ def run(study: Study) -> Findings:
     """A row for every purification and tracker, first without any."""
     cloaks = study.cloaks(study.wanted())
     users, others = people(study)
-    scraped = [photo for one in users for photo in one.scraped]
+    scraped = [photo for user in users for photo in user.scraped]
     cloaked = {photo: cloaks.files[photo] for photo in scraped}
     chosen = few(study.recognisers, cloaks.made_with)
     rows: list[dict[str, Value]] = []
@@ -45,10 +45,10 @@ def run(study: Study) -> Findings:
         study.say(f"{how}: {rates(where(rows, purification=how))}")
     sentences = [f"With cloaks and no purification: {_both(where(rows, purification=NOTHING))}."]
     for how in PURIFICATIONS:
-        own, before = where(rows, purification=how), where(rows, purification=NOTHING)
+        after, before = where(rows, purification=how), where(rows, purification=NOTHING)
         sentences.append(
-            f"{how[0].upper()}{how[1:]}: {_both(own)}; the tracker names {percent(mean(own, 'others'))} of the other "
-            f"people's photos rightly, {percent(mean(before, 'others'))} without purification."
+            f"{how[0].upper()}{how[1:]}: {_both(after)}; the tracker names {percent(mean(after, 'others'))} of the "
+            f"other people's photos rightly, {percent(mean(before, 'others'))} without purification."
         )
     deviations = [
         *setting(study, cloaks),
@@ -69,7 +69,7 @@ def _washed(
     """Stand-ins for every clean photo, and for every scraped one with cloaks."""
     if how == NOTHING:
         return {}, cloaked
-    photos = [photo for one in (*users, *others) for photo in (*one.scraped, *one.tests)]
+    photos = [photo for person in (*users, *others) for photo in (*person.scraped, *person.tests)]
     published = [file for file in cloaked.values() if file is not None]
     copies = purified(
         [*photos, *published],
@@ -89,8 +89,8 @@ def _both(rows: Sequence[dict[str, Value]]) -> str:
 
 def _copies(study: Study) -> int:
     users, others = people(study)
-    clean = sum(len(one.scraped) + len(one.tests) for one in (*users, *others))
-    return len(PURIFICATIONS) * (clean + sum(len(one.scraped) for one in users))
+    clean = sum(len(person.scraped) + len(person.tests) for person in (*users, *others))
+    return len(PURIFICATIONS) * (clean + sum(len(user.scraped) for user in users))
 
 
 def _embeddings(study: Study) -> int:

@@ -44,10 +44,10 @@ def measured(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3
 def run(study: Study) -> Findings:
     """A row for every measure, over all cloaked photos."""
     cloaks = study.cloaks(study.wanted())
-    found = [_photo(study, photo, file) for photo, file in cloaks.files.items() if file is not None]
-    if not found:
+    photos = [_photo(study, photo, file) for photo, file in cloaks.files.items() if file is not None]
+    if not photos:
         return Findings([], None, ["No photo was cloaked: no face was found in any."], ())
-    table = {key: np.array([one[key] for one in found]) for key in MEASURES}
+    table = {key: np.array([photo[key] for photo in photos]) for key in MEASURES}
     rows: list[dict[str, Value]] = []
     for key, (name, unit, _) in MEASURES.items():
         values = table[key]
@@ -56,7 +56,7 @@ def run(study: Study) -> Findings:
         rows.append({"measure": name, "unit": unit, **middle, "photos": len(values)})
     over = int((table["dssim"] > cloaks.recipe.rho).sum())
     sentences = [
-        f"Round the face, {len(found)} cloaked files differ from their originals by a DSSIM of "
+        f"Round the face, {len(photos)} cloaked files differ from their originals by a DSSIM of "
         f"{table['dssim'].mean():.4f} on average and {table['dssim'].max():.4f} at most (budget {cloaks.recipe.rho:g}, "
         f"{over} files over it), by {np.median(table['rms']):.1f} of 255 grey levels (root mean square of the median "
         f"photo), by {table['largest'].max():.0f} at the pixel that changed most.",

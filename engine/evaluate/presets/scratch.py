@@ -63,9 +63,9 @@ def run(study: Study) -> Findings:
     """A row for each tracker."""
     cloaks = study.cloaks(study.wanted())
     users, others = study.people.users, study.people.others
-    truth = np.array([label for label, one in enumerate((*users, *others)) for _ in one.tests])
-    own = slice(0, sum(len(one.tests) for one in users))
-    rest = slice(own.stop, None)
+    truth = np.array([label for label, person in enumerate((*users, *others)) for _ in person.tests])
+    user_tests = slice(0, sum(len(user.tests) for user in users))
+    other_tests = slice(user_tests.stop, None)
     canvases = Canvases.of_study(study)
     rows: list[dict[str, Value]] = []
     shown: list[Curves] = []
@@ -89,7 +89,7 @@ def run(study: Study) -> Findings:
             }
         )
     sentences = [_said(row) for row in rows]
-    counts = sorted({len(one.scraped) for one in users})
+    counts = sorted({len(user.scraped) for user in users})
     deviations = [
         "The paper trains on tens of photos a person (PubFig, FaceScrub), reaches a high accuracy on clean photos and "
         f"cloaks one person; here {len(users)} users cloak {'-'.join(map(str, counts))} photos each, "
@@ -98,7 +98,7 @@ def run(study: Study) -> Findings:
         "paper's are Inception-ResNet and DenseNet.",
         f"The fine-tuned tracker starts from {FINE_TUNED}; the paper does not fine-tune every layer.",
     ]
-    return Findings(rows, _figure(shown, truth, own, rest), sentences, deviations)
+    return Findings(rows, _figure(shown, truth, user_tests, other_tests), sentences, deviations)
 
 
 def _said(row: dict[str, Value]) -> str:
@@ -111,23 +111,23 @@ def _said(row: dict[str, Value]) -> str:
     )
 
 
-def _figure(curves: Sequence[Curves], truth: Int[np.ndarray, "m"], own: slice, rest: slice) -> Figure:
+def _figure(curves: Sequence[Curves], truth: Int[np.ndarray, "m"], user_tests: slice, other_tests: slice) -> Figure:
     figure = figures.new(width=7.0, height=5.5)
     panels = figure.subplots(2, len(curves), sharex="col", squeeze=False)
     blue, orange, green = figures.COLOURS[:3]
-    for (above, below), one in zip(panels.T, curves, strict=True):
-        above.set_title(one.tracker)
-        for history, colour, label in ((one.clean, blue, "no cloaks"), (one.cloaked, orange, "users cloak")):
+    for (above, below), curve in zip(panels.T, curves, strict=True):
+        above.set_title(curve.tracker)
+        for history, colour, label in ((curve.clean, blue, "no cloaks"), (curve.cloaked, orange, "users cloak")):
             epochs = range(1, len(history.loss) + 1)
             above.plot(epochs, history.loss, color=colour, label=label)
-            right = {"users": history.right(truth, own), "others": history.right(truth, rest)}
+            right = {"users": history.right(truth, user_tests), "others": history.right(truth, other_tests)}
             below.plot(history.epochs, right["users"], color=colour, marker="o", label=f"users' tests, {label}")
             below.plot(
                 history.epochs, right["others"], color=colour, ls=":", marker="^", label=f"others' tests, {label}"
             )
         below.plot(
-            range(1, len(one.cloaked.accuracy) + 1),
-            one.cloaked.accuracy,
+            range(1, len(curve.cloaked.accuracy) + 1),
+            curve.cloaked.accuracy,
             color=green,
             ls="--",
             label="training photos, users cloak",
@@ -147,7 +147,7 @@ def _figure(curves: Sequence[Curves], truth: Int[np.ndarray, "m"], own: slice, r
 def seconds(study: Study) -> float:
     """Two trainings of each tracker."""
     people = (*study.people.users, *study.people.others)
-    photos = sum(len(one.scraped) for one in people)
+    photos = sum(len(person.scraped) for person in people)
     return 2 * photos * (FROM_SCRATCH.epochs * SCRATCH_SECONDS + FINE_TUNING.epochs * FINE_SECONDS) + 60
 
 

@@ -42,8 +42,8 @@ def load(study: Study) -> Load:
     everybody = (*study.people.users, *study.people.others)
     return Load(
         people=len(everybody),
-        scraped=sum(len(one.scraped) for one in everybody),
-        tests=sum(len(one.tests) for one in everybody),
+        scraped=sum(len(person.scraped) for person in everybody),
+        tests=sum(len(person.tests) for person in everybody),
     )
 
 
@@ -54,10 +54,10 @@ def cost(study: Study, provider: Provider) -> Cost:
 
 def uploads(study: Study) -> list[str]:
     """Uploads to each service that the study consents to, and their price."""
-    one = load(study)
+    sent = load(study)
     return [
-        f"{provider.name} would be sent {one.scraped + one.tests} photos of {one.people} people without their names, "
-        f"clean and cloaked, in {cost(study, provider)}. {provider.terms}"
+        f"{provider.name} would be sent {sent.scraped + sent.tests} photos of {sent.people} people without their "
+        f"names, clean and cloaked, in {cost(study, provider)}. {provider.terms}"
         for key in check(study.consent)
         for provider in (SERVICES[key],)
     ]
@@ -78,15 +78,15 @@ def run(study: Study) -> Findings:
     for key, provider in SERVICES.items():
         reason = provider.refusal(consent=key in consent)
         if reason is None:
-            own, said = ask(study, provider)
-            rows += own
+            asked_rows, said = ask(study, provider)
+            rows += asked_rows
             sentences += said
             continue
         rows.append(_row(provider, NOT_ASKED, reason, "none"))
-        one = load(study)
+        sent = load(study)
         sentences.append(
             f"{provider.name} was not asked: {reason}; nothing was sent. Asking it would send "
-            f"{one.scraped + one.tests} photos of {one.people} people without their names, clean and cloaked, in "
+            f"{sent.scraped + sent.tests} photos of {sent.people} people without their names, clean and cloaked, in "
             f"{cost(study, provider)}. {provider.terms}"
         )
     if not robust():

@@ -37,41 +37,41 @@ class Embedded:
     tests: Rows
 
 
-def embedded(recogniser: Recogniser, one: Person, cloaks: Cloaks) -> Embedded | None:
+def embedded(recogniser: Recogniser, user: Person, cloaks: Cloaks) -> Embedded | None:
     """A user's embeddings; None if none of the photos, or of the tests, has a face before and after the cloak."""
-    pairs = [(photo, file) for photo in one.scraped if (file := cloaks.files.get(photo)) is not None]
+    pairs = [(photo, file) for photo in user.scraped if (file := cloaks.files.get(photo)) is not None]
     clean = recogniser.embed([photo for photo, _ in pairs])
     cloaked = recogniser.embed([file for _, file in pairs])
     both = [(a, b) for a, b in zip(clean, cloaked, strict=True) if a is not None and b is not None]
-    tests = _found(recogniser, one.tests)
+    tests = _embeddings(recogniser, user.tests)
     if not both or not len(tests):
         return None
     return Embedded(np.stack([a for a, _ in both]), np.stack([b for _, b in both]), tests)
 
 
-def moved(own: Sequence[Embedded], others: Sequence[Rows]) -> dict[str, Value]:
+def moved(users: Sequence[Embedded], others: Sequence[Rows]) -> dict[str, Value]:
     """How far cloaks move embeddings, against the distance between people.
 
-    own: of the users. others: the embeddings of each other person. A person is their clean centroid: of a user that of
-    the tests, so that no photo is compared with itself.
+    others: the embeddings of each other person. A person is their clean centroid: of a user that of the tests,
+    so that no photo is compared with itself.
     """
-    shift = np.concatenate([np.linalg.norm(one.cloaked - one.scraped, axis=1) for one in own])
-    users = np.stack([one.tests.mean(0) for one in own])
-    centroids = np.concatenate([users, *[rows.mean(0)[None] for rows in others]])
-    between = np.linalg.norm(users[:, None] - centroids[None], axis=2)
-    between[np.arange(len(users)), np.arange(len(users))] = np.nan
+    shift = np.concatenate([np.linalg.norm(user.cloaked - user.scraped, axis=1) for user in users])
+    user_centroids = np.stack([user.tests.mean(0) for user in users])
+    centroids = np.concatenate([user_centroids, *[rows.mean(0)[None] for rows in others]])
+    between = np.linalg.norm(user_centroids[:, None] - centroids[None], axis=2)
+    between[np.arange(len(user_centroids)), np.arange(len(user_centroids))] = np.nan
 
     def astray(rows: Sequence[Rows]) -> float:
-        nearest = [np.linalg.norm(own[:, None] - centroids[None], axis=2).argmin(1) for own in rows]
-        return float(np.concatenate([found != user for user, found in enumerate(nearest)]).mean())
+        nearest = [np.linalg.norm(person_rows[:, None] - centroids[None], axis=2).argmin(1) for person_rows in rows]
+        return float(np.concatenate([neighbours != user for user, neighbours in enumerate(nearest)]).mean())
 
     return {
         "photos": len(shift),
         "shift_mean": float(shift.mean()),
         "between_people": float(np.nanmean(between)),
         "shift_relative": float(shift.mean() / np.nanmean(between)),
-        "astray": astray([one.cloaked for one in own]),
-        "astray_floor": astray([one.scraped for one in own]),
+        "astray": astray([user.cloaked for user in users]),
+        "astray_floor": astray([user.scraped for user in users]),
     }
 
 
@@ -89,27 +89,35 @@ def run(study: Study) -> Findings:
     rows: list[dict[str, Value]] = []
     drawn: dict[str, tuple[list[Embedded], list[Rows]]] = {}
     for recogniser in study.recognisers:
-        own = [one for user in study.people.users if (one := embedded(recogniser, user, cloaks)) is not None]
-        others = [_found(recogniser, (*one.scraped, *one.tests)) for one in study.people.others]
-        others = [found for found in others if len(found)]
-        if not own:
+        users = [
+            embedded_user
+            for user in study.people.users
+            if (embedded_user := embedded(recogniser, user, cloaks)) is not None
+        ]
+        others = [_embeddings(recogniser, (*person.scraped, *person.tests)) for person in study.people.others]
+        others = [person_rows for person_rows in others if len(person_rows)]
+        if not users:
             study.say(f"{recogniser.name} finds no face on the users' photos: left out")
             continue
-        drawn[recogniser.name] = own, others
-        columns = {"recogniser": recogniser.name, "part": part(recogniser, cloaks.made_with), "users": len(own)}
-        rows.append({**columns, **moved(own, others), **cloaks.quality()})
+        drawn[recogniser.name] = users, others
+        columns = {"recogniser": recogniser.name, "part": part(recogniser, cloaks.made_with), "users": len(users)}
+        rows.append({**columns, **moved(users, others), **cloaks.quality()})
     sturdy = robust(study.recognisers)
     groups = apart(study.recognisers, cloaks.made_with)
-    panels = [one.name for one in (*groups["in"][:1], *groups["held-out"][:1], *sturdy[:1]) if one.name in drawn]
+    panels = [
+        recogniser.name
+        for recogniser in (*groups["in"][:1], *groups["held-out"][:1], *sturdy[:1])
+        if recogniser.name in drawn
+    ]
     titles = {name: f"{name} ({where(rows, recogniser=name)[0]['part']})" for name in dict.fromkeys(panels)}
     sentences = [sentence for kind in ("in", "held-out") if (sentence := _sentence(rows, kind))]
     if sturdy:
-        names = [one.name for one in sturdy]
-        own = [row for row in rows if row["recogniser"] in names]
+        names = [recogniser.name for recogniser in sturdy]
+        robust_rows = [row for row in rows if row["recogniser"] in names]
         sentences.append(
-            f"Robust extractors ({', '.join(names)}): shift {mean(own, 'shift_relative'):.2f} of the distance between "
-            f"two people, {percent(mean(own, 'astray'))} nearer to somebody else, "
-            f"{percent(mean(own, 'astray_floor'))} with no cloak."
+            f"Robust extractors ({', '.join(names)}): shift {mean(robust_rows, 'shift_relative'):.2f} of the distance "
+            f"between two people, {percent(mean(robust_rows, 'astray'))} nearer to somebody else, "
+            f"{percent(mean(robust_rows, 'astray_floor'))} with no cloak."
         )
     else:
         sentences.append(
@@ -124,30 +132,30 @@ def run(study: Study) -> Findings:
     return Findings(rows, figure, sentences, deviations)
 
 
-def _found(recogniser: Recogniser, photos: Sequence[Path]) -> Rows:
-    found = [one for one in recogniser.embed(photos) if one is not None]
-    return np.stack(found) if found else np.empty((0, 0))
+def _embeddings(recogniser: Recogniser, photos: Sequence[Path]) -> Rows:
+    rows = [row for row in recogniser.embed(photos) if row is not None]
+    return np.stack(rows) if rows else np.empty((0, 0))
 
 
 def _sentence(rows: Sequence[dict[str, Value]], kind: str) -> str:
-    own = where(rows, part=kind)
+    shown = where(rows, part=kind)
     who = {"in": "that took part in making the cloaks", "held-out": "that took no part"}[kind]
-    if not own:
+    if not shown:
         return ""
     return (
-        f"In recognisers {who} ({', '.join(str(row['recogniser']) for row in own)}) a cloak moves an embedding by "
-        f"{mean(own, 'shift_relative'):.2f} of the distance between two people, and {percent(mean(own, 'astray'))} of "
-        f"the cloaked photos lie nearer to somebody else's clean photos than to the person's own; "
-        f"{percent(mean(own, 'astray_floor'))} do with no cloak."
+        f"In recognisers {who} ({', '.join(str(row['recogniser']) for row in shown)}) a cloak moves an embedding by "
+        f"{mean(shown, 'shift_relative'):.2f} of the distance between two people, and {percent(mean(shown, 'astray'))} "
+        f"of the cloaked photos lie nearer to somebody else's clean photos than to the person's own; "
+        f"{percent(mean(shown, 'astray_floor'))} do with no cloak."
     )
 
 
 def _figure(panels: dict[str, tuple[list[Embedded], list[Rows]]]) -> Figure:
     figure = figures.new(height=3.6)
-    for axes, (title, (own, others)) in zip(
+    for axes, (title, (users, others)) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        _panel(axes, own[:SHOWN], others)
+        _panel(axes, users[:SHOWN], others)
         axes.set_title(title)
     handles = [
         Line2D([], [], color="black", marker="o", ls="", label="a user, clean"),
@@ -159,12 +167,12 @@ def _figure(panels: dict[str, tuple[list[Embedded], list[Rows]]]) -> Figure:
 
 
 def _panel(axes: Axes, users: Sequence[Embedded], others: Sequence[Rows]) -> None:
-    middle, plane = axes_of(np.concatenate([*[np.concatenate([one.scraped, one.tests]) for one in users], *others]))
+    middle, plane = axes_of(np.concatenate([*[np.concatenate([user.scraped, user.tests]) for user in users], *others]))
     background = (np.concatenate(others) - middle) @ plane if others else np.empty((0, 2))
     axes.plot(*background.T, ls="", marker=".", ms=3, color=GREY, alpha=0.6)
-    for one, colour in zip(users, figures.COLOURS, strict=False):
-        clean = (np.concatenate([one.scraped, one.tests]) - middle) @ plane
-        cloaked = (one.cloaked - middle) @ plane
+    for user, colour in zip(users, figures.COLOURS, strict=False):
+        clean = (np.concatenate([user.scraped, user.tests]) - middle) @ plane
+        cloaked = (user.cloaked - middle) @ plane
         axes.plot(*clean.T, ls="", marker="o", ms=5, color=colour)
         axes.plot(*cloaked.T, ls="", marker="X", ms=7, color=colour, mfc="white", mew=1.3)
     axes.set_xlabel("first principal axis")

@@ -79,7 +79,7 @@ def chosen(study: Study) -> list[tuple[Person, tuple[Path, ...]]]:
             f"the photos of {len(users)} fake accounts are taken from as many people of the public; there are "
             f"{len(public)}: ask for more, or leave preset sybil out"
         )
-    return [(user, (*one.scraped, *one.tests)[:PHOTOS]) for user, one in zip(users, public, strict=False)]
+    return [(user, (*person.scraped, *person.tests)[:PHOTOS]) for user, person in zip(users, public, strict=False)]
 
 
 def folder(study: Study, user: Person) -> Path:
@@ -107,10 +107,12 @@ def clean_means(study: Study, users: Sequence[Person]) -> list[Target]:
     batcher = Cloaker(recipe=replace(study.recipe, objective="away"), detection=study.detection, batch=BATCH).batcher
     means = []
     for user in users:
-        prepared = [one for photo in user.scraped if (one := prepare(photo, study.detector)).cuts]
+        prepared = [cut_photo for photo in user.scraped if (cut_photo := prepare(photo, study.detector)).cuts]
         if not prepared:
             raise RuntimeError(f"no face was found in any of the scraped photos of {user.name}")
-        means.append(population.mean_embedding(batcher.embed([one.cuts[central_face(one)].canvas for one in prepared])))
+        means.append(
+            population.mean_embedding(batcher.embed([photo.cuts[central_face(photo)].canvas for photo in prepared]))
+        )
     return means
 
 
@@ -119,7 +121,7 @@ def run(study: Study) -> Findings:
     cloaks = study.cloaks(study.wanted())
     fakes = decoys(study)
     users, others = [fake.user for fake in fakes], study.people.others
-    published = [photo for one in users for photo in one.scraped if cloaks.files[photo] is not None]
+    published = [photo for user in users for photo in user.scraped if cloaks.files[photo] is not None]
     dssim = [value for fake in fakes for value in fake.dssim.values()]
     spent = {"fake_dssim_mean": float(np.mean(dssim)), "fake_dssim_max": float(np.max(dssim))}
     rows: list[dict[str, Value]] = []
@@ -144,10 +146,10 @@ def run(study: Study) -> Findings:
         study.say(f"{tracker.name}: fake accounts tried")
     sentences = [
         f"With {percent(share)} of the user's scraped photos clean, the fake account posting {posts}: recognisers that "
-        f"took part {rates(where(own, part='in'))}; held-out {rates(where(own, part='held-out'))}."
+        f"took part {rates(where(share_rows, part='in'))}; held-out {rates(where(share_rows, part='held-out'))}."
         for share in LEAKED
         for posts in (NONE, CLEAN, CLOAKED)
-        if (own := where(rows, leaked=share, **{"fake account": posts}))
+        if (share_rows := where(rows, leaked=share, **{"fake account": posts}))
     ]
     deviations = [
         *setting(study, cloaks),
@@ -169,7 +171,7 @@ def _cloaked(study: Study, place: Path, photos: Sequence[Path], goal: Target) ->
     for photo in photos:
         linked(place / "scraped" / photo.name, photo)
     settings = bulk.fingerprint(recipe(study), study.detection, study.output, None)
-    goal_hash = hashlib.sha256(b"".join(one.tobytes() for one in goal)).hexdigest()
+    goal_hash = hashlib.sha256(b"".join(embedding.tobytes() for embedding in goal)).hexdigest()
     bulk.run(
         lambda count: Cloaker(recipe=recipe(study), detection=study.detection, goal=goal, batch=min(BATCH, PHOTOS)),
         [place / "scraped"],

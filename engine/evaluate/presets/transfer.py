@@ -38,9 +38,9 @@ def run(study: Study) -> Findings:
     people = users(study)
     made = by_set(study, sets(study), people)
     rows: list[dict[str, Value]] = []
-    for user, (_, found) in made.items():
+    for user, (_, set_rows) in made.items():
         about: dict[str, Value] = {"user": user, "robust": "yes" if _robust(user) else "no"}
-        rows += [{**about, **row} for row in found]
+        rows += [{**about, **row} for row in set_rows]
     sentences = [
         f"Cloaks made on {user}{' (robust)' if _robust(user) else ''} alone: against itself "
         f"{rates(where(rows, user=user, part='in'))}; against the others "
@@ -88,14 +88,14 @@ def _figure(rows: Sequence[dict[str, Value]]) -> Figure:
     trackers = list(dict.fromkeys(str(row["recogniser"]) for row in rows))
     figure = figures.new(height=1.2 + 2 * (0.9 + 0.34 * (len(made) + 1)))
     for axes, head in zip(figure.subplots(len(MAIN_HEADS), 1, sharex=True), MAIN_HEADS, strict=True):
-        own = where(rows, head=head)
+        head_rows = where(rows, head=head)
         table = np.full((len(made) + 1, len(trackers)), np.nan)
-        for row in own:
+        for row in head_rows:
             column = trackers.index(str(row["recogniser"]))
             table[made.index(str(row["user"])), column] = float(row["protection"])
             table[-1, column] = float(row["floor"])
         _heat(axes, table, rows=[*made, NO_CLOAK], columns=trackers)
-        for row in where(own, part="in"):
+        for row in where(head_rows, part="in"):
             corner = trackers.index(str(row["recogniser"])) - 0.5, made.index(str(row["user"])) - 0.5
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec=figures.COLOURS[4], lw=3, clip_on=False))
         axes.set_title(f"{head}: protection (framed: the tracker's network made the cloaks)", fontsize="medium")

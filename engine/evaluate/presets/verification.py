@@ -57,12 +57,12 @@ def pairs(rows: Float[np.ndarray, "n d"], persons: Int[np.ndarray, "n"]) -> Pair
 
 def of_photos(recogniser: Recogniser, people: tuple[Person, ...]) -> Pairs | None:
     """All pairs of the clean photos of these people, None if no face was found in any."""
-    photos = [(photo, label) for label, one in enumerate(people) for photo in (*one.scraped, *one.tests)]
-    found = recogniser.embed([photo for photo, _ in photos])
-    kept = [(row, label) for row, (_, label) in zip(found, photos, strict=True) if row is not None]
-    if not kept:
+    photos = [(photo, label) for label, person in enumerate(people) for photo in (*person.scraped, *person.tests)]
+    rows = recogniser.embed([photo for photo, _ in photos])
+    labelled = [(row, label) for row, (_, label) in zip(rows, photos, strict=True) if row is not None]
+    if not labelled:
         return None
-    return pairs(np.stack([row for row, _ in kept]), np.array([label for _, label in kept]))
+    return pairs(np.stack([row for row, _ in labelled]), np.array([label for _, label in labelled]))
 
 
 def everybody(study: Study) -> tuple[Person, ...]:
@@ -74,19 +74,19 @@ def everybody(study: Study) -> tuple[Person, ...]:
 def run(study: Study) -> Findings:
     """A row for every recogniser of the study, the two extractors first."""
     subject, reference = study.recipe.names
-    order = sorted(study.recognisers, key=lambda one: (one.name != subject, one.name != reference))
+    order = sorted(study.recognisers, key=lambda recogniser: (recogniser.name != subject, recogniser.name != reference))
     rows: list[dict[str, Value]] = []
     curves: dict[str, Pairs] = {}
     for recogniser in order:
-        found = of_photos(recogniser, everybody(study))
-        if found is None:
+        distances = of_photos(recogniser, everybody(study))
+        if distances is None:
             continue
-        curves[recogniser.name] = found
-        rates = {f"tar_far_{rate:g}": found.true_accepts(rate) for rate in FALSE_ACCEPTS}
-        counts = {"people": found.people, "photos": found.photos}
-        sizes = {"same": len(found.same), "different": len(found.different)}
-        rows.append({"recogniser": recogniser.name, "auc": found.auc, **rates, **counts, **sizes})
-        study.say(f"{recogniser.name}: AUC {found.auc:.4f}")
+        curves[recogniser.name] = distances
+        rates = {f"tar_far_{rate:g}": distances.true_accepts(rate) for rate in FALSE_ACCEPTS}
+        counts = {"people": distances.people, "photos": distances.photos}
+        sizes = {"same": len(distances.same), "different": len(distances.different)}
+        rows.append({"recogniser": recogniser.name, "auc": distances.auc, **rates, **counts, **sizes})
+        study.say(f"{recogniser.name}: AUC {distances.auc:.4f}")
     known = {str(row["recogniser"]): row for row in rows}
     sentences = [
         f"{name}: area under the ROC curve {float(known[name]['auc']):.4f}, true accept rate "
@@ -104,9 +104,9 @@ def _figure(curves: dict[str, Pairs]) -> Figure:
     figure = figures.new()
     axes = figure.subplots()
     rates = np.logspace(-4, 0, 60)
-    for name, marker, one in zip(curves, figures.MARKERS, curves.values(), strict=False):
-        accepts = [one.true_accepts(rate) for rate in rates]
-        axes.plot(rates, accepts, label=f"{name}, AUC {one.auc:.4f}", marker=marker, markevery=10)
+    for name, marker, curve in zip(curves, figures.MARKERS, curves.values(), strict=False):
+        accepts = [curve.true_accepts(rate) for rate in rates]
+        axes.plot(rates, accepts, label=f"{name}, AUC {curve.auc:.4f}", marker=marker, markevery=10)
     axes.set_xscale("log")
     axes.set_xlabel("false accept rate")
     axes.set_ylabel("true accept rate")
@@ -120,7 +120,7 @@ PRESET = Preset(
     source="verification of pairs, as of Labeled Faces in the Wild (Huang et al. 2007)",
     question="Are two clean photos of one person nearer to each other than two of different people?",
     cloaks=lambda study: [],
-    embeddings=lambda study: sum(len(one.scraped) + len(one.tests) for one in study.people.public),
+    embeddings=lambda study: sum(len(person.scraped) + len(person.tests) for person in study.people.public),
     seconds=lambda study: 5.0,
     run=run,
 )

@@ -33,7 +33,9 @@ __all__ = [
     "session",
 ]
 
-SERVICES: dict[str, Provider] = {one.key: one for one in (rekognition.PROVIDER, azure.PROVIDER, facepp.PROVIDER)}
+SERVICES: dict[str, Provider] = {
+    provider.key: provider for provider in (rekognition.PROVIDER, azure.PROVIDER, facepp.PROVIDER)
+}
 """Services by the name that `--services` takes, in the order of the report."""
 
 

@@ -64,7 +64,7 @@ class FacePlusPlus:
         if not faces:
             return False
         boxes = {face["face_token"]: face["face_rectangle"] for face in faces}
-        token = max(boxes, key=lambda one: boxes[one]["width"] * boxes[one]["height"])
+        token = max(boxes, key=lambda face_token: boxes[face_token]["width"] * boxes[face_token]["height"])
         self.labels[token] = label
         self.waiting.append(token)
         if len(self.waiting) == AT_ONCE:

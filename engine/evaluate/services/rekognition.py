@@ -98,10 +98,10 @@ def missing() -> str | None:
     from botocore.exceptions import BotoCoreError
 
     try:
-        own = boto3.Session()
-        if own.get_credentials() is None:
+        session = boto3.Session()
+        if session.get_credentials() is None:
             return "there are no AWS credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)"
-        if own.region_name is None:
+        if session.region_name is None:
             return "there is no AWS region (AWS_DEFAULT_REGION)"
     except BotoCoreError as error:
         return f"the AWS configuration cannot be used: {error}"

@@ -163,23 +163,24 @@ class Provider:
 
 
 @contextmanager
-def session(service: Service, *, left: Callable[[str], None]) -> Iterator[Service]:
+def session(service: Service, *, on_leftover: Callable[[str], None]) -> Iterator[Service]:
     """An open service whose collection is deleted at the end, whatever happens.
 
-    left: gets a line that names the collection if it may still be there; an exception on its way out gets it as a note.
+    on_leftover: gets a line that names the collection if it may still be there; an exception on its way out gets
+    it as a note.
     """
     try:
         service.open()
         yield service
     except BaseException as error:
-        _delete(service, left, error)
+        _delete(service, on_leftover, error)
         raise
-    _delete(service, left, None)
+    _delete(service, on_leftover, None)
 
 
-def _delete(service: Service, left: Callable[[str], None], cause: BaseException | None) -> None:
+def _delete(service: Service, on_leftover: Callable[[str], None], cause: BaseException | None) -> None:
     def report(line: str) -> None:
-        left(line)
+        on_leftover(line)
         if cause is not None:
             cause.add_note(line)
 

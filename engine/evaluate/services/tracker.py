@@ -53,7 +53,7 @@ class ServiceTracker:
         self, photos: Sequence[Path], labels: Int[np.ndarray, "n"], tests: Sequence[Path], people: int
     ) -> Int[np.ndarray, "m"]:
         limits = self.provider.limits
-        with session(self.provider.connect(), left=self._leave) as service:
+        with session(self.provider.connect(), on_leftover=self._leave) as service:
             enrolled = [
                 service.enrol(int(label), upload(photo, limits)) for photo, label in zip(photos, labels, strict=True)
             ]
@@ -64,8 +64,8 @@ class ServiceTracker:
                     f"{self.name} found no face in {enrolled.count(False)} of {len(enrolled)} photos to learn from"
                 )
             service.ready()
-            found = np.array([service.identify(upload(test, limits)) for test in tests], int)
-        return np.where(found == UNKNOWN, people, found)
+            answers = np.array([service.identify(upload(test, limits)) for test in tests], int)
+        return np.where(answers == UNKNOWN, people, answers)
 
     def _leave(self, line: str) -> None:
         self.left.append(line)
