@@ -121,9 +121,8 @@ def _help(helper: Callable[[], subprocess.Popen]) -> None:
 def _end_helpers() -> None:
     with suppress(IndexError):
         while True:
-            helper = _helpers.pop()
-            helper.terminate()
-            helper.wait()
+            with _helpers.pop() as helper:
+                helper.terminate()
 
 
 def from_the_end(calls: Sequence[Call]) -> None:

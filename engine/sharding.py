@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -37,8 +38,10 @@ def configure(*, cache: Path | None = None) -> Path | None:
     cache: its folder; by default `fawkes-engine` in the user's cache directory. What the caller's environment says
     (XLA_FLAGS naming the same flag, JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE, MALLOC_ARENA_MAX or
     GLIBC_TUNABLES) stands. But a folder that is not the user's alone (`private.trusted`) is not used, whoever named it:
-    what is cached there is run.
+    what is cached there is run. Raises ValueError if JAX is set to 64 bits.
     """
+    if jax.dtypes.canonicalize_dtype(float) != np.float32:
+        raise ValueError("JAX is set to 64 bits, and cloaks are made in 32: leave jax_enable_x64 (JAX_ENABLE_X64) off")
     _keep_memory()
     flags = os.environ.get("XLA_FLAGS", "")
     if version("jaxlib").startswith(CPU_FLAG_VERSIONS) and CPU_FLAG.split("=")[0] not in flags:

@@ -24,6 +24,7 @@ def test_a_footprint_is_told_from_the_header_and_never_waits(tmp_path: Path) -> 
     os.mkfifo(tmp_path / "c.png")
     for name in ("b.png", "c.png", "gone.png"):
         assert budget.footprint(tmp_path / name) < 100
+    assert budget.footprint(Path("a\0b")) == budget.footprint(Path("\ud800.jpg")) == 0
 
 
 def test_a_budget_holds_and_lets_one_in_whatever_it_takes() -> None:

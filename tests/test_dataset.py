@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,20 @@ def test_what_is_no_photo_is_passed_by(tmp_path):
     assert {name: [p.name for p in paths] for name, paths in photos_of(root).items()} == {
         "a": ["a_000.jpg", "a_001.jpg"]
     }
+
+
+def test_what_is_no_file_is_passed_by_and_named(tmp_path):
+    person = tmp_path / "p"
+    person.mkdir()
+    (person / "good.jpg").write_bytes(b"x")
+    (person / "folder.jpg").mkdir()
+    os.mkfifo(person / "pipe.png")
+    (person / "link.jpg").symlink_to(person / "nowhere")
+    with pytest.warns(UserWarning, match="is passed by") as warned:
+        assert photos_of(tmp_path) == {"p": [person / "good.jpg"]}
+    assert [Path(str(warning.message).split(" is passed by")[0]).name for warning in warned] == [
+        "folder.jpg", "link.jpg", "pipe.png",
+    ]  # fmt: skip
 
 
 def test_a_folder_without_people_is_refused(tmp_path):

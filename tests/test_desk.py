@@ -167,3 +167,20 @@ def test_bytes_are_counted_over_all_callers_and_one_photo_of_each_is_let_in(desk
         assert desk.fits(second, 5)
         assert not desk.fits(second, 6)
         assert not desk.fits(first, 6)
+
+
+def test_what_a_callers_iterator_raises_comes_after_what_it_gave(desk: Desk) -> None:
+    def numbers() -> Iterator[int]:
+        yield from (1, 2)
+        raise OSError("the camera is gone")
+
+    done: list[int] = []
+    with pytest.raises(OSError, match="the camera is gone"):
+        done.extend(number for number, _ in stream(numbers(), stages(), desk))
+    assert done == [1, 2]
+
+
+def test_a_forked_process_is_told_instead_of_left_waiting(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.bulk.desk.os.getpid", lambda: desk._process + 1)
+    with desk.lock, pytest.raises(ClosedError, match="made in another process"):
+        cloaks(desk, [1])

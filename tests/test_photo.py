@@ -672,6 +672,17 @@ def test_from_array():
             photo.from_array(value)
 
 
+def test_a_pillow_image_that_only_xmp_calls_turned_is_read_as_its_file():
+    packet = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    )
+    data = save(scene(), "JPEG", xmp=packet, quality=95)
+    file, pillow = photo.read(data), photo.from_array(Image.open(io.BytesIO(data)))
+    assert file.size == pillow.size == scene().shape[1::-1]
+    np.testing.assert_array_equal(file.pixels, pillow.pixels)
+
+
 # --- the folder of odd files
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from engine import photo as photos
 from engine.bulk import trouble
 from engine.bulk.inputs import Item
 from engine.bulk.plan import Task
-from engine.bulk.prepare import digest, prepare
+from engine.bulk.prepare import digest, prepare, still
 from engine.types import Face, PhotoError, UnsettledError
 
 
@@ -86,3 +88,51 @@ def test_only_what_a_photo_itself_is_at_fault_for_is_final(error: Exception, aga
 def test_what_could_not_be_read_when_the_run_was_planned_is_not_tried_for_ever(picture: Path) -> None:
     unseen = replace(task(picture), size=0, modified=0)
     assert trouble.row(unseen, UnsettledError("There is no such file."), out=None).key == "key"
+
+
+def test_pictures_that_show_different_things_are_different_photos() -> None:
+    """The hash is of what is seen: upright, with the palette's colours, and with what is transparent."""
+    upright = Image.fromarray(np.arange(40 * 30 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 30, 3))
+    turned, buffers = upright.transpose(Image.Transpose.ROTATE_90), []
+    for orientation in (1, 6):
+        buffers.append(io.BytesIO())
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        turned.save(buffers[-1], "PNG", exif=exif)
+    indices = np.arange(1200, dtype=np.uint32).astype(np.uint8).reshape(40, 30)
+    palettes = [Image.fromarray(indices, "P") for _ in range(2)]
+    for palette, step in zip(palettes, (1, 3), strict=True):
+        palette.putpalette([value * step % 256 for value in range(256) for _ in range(3)])
+    clear = upright.copy()
+    clear.putalpha(90)
+    different = [
+        turned,
+        Image.open(buffers[1]),
+        *palettes,
+        clear,
+        np.asarray(upright)[..., 0],
+        np.zeros((40, 30), np.uint8),
+    ]
+    assert len({digest(picture) for picture in different}) == len(different)
+    assert digest(Image.open(buffers[0])) == digest(np.asarray(turned)) == digest(still(turned))
+    for picture in different:
+        assert prepare(picture, Nobody()).sha256 == digest(picture) == digest(still(picture))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, Image.fromarray])
+def test_a_still_photo_stays_what_it_was(kind: Callable[[np.ndarray], np.ndarray | Image.Image]) -> None:
+    pixels = np.full((40, 30, 3), 90, np.uint8)
+    picture = kind(pixels)
+    kept = still(picture)
+    pixels[:] = 7
+    if isinstance(picture, Image.Image):
+        picture.paste((7, 7, 7), (0, 0, 30, 40))
+    assert int(prepare(kept, Nobody()).photo.pixels.max()) == 90
+    assert int(prepare(picture, Nobody()).photo.pixels.max()) == 7
+
+
+def test_what_cannot_be_kept_still_says_so_when_its_turn_comes() -> None:
+    for bad in (np.zeros((4, 4, 3)), Image.new("F", (20, 20))):
+        assert still(bad) is bad
+        with pytest.raises(PhotoError):
+            prepare(bad, Nobody())

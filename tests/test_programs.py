@@ -346,7 +346,8 @@ def test_a_run_whose_programs_are_there_traces_nothing_and_writes_the_same(tmp_p
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("XDG_CACHE_HOME", str(tmp_path / "cache of second"))
         environment.setenv("JAX_PLATFORMS", "cpu")
-        assert ahead.helper(recipe, 1).wait(300) == 0
+        with ahead.helper(recipe, 1) as helper:
+            assert helper.wait(300) == 0
     names = {"_embed", "begin", "enter", "_pull", "_move", "_cloaked", "_settle", "result"}
     first, second = run("first"), run("second")
     assert set(first) >= names
@@ -355,6 +356,15 @@ def test_a_run_whose_programs_are_there_traces_nothing_and_writes_the_same(tmp_p
     assert sum(second[name]["seconds"] for name in names) < sum(first[name]["seconds"] for name in names) / 4
     made = [(tmp_path / out / "obama.jpg").read_bytes() for out in ("first", "second")]
     assert made[0] == made[1]
+
+
+def test_a_helper_ends_with_a_process_that_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody is left to end it: what tells it is its input, whose other end the system closes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with ahead.helper(Recipe.of("mid"), 8) as helper:
+        assert helper.stdin is not None
+        helper.stdin.close()
+        assert helper.wait(120) == 1
 
 
 def test_a_helper_ends_with_the_run(folder: Path) -> None:

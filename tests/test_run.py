@@ -731,9 +731,14 @@ def test_a_copy_has_the_permissions_and_the_time_of_its_photo(
     shutil.copy(folder / "a.png", folder / "b.png")
     (folder / "a.png").chmod(0o600)
     (folder / "b.png").chmod(0o644)
+    (folder / "private").mkdir()
+    shutil.copy(folder / "b.png", folder / "private" / "c.png")
+    (folder / "private").chmod(0o710)
+    folder.chmod(0o755)
     os.utime(folder / "a.png", ns=(10**18, 10**18))
     call(folder, "--out", out, capsys=capsys)
-    assert [(out / name).stat().st_mode & 0o777 for name in ("a.png", "b.png")] == [0o600, 0o644]
+    modes = {name: (out / name).stat().st_mode & 0o777 for name in ("a.png", "b.png", "private/c.png")}
+    assert modes == {"a.png": 0o600, "b.png": 0o644, "private/c.png": 0o640}
     assert (out / "a.png").stat().st_mtime_ns == 10**18
     assert (out / ".cloak").stat().st_mode & 0o077 == 0
     assert all(path.stat().st_mode & 0o077 == 0 for path in (out / ".cloak").iterdir())

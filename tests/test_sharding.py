@@ -270,3 +270,8 @@ def test_a_platform_that_is_not_there_is_one_sentence(asked: str, tmp_path: Path
     assert f"JAX cannot use the platform '{asked}' here" in done.stderr
     assert "JAX_PLATFORMS=cpu" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_64_bits_are_refused() -> None:
+    with jax.enable_x64(True), pytest.raises(ValueError, match="JAX_ENABLE_X64"):
+        sharding.configure()

@@ -18,7 +18,8 @@ from conftest import REPOSITORY
 
 from engine import cli
 from engine.bulk import manifest, status
-from engine.bulk.manifest import UNCLOAKED, Manifest, Row
+from engine.bulk.manifest import UNCLOAKED, Manifest, Row, Survey
+from engine.bulk.records import Records
 from engine.bulk.untouched import reading
 
 FACE = {"box": [0, 0, 9, 9], "dssim": 0.0061}
@@ -177,7 +178,7 @@ def test_a_manifest_that_is_no_use_is_named(damage: str, tmp_path: Path, capsys:
 def test_of_two_manifests_the_last_one_is_believed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(tmp_path, row("a.jpg", "failed", "once"), row("b.jpg"), shard="0-of-2")
     fill(tmp_path, row("a.jpg"), row(os.fsdecode(b"\xff.jpg"), "no_face", "x"), row("z.jpg"), shard="1-of-2")
-    for age, shard in enumerate(("1-of-2", "0-of-2")):
+    for age, shard in enumerate(("0-of-2", "1-of-2")):  # whichever file was touched last
         os.utime(tmp_path / ".cloak" / f"manifest-{shard}.sqlite", (1000 - age, 1000 - age))
     code, said, _ = call(tmp_path, capsys=capsys)
     assert [line.split(":")[0] for line in said.splitlines()[:-1]] == [
@@ -187,6 +188,23 @@ def test_of_two_manifests_the_last_one_is_believed(tmp_path: Path, capsys: pytes
         r"NOT PROTECTED album/\xff.jpg",
     ]
     assert code == cli.OK
+
+
+def test_a_row_of_another_photo_makes_no_older_row_newer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, row("a.jpg"), row("b.jpg"))
+    monkeypatch.setattr("engine.bulk.manifest.time.time_ns", lambda: 5)  # a clock that was put back
+    fill(tmp_path, row("a.jpg", "failed", "It is damaged."), shard="0-of-2")
+    fill(tmp_path, row("other.jpg"))
+    code, said, _ = call(tmp_path, capsys=capsys)
+    assert "FAILED album/a.jpg: It is damaged." in said
+    assert code == cli.FAILED
+    with Survey(tmp_path) as survey:
+        assert {row.target: row.status for row in survey.rows()} == {
+            "a.jpg": "failed", "b.jpg": "cloaked", "other.jpg": "cloaked",
+        }  # fmt: skip
+    assert Records(tmp_path).known("a.jpg").last.status == "failed"  # type: ignore[union-attr]
 
 
 def test_nothing_is_written_while_a_run_writes_and_after_it_was_killed(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from engine.cloak.state import seeded
 from engine.cloak.targets import CANDIDATES, farthest
 
 
@@ -40,3 +42,10 @@ def test_the_choice_is_far_and_stable_under_a_small_change() -> None:
     assert float(bank[0][first] @ person) < -0.3  # of 24 random directions in 8 dimensions the farthest is well behind
     near = person + 1e-3 * rows(9, 1, 8)[0]
     assert far([near / np.linalg.norm(near)], bank, 3) == first
+
+
+def test_keys_are_of_one_kind_whatever_jax_is_set_to() -> None:
+    expected = jax.random.uniform(seeded(3), (4,))
+    with jax.default_prng_impl("rbg"):
+        np.testing.assert_array_equal(jax.random.uniform(seeded(3), (4,)), expected)
+        assert not np.array_equal(jax.random.uniform(jax.random.key(3), (4,)), expected)

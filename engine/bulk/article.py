@@ -65,7 +65,7 @@ def identity(row: Row, notes: Sequence[str]) -> str:
     """Hash of all that an article depends on, 32 hexadecimal digits: the same digits, the same article."""
     # These change when a folder is copied, and the pictures stay the same.
     parts = [
-        {**row.as_dict(), "stamp": "", "state": ""},
+        {**row.as_dict(), "stamp": "", "state": "", "turn": 0},
         list(notes),
         _measured(row),
         html.version(TEMPLATE),

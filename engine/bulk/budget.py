@@ -18,6 +18,7 @@ from PIL import Image
 from engine import photo as photos
 from engine.bulk.prepare import Source
 from engine.photo.footprint import of_pixels
+from engine.types import Photo
 
 SHARE = 4
 """The budget is one of so many parts of the memory that is available."""
@@ -42,6 +43,8 @@ def footprint(source: Source) -> int:
         return photos.footprint(source)
     if isinstance(source, Image.Image):
         return of_pixels(source.width * source.height)
+    if isinstance(source, Photo):
+        return of_pixels(math.prod(source.size))
     return of_pixels(math.prod(getattr(source, "shape", ())[:2]))
 
 

@@ -16,7 +16,7 @@ from engine import faults
 from engine.bulk import budget, people, trouble
 from engine.bulk.person import Person
 from engine.bulk.pipeline import stream
-from engine.bulk.prepare import Prepared, Source, prepare
+from engine.bulk.prepare import Prepared, Source, prepare, still
 from engine.bulk.results import Cloaked, Encoded, WeakerWarning
 from engine.bulk.sightings import Sightings
 from engine.bulk.stages import Stations, stages
@@ -47,6 +47,8 @@ def works(cloaker: Cloaker, items: Iterable[Item]) -> Iterator[Work]:
     """The photos that a caller gives, checked. Warns once if cloaks will protect less than they could."""
     weaker = cloaker.asks and cloaker.recipe.objective == "person"
     for item in items:
+        if isinstance(item, tuple) and len(item) != 2:
+            raise ValueError(f"an item is a photo, or a pair of a photo and a person; this is a tuple of {len(item)}")
         photo, whose = item if isinstance(item, tuple) else (item, None)
         _check(cloaker, whose)
         if whose is None and weaker:
@@ -57,7 +59,7 @@ def works(cloaker: Cloaker, items: Iterable[Item]) -> Iterator[Work]:
                 WeakerWarning,
                 stacklevel=_outside(sys._getframe()),
             )
-        yield Work(source_of(photo), whose)
+        yield Work(still(source_of(photo)), whose)
 
 
 def results(
@@ -96,8 +98,10 @@ def results(
             yield result
 
 
-def source_of(image: str | Source) -> Source:
-    """A path that was given as text as a path; all else as it is."""
+def source_of(image: str | bytearray | memoryview | Source) -> Source:
+    """A path that was given as text as a path, bytes of any kind as bytes; all else as it is."""
+    if isinstance(image, (bytearray, memoryview)):
+        return bytes(image)
     return Path(image) if isinstance(image, str) else image
 
 

@@ -30,7 +30,7 @@ from engine.bulk.sightings import Matrix, Sightings, network_key
 from engine.config import CLOAKS, LEAD, Detection, Mode, Output, Recipe
 from engine.detect import Detector
 from engine.extractors import load
-from engine.types import PhotoError
+from engine.types import Photo, PhotoError
 
 R = TypeVar("R", Cloaked, Encoded)
 
@@ -361,6 +361,7 @@ class Cloaker:
         remaining, done = enumerate(sources), 0
         room = budget.Budget()
         cache = Sightings(self.detector) if sightings is None else sightings
+        self.desk.refuse_if_closed()
 
         def looked(numbered: tuple[int, Source]) -> _Look | None:
             """A photo without its pixels, as no more is wanted here. None if it fails, whatever the reason."""
@@ -474,5 +475,5 @@ def _check_goal(goal: Target, recipe: Recipe, dims: Sequence[int]) -> None:
 
 
 def _several(images: str | Source | Iterable[str | Source]) -> Iterable[str | Source]:
-    single = isinstance(images, (str, bytes, Path, np.ndarray, Image.Image))
+    single = isinstance(images, (str, bytes, bytearray, memoryview, Path, Photo, np.ndarray, Image.Image))
     return [images] if single else images  # type: ignore[return-value]

@@ -9,6 +9,7 @@ new lane. They come out the same, since a cloak does not depend on when its face
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ FIRST = 1.0
 
 
 class ClosedError(RuntimeError):
-    """A call of a Cloaker that was closed."""
+    """A call of a Cloaker that was closed, or that another process made."""
 
 
 class Desk:
@@ -39,6 +40,7 @@ class Desk:
         self.chunk = float("inf")
         """Seconds that the last chunk of steps took; the first may have to be compiled."""
         self.closed = False
+        self._process = os.getpid()
         self.lock = threading.RLock()
         self._arrival = threading.Condition(self.lock)
         """On which who leads waits for faces."""
@@ -68,9 +70,9 @@ class Desk:
     @contextmanager
     def caller(self) -> Iterator[Caller]:
         """A new caller, which leaves at the end of the block. Raises ClosedError if the desk is closed."""
+        self.refuse_if_closed()  # before the lock, which another process may hold for ever
         with self.lock:
-            if self.closed:
-                raise ClosedError("this Cloaker is closed: make another one")
+            self.refuse_if_closed()
             if not self._callers:
                 self._room = budget.allowed()
             caller = Caller(self)
@@ -84,6 +86,13 @@ class Desk:
                     self._lane.keep(self._is_here)
                     self._call_up()
                 self._end()
+
+    def refuse_if_closed(self) -> None:
+        """Raises ClosedError once the desk is closed, and in a process that was forked from the desk's."""
+        if self.closed:
+            raise ClosedError("this Cloaker is closed: make another one")
+        if os.getpid() != self._process:
+            raise ClosedError("this Cloaker was made in another process, whose threads are not here: make one here")
 
     def fits(self, caller: Caller, cost: int) -> bool:
         """Whether there is room for so many bytes more. One photo of each caller is let in whatever it takes."""

@@ -13,6 +13,7 @@ import json
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
@@ -37,7 +38,9 @@ YOUNG = 2_000_000_000
 """Nanoseconds: the coarsest grain of a file system's times, that of FAT."""
 SCHEMA = 1
 """The form of the tables, as SQLite's user_version; those of version 0.1 say 0 and lack the columns of LATER."""
-LATER = ("output", "stamp", "place", "state")
+LATER = dict.fromkeys(("output", "stamp", "place", "state"), "TEXT NOT NULL DEFAULT ''") | {
+    "turn": "INTEGER NOT NULL DEFAULT 0"
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Row:
     about it. faces: one dictionary each. written: the output's bytes. output: SHA-256 of the output. stamp: `stamped`
     of it when it was last known to be whole. place: absolute path of the input. These three are "" in rows of version
     0.1; `at` makes up for the last. state: `stated` of the source when it was hashed. It is "" if the source was
-    `young` then, and in rows of version 0.1. Such a source is hashed again.
+    `young` then, and in rows of version 0.1. Such a source is hashed again. turn: the larger, the later the row was
+    written, in whichever manifest; `Manifest.put` sets it.
     """
 
     target: str
@@ -67,6 +71,7 @@ class Row:
     stamp: str = ""
     place: str = ""
     state: str = ""
+    turn: int = field(default=0, compare=False)
 
     @property
     def at(self) -> str:
@@ -178,6 +183,7 @@ class Manifest:
                 with suppress(sqlite3.OperationalError):  # some shares have no shared memory, which WAL needs
                     self._database.execute(f"PRAGMA journal_mode={'WAL' if locks else 'DELETE'}")
                 self._prepare()
+                self._turn = self._newest(folder)
             except sqlite3.Error as error:
                 if faults.full(error) or faults.no_room(folder):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
@@ -211,6 +217,16 @@ class Manifest:
             raise sqlite3.DatabaseError(f"it is damaged: {verdict}")
         _make(self._database)
 
+    def _newest(self, folder: Path) -> int:
+        """The largest turn of any row in the folder's manifests, as far as it can be seen of those of others."""
+        newest = "SELECT max(turn) FROM photos"
+        turns = [*self._database.execute(newest).fetchone()]
+        for path in folder.glob("manifest*.sqlite"):
+            if path != self.path:
+                with suppress(sqlite3.Error, OSError), closing(connected(path)) as database:
+                    turns += database.execute(newest).fetchone()
+        return max(turn or 0 for turn in turns)
+
     def __enter__(self) -> Manifest:
         return self
 
@@ -225,10 +241,11 @@ class Manifest:
         return None if values is None else _row(values)
 
     def put(self, *rows: Row, kept: Row | None = None) -> None:
-        """Write or replace rows, at once and all or none.
+        """Write or replace rows, at once and all or none. They count as the newest, whatever the clock says.
 
         kept: what an earlier call said of a file that stays where it is though these rows say that it failed.
         """
+        self._turn = max(time.time_ns(), self._turn + 1)
         with self._database:
             self._database.execute("BEGIN")
             self._insert("photos", rows)
@@ -238,7 +255,7 @@ class Manifest:
 
     def _insert(self, table: str, rows: Iterable[Row]) -> None:
         marks = ", ".join("?" * len(fields(Row)))
-        values = ([stored(value) for value in row.as_dict().values()] for row in rows)
+        values = ([stored(value) for value in (row.as_dict() | {"turn": self._turn}).values()] for row in rows)
         self._database.executemany(f"INSERT OR REPLACE INTO {table} ({COLUMNS}) VALUES ({marks})", values)
 
     def open_ends(self) -> Iterator[Row]:
@@ -263,22 +280,23 @@ class Manifest:
 class Survey:
     """All rows of a folder's manifests, those of shards too, as they are at one moment. A context manager.
 
-    Only reads, and takes no lock: a run may be writing. If two manifests have a row for one output, the row of the
-    manifest written to last counts.
+    Only reads, and takes no lock: a run may be writing. If two manifests have a row for one output, the newer counts.
     """
 
     def __init__(self, out: Path) -> None:
         """Opens what is there, which may be nothing. Raises sqlite3.Error for a manifest that cannot be read."""
         paths = sorted((out / OWN_FOLDER).glob("manifest*.sqlite"), key=last_written)
-        self._chosen: dict[str | bytes, int] = {}
+        self._chosen: dict[str | bytes, tuple[int, int]] = {}
+        """The turn of the newest row for each output, and the index of its manifest."""
         self._databases: list[sqlite3.Connection] = []
         with ExitStack() as stack:
             for index, path in enumerate(paths):
                 with naming(path):
                     self._databases.append(stack.enter_context(closing(connected(path))))
                     self._databases[-1].execute("BEGIN")  # one snapshot for all that follows
-                    targets = self._databases[-1].execute("SELECT target FROM photos")
-                    self._chosen.update((target, index) for (target,) in targets)
+                    turn = "turn" if "turn" in columns_of(self._databases[-1], "photos") else "0"
+                    for target, number in self._databases[-1].execute(f"SELECT target, {turn} FROM photos"):
+                        self._chosen[target] = max((number, index), self._chosen.get(target, (0, index)))
             self._open = stack.pop_all()
 
     def __enter__(self) -> Survey:
@@ -300,7 +318,7 @@ class Survey:
         query = f"SELECT CASE status {rank} END AS rank, * FROM photos ORDER BY rank, CAST(target AS BLOB)"
         for place, *values in self._databases[index].execute(query):
             # The listing comes from the index, these rows from the table: a damaged manifest has different ones.
-            if self._chosen.setdefault(values[0], index) == index:
+            if self._chosen.get(values[0], (0, index))[1] == index:
                 row = read_row(dict(zip(columns, values, strict=True)))
                 yield (place, os.fsencode(row.target)), row
 
@@ -358,7 +376,8 @@ def _make(database: sqlite3.Connection) -> None:
                 " modified INTEGER, sha256 TEXT, key TEXT, status TEXT, reason TEXT, written INTEGER, faces TEXT)"
             )
             for column in sorted(set(LATER) - set(columns_of(database, table))):
-                database.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+                database.execute(f"ALTER TABLE {table} ADD COLUMN {column} {LATER[column]}")
+        database.execute("CREATE INDEX IF NOT EXISTS turns ON photos (turn)")
         database.execute(f"PRAGMA user_version = {SCHEMA}")
 
 
@@ -401,7 +420,7 @@ def stored(value: object) -> object:
 NAMES = tuple(column.name for column in fields(Row))
 COLUMNS = ", ".join(NAMES)
 """The columns, in the order of a Row."""
-_KINDS = {name: int if name in ("size", "modified", "written") else list if name == "faces" else str for name in NAMES}
+_KINDS = dict.fromkeys(NAMES, str) | dict.fromkeys(("size", "modified", "written", "turn"), int) | {"faces": list}
 
 
 def _row(values: tuple) -> Row:

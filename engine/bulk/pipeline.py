@@ -102,7 +102,8 @@ def stream(
 ) -> Generator[tuple[S, R], None, None]:
     """Every source with its result, in order. progress gets (faces done, faces in slots) after every chunk of steps.
 
-    An exception of a stage that is not about one photo ends the stream; work that was begun in threads is finished.
+    An exception of a stage that is not about one photo ends the stream; work that was begun in threads is finished. One
+    that `sources` raises comes after the results of what it gave before.
     Raises ClosedError once the desk is closed, after the results of what was begun.
     """
     with desk.caller() as caller:
@@ -130,6 +131,8 @@ class _Line(Generic[S, R]):
         """The first of them that there was no room for yet, with its bytes."""
         self.refused = False
         """Whether there is one that was not begun since the desk was closed."""
+        self.broken: Exception | None = None
+        """What the iterator of the sources raised."""
         self.pending: deque[tuple[S, int, Future[Prepared | R]]] = deque()
         self.photos: deque[_Photo[S, R]] = deque()
         self.cloaked = 0
@@ -147,6 +150,8 @@ class _Line(Generic[S, R]):
             yield from self._ready(at_most=0 if idle else 2 * self.workers)
             self._fetch()
         yield from self._ready(at_most=0)
+        if self.broken is not None:
+            raise self.broken
         if self.refused:
             raise ClosedError("the Cloaker was closed before all photos were begun: make another one for the rest")
 
@@ -158,11 +163,14 @@ class _Line(Generic[S, R]):
 
     def _fetch(self) -> None:
         """Begin with sources while there are threads and bytes for them; with one at a time in any case."""
-        while len(self.pending) < 2 * self.workers + 1 and not self.refused:
+        while len(self.pending) < 2 * self.workers + 1 and not self.refused and self.broken is None:
             if self.next is None:
                 try:
                     source = next(self.remaining)
                 except StopIteration:
+                    return
+                except Exception as error:  # of the caller's own iterator: what it gave before is finished first
+                    self.broken = error
                     return
                 self.next = source, self.stages.cost(source)
             source, cost = self.next

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,14 +19,14 @@ from engine.faces import Cut, cut, region_box
 from engine.files import NotAFileError, opened
 from engine.types import Face, Photo, PhotoError, UnsettledError
 
-Source = Path | bytes | np.ndarray | Image.Image
+Source = Path | bytes | Photo | np.ndarray | Image.Image
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A photo whose faces are ready to be cloaked.
 
-    sha256: of the file, or of the pixels of an array. faces, cuts, regions: in the same order; a region is (top, left,
+    sha256: as `digest` gives it. faces, cuts, regions: in the same order; a region is (top, left,
     bottom, right) in pixels. unusable: why faces were found that cannot be cloaked, one sentence each. others: how
     many faces were found and are not wanted. notes: what else is to be known of its cloaks, one sentence each.
     """
@@ -41,7 +42,10 @@ class Prepared:
 
 
 def digest(source: Source) -> str:
-    """SHA-256 of a file's bytes or of an array's shape and pixels. Raises UnsettledError if it cannot be read."""
+    """SHA-256 of a file's bytes, or of what is seen of a picture in memory: pixels, upright, and transparency.
+
+    Raises UnsettledError for a file that cannot be read, and PhotoError for what is no photo.
+    """
     if isinstance(source, Path):
         try:
             with opened(source) as file:
@@ -54,8 +58,20 @@ def digest(source: Source) -> str:
             ) from error
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
-    array = np.asarray(source)
-    return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()
+    photo = _pictured(source)
+    seen = hashlib.sha256(repr((photo.pixels.shape, photo.grey, photo.alpha is not None)).encode())
+    for channels in (photo.pixels, photo.alpha):
+        if channels is not None:
+            seen.update(np.ascontiguousarray(channels).data)
+    return seen.hexdigest()
+
+
+def still(source: Source) -> Source:
+    """The source as it is now, whatever its owner draws into it later. What is wrong with it is said by `prepare`."""
+    if isinstance(source, (np.ndarray, Image.Image)):
+        with suppress(Exception):
+            return photos.from_array(source)
+    return source
 
 
 def prepare(
@@ -69,10 +85,12 @@ def prepare(
     """
     if isinstance(source, Path):
         source = photos.load(source)
+    elif not isinstance(source, bytes):
+        source = _pictured(source)
     content = digest(source)
     if sha256 is not None and content != sha256:
         raise UnsettledError("The photo was changed during the run: run the same command again.")
-    photo = photos.read(source) if isinstance(source, bytes) else photos.from_array(source)
+    photo = photos.read(source) if isinstance(source, bytes) else source
     usable: list[tuple[Face, Cut, tuple[int, int, int, int]]] = []
     unusable: list[str] = []
     detected = None if sightings is None else sightings.faces(content)
@@ -93,6 +111,10 @@ def prepare(
             usable.append((face, crop, region))
     faces, cuts, regions = tuple(zip(*usable, strict=True)) or ((), (), ())
     return Prepared(photo, content, faces, cuts, regions, tuple(unusable))
+
+
+def _pictured(source: Source) -> Photo:
+    return source if isinstance(source, Photo) else photos.from_array(source)  # type: ignore[bad-argument-type]
 
 
 def subset(prepared: Prepared, keep: Sequence[int]) -> Prepared:

@@ -39,8 +39,8 @@ class Known:
 class Records:
     """All rows of an output folder's manifests as they are at one moment, without faces.
 
-    Takes no lock: others may be writing. If two rows have one name, the row that fits the file there counts, else that
-    of the manifest that was written last.
+    Takes no lock: others may be writing. If two rows have one name, the row that fits the file there counts, else the
+    newest.
     """
 
     def __init__(self, out: Path, *, fold: Callable[[str], str] = lambda name: name, untouched: bool = False) -> None:
@@ -59,6 +59,8 @@ class Records:
                         self._entries[fold(row.target)].append(_Entry(row, path, table))
                         if row.output:
                             self._outputs.setdefault(row.output, row)
+        for entries in self._entries.values():
+            entries.sort(key=lambda entry: -entry.row.turn)  # of equals the manifest that was written last stays first
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -27,7 +27,7 @@ WORDS = {"failed": "FAILED", "no_face": "NOT PROTECTED", "skipped": "skipped", "
 def rows(out: Path) -> Iterator[Row]:
     """Every photo's row, by the name of its output. Memory does not grow with their number.
 
-    If two manifests have a row for one name, the one that was written last is believed. A photo whose cloaked file is
+    If two manifests have a row for one name, the newest is believed. A photo whose cloaked file is
     gone has failed, for `GONE`. Raises sqlite3.Error and OSError for a manifest that cannot be read.
     """
     with ExitStack() as stack:
@@ -35,7 +35,7 @@ def rows(out: Path) -> Iterator[Row]:
         # Of equals that of the first manifest comes first.
         merged = heapq.merge(*starmap(_ordered, databases), key=lambda entry: entry[0])
         for _, entries in groupby(merged, key=lambda entry: entry[0]):
-            row = next(entries)[1]
+            row = max((row for _, row in entries), key=lambda row: row.turn)
             yield replace(row, status="failed", reason=GONE) if _gone(out, row) else row
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from engine import dssim
 from engine.cloak import fawkes1, paper, projected, projection
 from engine.cloak.objective import Extractors, Problem, window_weights
-from engine.cloak.state import State
+from engine.cloak.state import State, seeded
 from engine.config import CANVAS, CHUNK, Recipe
 from engine.extractors import Extractor
 from engine.extractors import embed as embed_one
@@ -129,7 +129,7 @@ def begin(recipe: Recipe, batch: Batch, clean: tuple[Float[Array, "b _d"], ...],
     def one(face: Batch, own: tuple[Array, ...], new: Array) -> Slots:
         weights = window_weights(face.region)
         seed, *words = face.identity
-        key = jax.random.key(seed)
+        key = seeded(seed)
         for word in words:
             key = jax.random.fold_in(key, word)
         posed = Problem(dssim.clean(face.canvas), face.mask, weights, own, _target(recipe, face, own), face.grey, key)

@@ -47,6 +47,11 @@ def keep(
     )
 
 
+def seeded(seed: Array | int) -> Array:
+    """The key of a seed, of one kind whatever JAX is set to (`jax_default_prng_impl`): cloaks depend on it."""
+    return jax.random.key(seed, impl="threefry2x32")
+
+
 def step_key(key: Array, step: Array) -> Array:
     """The key of one step of one face: the same in any batch, and however the steps are split into calls."""
     return jax.random.fold_in(key, step)

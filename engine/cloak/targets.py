@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from engine.cloak.state import seeded
+
 CANDIDATES = 24
 """Centroids that the seed draws; the farthest of them is taken (paper, section 4.2, with centroids for its classes)."""
 
@@ -23,7 +25,7 @@ def farthest(
     is the same group of people. The draw depends on the seed alone, so the choice is stable for a person.
     """
     count = bank[0].shape[0]
-    drawn = jax.random.permutation(jax.random.key(seed), count)[: min(CANDIDATES, count)]
+    drawn = jax.random.permutation(seeded(seed), count)[: min(CANDIDATES, count)]
     distance = jnp.stack(
         [jnp.linalg.norm(rows[drawn] - own[None], axis=1) for own, rows in zip(person, bank, strict=True)]
     )

@@ -137,11 +137,9 @@ class Study:
             self.say(f"cloaks {wanted.label}: {watch.done} photos in {time.perf_counter() - begun:.0f} s")
         with Survey(folder / "cloaked") as survey:
             rows = {_key(row): row for row in survey.rows()}
-        failed = [row for key, row in rows.items() if key in originals and row.status == "failed"]
-        if failed:
-            raise PhotoError(
-                f"{len(failed)} photos could not be cloaked, the first {failed[0].source}: {failed[0].reason}"
-            )
+        failed = {originals[key]: row for key, row in rows.items() if key in originals and row.status == "failed"}
+        for photo, row in failed.items():
+            raise PhotoError(f"{len(failed)} photos could not be cloaked, the first {photo}: {row.reason}")
         files = {
             photo: folder / "cloaked" / rows[key].target if rows[key].status == "cloaked" else None
             for key, photo in originals.items()

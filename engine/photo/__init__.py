@@ -96,11 +96,11 @@ def from_array(array: np.ndarray | Image.Image) -> Photo:
         if getattr(array, "is_animated", False) and array.format != "MPO":
             raise refusal(*ANIMATED)
         try:
+            xmp = xmp if isinstance(xmp, bytes) else None
             # Pillow has already turned a TIFF, and its HEIF plugin states the orientation as 1.
-            turned = 1 if name == "TIFF" else meta.orientation(exif)
+            turned = 1 if name == "TIFF" else meta.orientation(exif, None if name in ("HEIF", "AVIF") else xmp)
             return make_photo(
-                array.copy(), name if name in KINDS and KINDS[name].write else "PNG", turned=turned, exif=exif,
-                xmp=xmp if isinstance(xmp, bytes) else None,
+                array.copy(), name if name in KINDS and KINDS[name].write else "PNG", turned=turned, exif=exif, xmp=xmp,
                 icc=array.info.get("icc_profile"), dpi=array.info.get("dpi"),
             )  # fmt: skip
         except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
@@ -120,6 +120,7 @@ def from_array(array: np.ndarray | Image.Image) -> Photo:
             f"An image array must be of shape (h, w, 3) or (h, w), this one is {array.shape}: one image, RGB order."
         )
     check_size(array.shape[1], array.shape[0])
+    array = np.asarray(array)  # of a matrix or a masked array what an array holds
     return Photo(np.repeat(array[..., None], 3, axis=2) if grey else array.copy(), "PNG", grey=grey)
 
 

@@ -32,7 +32,7 @@ def footprint(source: Path | bytes) -> int:
                     return 0
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                     pixels = _pixels(data)
-        except OSError:
+        except (OSError, ValueError):  # a path with a NUL, for one: reading says what is wrong with it
             return 0
     # The bytes are held twice: as they are, and as the bare picture that the decoder gets.
     return 2 * size + of_pixels(pixels)

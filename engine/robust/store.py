@@ -117,7 +117,7 @@ class Store:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with files.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

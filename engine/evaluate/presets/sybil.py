@@ -182,8 +182,10 @@ def _cloaked(study: Study, place: Path, photos: Sequence[Path], goal: Target) ->
     )
     with Manifest(place / "cloaked") as manifest:
         rows = {Path(row.source).name: row for row in manifest.rows()}
-    if failed := [row for row in rows.values() if row.status == "failed"]:
-        raise PhotoError(f"{len(failed)} photos could not be cloaked, the first {failed[0].source}: {failed[0].reason}")
+    failed = [photo for photo in photos if photo.name in rows and rows[photo.name].status == "failed"]
+    for photo in failed:
+        reason = rows[photo.name].reason
+        raise PhotoError(f"{len(failed)} photos could not be cloaked, the first {photo}: {reason}")
     return {
         photo: place / "cloaked" / rows[photo.name].target
         for photo in photos
