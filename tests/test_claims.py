@@ -24,8 +24,8 @@ def presets(folder: str) -> dict[str, dict]:
 
 def rows(preset: str, folder: str | None = None, **values: Any) -> list[dict]:
     """Of the default as it is, if they have been measured, else of the one before."""
-    every = presets(folder or (NOW if preset in presets(NOW) else BEFORE))[preset]["rows"]
-    return [row for row in every if all(row[key] == value for key, value in values.items())]
+    found = presets(folder or (NOW if preset in presets(NOW) else BEFORE))[preset]["rows"]
+    return [row for row in found if all(row[key] == value for key, value in values.items())]
 
 
 def protection(preset: str, **values: Any) -> float:
