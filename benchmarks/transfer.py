@@ -128,10 +128,10 @@ def judged(seen: Seen, cloaks: Cloaks | None, sizes: Sequence[int | None]) -> di
     users = len(pairs)
     row: dict[str, Any] = {}
     if cloaks is not None:
-        shifts = [np.stack([b - a for a, b in pair]) for pair in pairs if pair]
+        shifts = [np.stack([b - a for a, b in user_pairs]) for user_pairs in pairs if user_pairs]
         a, b = agreement(shifts)
         row |= {"shift": float(np.linalg.norm(np.concatenate(shifts), axis=1).mean()), "A": a, "B": b}
-    users_rows = [galleries.stacked([b for _, b in pair]) for pair in pairs]
+    users_rows = [galleries.stacked([b for _, b in user_pairs]) for user_pairs in pairs]
     truth = np.concatenate([np.full(len(rows), user) for user, rows in enumerate(seen.tests)])
     tests = np.concatenate(seen.tests)
     row["galleries"] = []

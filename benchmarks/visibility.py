@@ -159,8 +159,8 @@ def rows_of(
 ) -> list[dict[str, object]]:
     """A row for every photo and kind of change. kinds: from a photo and its pixels to the changed pixels, or None."""
     detector, judge, rows = DetectedOnce(), load(JUDGE), []
-    for size, faces in photos.items():
-        for photo in faces:
+    for size, paths in photos.items():
+        for photo in paths:
             prepared = prepare(photo, detector)
             index = central_face(prepared)
             top, left, bottom, right = prepared.regions[index]

@@ -11,15 +11,17 @@ from engine import Recipe
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """With IN and OUT, both addresses that every worker understands, and the options of recipe and workers."""
-    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("source", metavar="IN", type=address)
-    arguments.add_argument("out", metavar="OUT", type=address)
-    arguments.add_argument("--workers", type=int, default=1, help="processes, each with networks of its own")
-    arguments.add_argument("--rows", type=int, default=64, help="that a worker gets at a time")
-    arguments.add_argument("--gpus", type=int, default=0, help="of each worker")
-    arguments.add_argument("--steps", type=int, default=Recipe.steps)
-    arguments.add_argument("--extractors", default=",".join(Recipe.extractors))
-    return arguments
+    argument_parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    argument_parser.add_argument("source", metavar="IN", type=address)
+    argument_parser.add_argument("out", metavar="OUT", type=address)
+    argument_parser.add_argument("--workers", type=int, default=1, help="processes, each with networks of its own")
+    argument_parser.add_argument("--rows", type=int, default=64, help="that a worker gets at a time")
+    argument_parser.add_argument("--gpus", type=int, default=0, help="of each worker")
+    argument_parser.add_argument("--steps", type=int, default=Recipe.steps)
+    argument_parser.add_argument("--extractors", default=",".join(Recipe.extractors))
+    return argument_parser
 
 
 def address(text: str) -> str:
