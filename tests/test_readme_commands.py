@@ -31,7 +31,7 @@ from test_readme import PAGES, blocks, in_blocks, in_sentences
 
 import engine
 from engine import Cloaked, Cloaker, Encoded, Recipe, cli
-from engine.bulk import verify
+from engine.bulk import budget, verify
 from engine.evaluate import study
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -192,6 +192,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Iterator[Pat
         tiny_cloak.provide(home / "tiny")
         patch.setattr(verify, "available", lambda: ["tiny"])
         patch.setattr(study, "BATCH", 2)
+        patch.setattr(budget, "cores", lambda: 1)  # no process helps to compile what is small
         yield home
 
 
