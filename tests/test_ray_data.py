@@ -16,6 +16,7 @@ import tiny_cloak
 import tiny_package
 from conftest import REPOSITORY
 from PIL import Image
+from test_readme import documented
 
 from engine import Cloaker, Person, Recipe
 
@@ -205,43 +206,45 @@ ray_parquet.main()
 def test_parquet_to_parquet_with_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
     home: Path, start: Callable[..., str], faces: list[bytes], expected_of_workers: list[bytes]
 ) -> None:
-    (home / "rows").mkdir()
+    ((source, out, *more),) = documented("python examples/ray_parquet.py ")
+    (home / source).mkdir()
     for first in range(0, COUNT, 2):
         pictures = [*faces[first : first + 2], b"no picture"]
         pq.write_table(
-            pa.table({"id": [first, first + 1, -first - 1], "bytes": pictures}), home / "rows" / f"{first}.parquet"
+            pa.table({"id": [first, first + 1, -first - 1], "bytes": pictures}), home / source / f"{first}.parquet"
         )
-    arguments = ["rows", "parquet", *SETTINGS, "--rows", "3", "--workers", "2"]
+    arguments = [source, out, *more, *SETTINGS, "--rows", "3"]
     said = start("-c", KILLED, *arguments, home / "killed")
     assert (home / "killed").exists(), "no worker was killed"
     assert set(said.splitlines()) >= {f"cloaked {COUNT}", f"failed {COUNT // 2}"}
-    written = {row["id"]: row["bytes"] for row in pq.read_table(home / "parquet").to_pylist()}
+    written = {row["id"]: row["bytes"] for row in pq.read_table(home / out).to_pylist()}
     bad = dict.fromkeys(range(-1, -COUNT, -2))
     assert written == {**dict(enumerate(expected_of_workers)), **bad}
-    assert pq.read_table(home / "parquet").num_rows == len(written)
+    assert pq.read_table(home / out).num_rows == len(written)
 
 
 def test_webdataset_to_webdataset(
     home: Path, start: Callable[..., str], faces: list[bytes], expected_of_workers: list[bytes]
 ) -> None:
-    (home / "shards").mkdir()
-    with tarfile.open(home / "shards" / "0.tar", "w") as shard:
+    ((source, out, *suffix),) = documented("python examples/ray_webdataset.py ")
+    (home / source).mkdir()
+    with tarfile.open(home / source / "0.tar", "w") as shard:
         for key, data in enumerate([*faces[:3], b"no picture"]):
-            for suffix, content in (("png", data), ("txt", f"text {key}".encode())):
-                entry = tarfile.TarInfo(f"{key:03}.{suffix}")
+            for kind, content in (("jpg", data), ("txt", f"text {key}".encode())):
+                entry = tarfile.TarInfo(f"{key:03}.{kind}")
                 entry.size = len(content)
                 shard.addfile(entry, io.BytesIO(content))
-    start(REPOSITORY / "examples" / "ray_webdataset.py", "shards", "tars", "--suffix", "png", *SETTINGS)
+    start(REPOSITORY / "examples" / "ray_webdataset.py", source, out, *suffix, *SETTINGS)
     contents: dict[str, bytes] = {}
-    for path in (home / "tars").rglob("*.tar"):
+    for path in (home / out).rglob("*.tar"):
         with tarfile.open(path) as shard:
             for entry in shard:
                 assert entry.name not in contents
                 content = shard.extractfile(entry)
                 assert content is not None
                 contents[entry.name] = content.read()
-    assert {name: data for name, data in contents.items() if name.endswith("png")} == {
-        f"{key:03}.png": data for key, data in enumerate(expected_of_workers[:3])
+    assert {name: data for name, data in contents.items() if name.endswith("jpg")} == {
+        f"{key:03}.jpg": data for key, data in enumerate(expected_of_workers[:3])
     }
     assert {contents[f"{key:03}.txt"] for key in range(4)} == {f"text {key}".encode() for key in range(4)}
     said = [json.loads(contents[f"{key:03}.cloak.json"]) for key in range(4)]
@@ -252,22 +255,24 @@ def test_webdataset_to_webdataset(
 def test_folder_to_folder_with_who_is_who_kept_and_used_again(
     home: Path, start: Callable[..., str], album: dict[str, bytes]
 ) -> None:
-    (home / "album" / "more").mkdir(parents=True)
+    (source, out), (same, again, *faces) = documented("python examples/ray_folder.py ")
+    assert same == source
+    (home / source / "more").mkdir(parents=True)
     for name, data in album.items():
-        (home / "album" / ("more" if name.startswith("b") else "") / name).write_bytes(data)
+        (home / source / ("more" if name.startswith("b") else "") / name).write_bytes(data)
     script = REPOSITORY / "examples" / "ray_folder.py"
-    start(script, "album", "out", *SETTINGS)
+    start(script, source, out, *SETTINGS)
     people = {}
-    for row in pq.read_table(home / "out" / "faces.parquet").to_pylist():
+    for row in pq.read_table(home / out / "faces.parquet").to_pylist():
         people.setdefault(row["person"], set()).add(Path(row["path"]).name)
     assert sorted(map(sorted, people.values())) == [["a1.png", "a2.png", "both.png"], ["b1.png", "b2.png", "both.png"]]
-    written = files(home / "out" / "photos")
+    written = files(home / out / "photos")
     assert set(written) == {"a1.png", "a2.png", "more/b1.png", "more/b2.png", "more/both.png"}
-    said = {Path(row["path"]).name: row["status"] for row in pq.read_table(home / "out" / "results").to_pylist()}
+    said = {Path(row["path"]).name: row["status"] for row in pq.read_table(home / out / "results").to_pylist()}
     assert said == {**dict.fromkeys(album, "cloaked"), "wall.png": "no_face", "text.png": "failed"}
-    start(script, "album", "again", "--faces", home / "out" / "faces.parquet", *SETTINGS)
-    assert files(home / "again" / "photos") == written
-    assert not (home / "again" / "seen").exists()
+    start(script, source, again, *faces, *SETTINGS)
+    assert files(home / again / "photos") == written
+    assert not (home / again / "seen").exists()
     with Cloaker(recipe=AWAY) as cloaker:
         assert cloaker.encode(album["a1.png"]).data != written["a1.png"], "it was not moved from its person"
 

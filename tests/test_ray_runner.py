@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny_package
 from PIL import Image
+from test_readme import documented
 
 from engine import cli
 from engine.bulk import ray_runner
@@ -27,7 +28,8 @@ from engine.config import LEAD, Detection, Output, Recipe
 FACES = 12
 STEPS = str(LEAD + 2)
 """So many that the ways people's faces go are found, by the workers as without them."""
-RAY = ["--runner", "ray", "--ray-workers", "2"]
+((RUNNER,),) = documented("cloak run album --out cloaked --runner ")
+RAY = ["--runner", RUNNER, "--ray-workers", "2"]
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,6 @@ from conftest import REPOSITORY
 from cyclopts import MissingArgumentError
 
 from engine import checkpoint, cli
-from engine.bulk.cloaker import Cloaked, CloakedFace, Cloaker
 
 PAGES = (
     *sorted(path for path in REPOSITORY.glob("*.md") if path.name != "CHANGELOG.md"),
@@ -29,6 +26,7 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _SCRIPT = re.compile(r"(?<![\w./-])((?:benchmarks|tools|tests|engine|checkpoints|\.ci)/[\w./-]*\w)")
+_COMMAND = re.compile(r"(?:time )?(?:(?:tools|\.ci)/[\w-]+(?: |$)|(?:NEW/bin/)?(?:cloak|python[\d.]*|pip|git|curl) )")
 _PLACEHOLDERS = re.compile(r"/(?:NAME|NETWORK)\.")
 
 
@@ -57,6 +55,23 @@ def lines(page: Path) -> Iterator[str]:
     """The lines of the blocks of shell, those that go on in the next one joined."""
     for block in blocks(page):
         yield from block.replace("\\\n", " ").splitlines()
+
+
+def in_blocks(page: Path) -> list[str]:
+    """The commands of its blocks, without their comments."""
+    return [command for line in lines(page) if (command := " ".join(line.partition(" #")[0].split()))]
+
+
+def in_sentences(page: Path) -> list[str]:
+    """The commands of its sentences and tables, each once. `cloak run` without arguments is a name there."""
+    said = (code for code in inline(page) if _COMMAND.match(code) and not re.fullmatch(r"cloak [\w-]+", code))
+    return list(dict.fromkeys(said))
+
+
+def documented(beginning: str) -> list[list[str]]:
+    """The words after it in all commands that begin so, for tests that run them."""
+    every = (command for page in PAGES for command in [*in_blocks(page), *in_sentences(page)])
+    return [shlex.split(command.removeprefix(beginning)) for command in every if command.startswith(beginning)]
 
 
 def parse(arguments: list[str]) -> None:
@@ -158,7 +173,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 
 def test_the_tree_names_every_module() -> None:
-    (tree,) = (block for block in blocks(REPOSITORY / "engine" / "README.md") if block.startswith("engine/\n"))
+    _, tree = blocks(REPOSITORY / "engine" / "README.md", "text")
     named: set[str] = set()
     above: list[str] = []
     for line in tree.splitlines():
@@ -178,20 +193,6 @@ def test_exit_codes_are_those_of_the_command(page: str) -> None:
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", (REPOSITORY / page).read_text(), re.MULTILINE)
     assert [int(code) for code, _ in rows] == [cli.OK, cli.FAILED, cli.USAGE, cli.NOTHING, cli.INTERRUPTED]
     assert dict(rows)[str(cli.NOTHING)] == "nothing to do"
-
-
-def test_the_example_uses_what_there_is() -> None:
-    (example,) = blocks(REPOSITORY / "README.md", "python")
-    attributes = {
-        (node.value.id, node.attr)
-        for node in ast.walk(ast.parse(example))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-    }
-    known = {"result": {field.name for field in fields(Cloaked)}, "face": {field.name for field in fields(CloakedFace)}}
-    known["cloaker"] = set(dir(Cloaker))
-    for owner, attribute in attributes:
-        assert attribute in known[owner]
-    assert ("cloaker", "cloak") in attributes
 
 
 def test_every_network_has_its_figures_and_its_card() -> None:

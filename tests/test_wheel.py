@@ -22,6 +22,7 @@ from hatchling.build import build_editable
 from hatchling.metadata.core import ProjectMetadata
 from hatchling.plugin.manager import PluginManager
 from PIL import Image
+from test_readme import documented
 
 import engine
 from engine import checkpoint, cli, extractors
@@ -129,7 +130,8 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     built = {}
     for name, source in ((MAIN, REPOSITORY), (WEIGHTS, ZOO)):
         out = tmp_path_factory.mktemp(name)
-        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+        (kind,) = documented("python -m hatchling build ")
+        command = [sys.executable, "-m", "hatchling", "build", *kind, "-d", str(out)]
         subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=200)
         (built[name],) = out.iterdir()
     return built
