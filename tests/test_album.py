@@ -332,12 +332,9 @@ def test_the_last_of_several_runs_reports_on_all(folder: Folder) -> None:
 def test_of_two_manifests_with_one_photo_the_later_counts(folder: Folder) -> None:
     row = folder.photo("a.png", manifest="0-of-2")
     folder.put(replace(row, status="no_face", reason="Later."), manifest="")
-    os.utime(folder.out / ".cloak" / "manifest-0-of-2.sqlite", (1, 1))
+    os.utime(folder.out / ".cloak" / "manifest.sqlite", (0, 0))  # when a file was touched says nothing of its rows
     with Survey(folder.out) as survey:
         assert [(entry.status, entry.reason) for entry in survey.rows()] == [("no_face", "Later.")]
-    os.utime(folder.out / ".cloak" / "manifest.sqlite", (0, 0))
-    with Survey(folder.out) as survey:
-        assert [entry.status for entry in survey.rows()] == ["cloaked"]
 
 
 # What follows runs the command itself, with a tiny network.

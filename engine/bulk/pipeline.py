@@ -132,7 +132,7 @@ class _Line(Generic[S, R]):
         self.refused = False
         """Whether there is one that was not begun since the desk was closed."""
         self.broken: Exception | None = None
-        """What the iterator of the sources raised."""
+        """Error of the iterator of the sources."""
         self.pending: deque[tuple[S, int, Future[Prepared | R]]] = deque()
         self.photos: deque[_Photo[S, R]] = deque()
         self.cloaked = 0
