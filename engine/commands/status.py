@@ -24,7 +24,12 @@ def status(
     /,
     *,
     failed: Annotated[
-        bool, Parameter(negative="", help="Only photos that failed or have a face that is not protected.")
+        bool,
+        Parameter(
+            negative="",
+            help="Only photos that are not protected: failed, in part, without a face, or not read, as films are. One "
+            "without a face or not read is no failure for the exit code.",
+        ),
     ] = False,
     table: Annotated[
         bool, Parameter("--csv", negative="", help="A table with a row a photo; the totals go to stderr.")
@@ -45,19 +50,20 @@ def status(
                 os.listdir(out / OWN_FOLDER)  # says why it shows no manifest, if it may not be read
             return usage(f"{out}: no `cloak run` has written there: name its --out", as_json=telling.json)
         totals = photos.Totals()
+        several = () if table or telling.json else photos.several(out)
         writer = csv.writer(sys.stdout, lineterminator="\n")
         if table:
             writer.writerow(photos.Record._fields)
         for row in photos.rows(out):
             totals.add(row)
-            if failed and not row.unprotected:
+            if failed and not photos.of_note(row):
                 continue
             if table:
                 writer.writerow(map(_cell, photos.Record.of(row)))
             elif telling.json:
                 print_json(photos.Record.of(row)._asdict())
             else:
-                print(photos.line(row))
+                print(photos.line(row, several=several))
     except (sqlite3.Error, OSError) as error:
         return usage(f"{out}: a manifest in it cannot be read ({faults.words(error)})", as_json=telling.json)
     except KeyboardInterrupt:
