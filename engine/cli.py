@@ -35,8 +35,8 @@ COMMANDS = {
     "extractor it says how far each face's embedding moved (0 to 2).\n\n"
     "Exit codes here: 0 measured. 1 both show the same pixels, or they are no photo and its cloaked version. 2 one "
     "cannot be read, or their sizes differ.",
-    "models": "List the extractors: size, licence, source, accuracy, robust or not. With a name, all there is to say "
-    "of it.",
+    "models": "List the extractors: size, licence, source, accuracy, robust or not, and which of them `cloak run` "
+    "takes by default, with their weights. With a NAME, all there is to say of that one.",
     "convert": "Make an extractor of a published network's weights; the extra `convert` reads most kinds of file.",
     "evaluate": "Measure whether cloaks protect: trackers, floors, the paper's figures and its critics'. Resumes.",
     "evaluate-extractor": "Judge an extractor as a surrogate: accuracy on clean photos, shift under attack, and how "

@@ -6,6 +6,7 @@ import csv
 import os
 import sqlite3
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,19 @@ from engine.commands.outcome import FAILED, NOTHING, OK, interrupted, print_json
 
 FORMULA = ("=", "+", "-", "@")
 """Characters that a spreadsheet takes for the beginning of a formula."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Lines(Telling):
+    """The same, but for what `--json` prints."""
+
+    json: Annotated[
+        bool,
+        Parameter(
+            negative="", help="JSON for machines: an object a photo, each a line, and one of the totals at the end."
+        ),
+    ] = False
 
 
 def status(
@@ -34,7 +48,7 @@ def status(
     table: Annotated[
         bool, Parameter("--csv", negative="", help="A table with a row a photo; the totals go to stderr.")
     ] = False,
-    telling: Telling = Telling(),
+    telling: Lines = Lines(),
 ) -> int:
     """Do it. Returns the exit code."""
     from engine import faults
