@@ -108,7 +108,8 @@ class View(Watch):
 
     def solving(self, done: int, faces: int) -> None:
         """So many faces are done, and so many being cloaked."""
-        self._update(description=f"{done} faces done, cloaking {faces}" if done or faces else COMPILING)
+        cloaking = f"{done} face{'' if done == 1 else 's'} done, cloaking {faces}"
+        self._update(description=cloaking if done or faces else COMPILING)
 
     def row(self, row: Row) -> None:
         """A photo is done."""
@@ -152,7 +153,8 @@ class View(Watch):
             print(f"Dry run, nothing was written. Would be: {done}.")
         if earlier:
             tally = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(earlier.items()))
-            print(f"As earlier calls left them, nothing to do: {tally}.")
+            why = f"; {listing}` says why" if earlier.get("skipped") else ""
+            print(f"As earlier calls left them, nothing to do: {tally}{why}.")
         if summary.unlike:
             named = "" if summary.dry_run else f"; {listing}` names them"
             print(f"Left as they are, since nobody in them is like the reference photo: {summary.unlike}{named}.")

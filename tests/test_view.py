@@ -70,6 +70,15 @@ def test_a_file_that_was_asked_for_is_named_with_the_reason(capsys: pytest.Captu
     assert said.out == "Nothing to do: no photos were found.\n"
 
 
+def test_of_what_was_passed_by_before_the_status_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row("a.jpg", "cloaked", faces=1), row("b.jpg", "skipped", UNLIKE)]
+    earlier = Counter[str](entry.status for entry in rows)
+    View(quiet=True).summary(summarise((), earlier, Clock(), 1.0), Path("out"), Recipe())
+    assert capsys.readouterr().out == (
+        "As earlier calls left them, nothing to do: 1 cloaked, 1 skipped; `cloak status out` says why.\n"
+    )
+
+
 def test_photos_of_others_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     others = (row("a.jpg", "skipped", f"{UNLIKE} Left out: a thumbnail."), row("b.jpg", "skipped", UNLIKE))
     told(*others)
@@ -103,6 +112,8 @@ def test_each_phase_has_its_name(dry: bool) -> None:
     assert phase() == COMPILING
     shown.solving(0, 2)
     assert phase() == "0 faces done, cloaking 2"
+    shown.solving(1, 2)
+    assert phase() == "1 face done, cloaking 2"
 
 
 def test_without_a_terminal_a_second_has_one_line(
