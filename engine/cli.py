@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, Argument, CycloptsError, MissingArgumentError
 from rich.console import Console
 
 from engine import __version__, interrupt, terminal
@@ -30,10 +31,12 @@ COMMANDS = {
     "status": "Say what became of every photo of an output folder: which are protected, which are not, and why.\n\n"
     "Exit codes here: 0 every face that was found is protected. 1 a photo failed or has a face that is not. 2 no run "
     "has written there, or a manifest cannot be read. 3 no photos.",
-    "verify": "Measure what a cloak changed: DSSIM at native size, largest change of a pixel, embedding shift by "
-    "extractor.",
-    "models": "List the extractors: size, licence, source, accuracy, robust or not. With a name, all there is to say "
-    "of it.",
+    "verify": "Measure what a cloak changed: DSSIM at native size (0 for none), largest change of a pixel (of 255). By "
+    "extractor it says how far each face's embedding moved (0 to 2).\n\n"
+    "Exit codes here: 0 measured. 1 both show the same pixels, or they are no photo and its cloaked version. 2 one "
+    "cannot be read, or their sizes differ.",
+    "models": "List the extractors: size, licence, source, accuracy, robust or not, and which of them `cloak run` "
+    "takes by default, with their weights. With a NAME, all there is to say of that one.",
     "convert": "Make an extractor of a published network's weights; the extra `convert` reads most kinds of file.",
     "evaluate": "Measure whether cloaks protect: trackers, floors, the paper's figures and its critics'. Resumes.",
     "evaluate-extractor": "Judge an extractor as a surrogate: accuracy on clean photos, shift under attack, and how "
@@ -66,9 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         output, _ = stack.enter_context(terminal.guarded())
         code = _called(words, output)
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-        if output is not None and output.lost is not None and output.lost.errno != errno.EPIPE:
+            stream.flush()
+        if output.lost is not None and output.lost.errno != errno.EPIPE:
             from engine import faults
 
             say(f"cloak: the output could not be written ({faults.words(output.lost)}): give it a place with room")
@@ -76,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def _called(words: list[str], output: terminal.Stream | None) -> int:
+def _called(words: list[str], output: terminal.Stream) -> int:
     """The exit code of a command. output: for the help, which has colours of its own."""
     as_json = "--json" in words
     with ExitStack() as stack:
@@ -96,7 +98,7 @@ def _called(words: list[str], output: terminal.Stream | None) -> int:
             result = app(words, exit_on_error=False, print_error=False, console=console)
             return result if isinstance(result, int) else OK
         except CycloptsError as error:
-            said = f"{error} `cloak --help` tells more."
+            said = _mistake(error)
         except KeyboardInterrupt:
             return interrupted("The same command goes on from where it ended.", as_json=as_json)
         except Exception as error:
@@ -105,6 +107,21 @@ def _called(words: list[str], output: terminal.Stream | None) -> int:
             said = faults.of_machine(error) or faults.of_disk(error) or faults.unexpected(error)
             return (usage if faults.no_devices(error) else failed)(said, as_json=as_json)
     return usage(said, as_json=as_json)
+
+
+def _mistake(error: CycloptsError) -> str:
+    """A mistake in the arguments, and the help that tells more."""
+    chain = tuple(error.command_chain or ())
+    command = " ".join(("cloak", *chain))
+    said = str(error)
+    if isinstance(error, MissingArgumentError) and chain and error.argument is not None and error.keyword is None:
+        needed = (_spelled(argument) for argument in app[chain[0]].assemble_argument_collection() if argument.required)
+        said = f"{_spelled(error.argument)} is missing. Usage: {' '.join((command, *needed))} [OPTIONS]."
+    return f"{said} `{command} --help` tells more."
+
+
+def _spelled(argument: Argument) -> str:
+    return f"{argument.name} DIR" if argument.name.startswith("--") and argument.hint is Path else argument.name
 
 
 if __name__ == "__main__":

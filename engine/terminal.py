@@ -86,21 +86,20 @@ class Stream:
 
 
 @contextmanager
-def guarded() -> Iterator[tuple[Stream | None, Stream | None]]:
+def guarded() -> Iterator[tuple[Stream, Stream]]:
     """Standard output and error as `Stream` while the block lasts: (output for who writes escapes himself, error).
 
-    `sys.stdout` escapes; `sys.stderr` cannot, since the progress bar is made of escapes: use `readable` there.
+    `sys.stdout` escapes; `sys.stderr` cannot, since the progress bar is made of escapes: use `readable` there. One that
+    is closed from the start (`>&-`) is None to Python; what is written to it is lost.
     """
     before = sys.stdout, sys.stderr
-    output = None if sys.stdout is None else Stream(sys.stdout, escape=False)
-    error = None if sys.stderr is None else Stream(sys.stderr, escape=False)
-    if output is not None:
+    with open(os.devnull, "w") as nowhere:
+        output, error = (Stream(nowhere if stream is None else stream, escape=False) for stream in before)
         sys.stdout = Stream(output, escape=True)  # type: ignore[assignment, arg-type]
-    sys.stderr = error  # type: ignore[assignment]
-    try:
-        yield output, error
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
+        sys.stderr = error  # type: ignore[assignment]
+        try:
+            yield output, error
+        finally:
+            for stream in (sys.stdout, sys.stderr):
                 stream.flush()
-        sys.stdout, sys.stderr = before
+            sys.stdout, sys.stderr = before

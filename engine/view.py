@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from threading import Event, Lock, Thread
 from types import TracebackType
@@ -25,6 +25,7 @@ from rich.text import Text
 
 from engine.bulk import claims, status
 from engine.bulk.manifest import Row
+from engine.bulk.people import UNLIKE
 from engine.bulk.summary import Summary
 from engine.bulk.watch import Watch
 from engine.config import Recipe
@@ -36,6 +37,10 @@ if TYPE_CHECKING:  # an evaluation brings matplotlib along
 
 EVERY = 30.0
 """Seconds between two lines of progress where there is no terminal."""
+LEAST = 1.0
+"""Fewest seconds between two such lines."""
+COMPILING = "compiling (kept for the next time) or cloaking"
+"""The phase before the solver has first said how far it is."""
 SHOWN = 20
 """Photos that are named one by one; `cloak status` names the rest."""
 
@@ -46,13 +51,16 @@ class View(Watch):
     Progress is a bar on a terminal. Elsewhere it is a line now and then, so that a log shows that the work goes on.
     """
 
-    def __init__(self, *, quiet: bool, dry: bool = False, verbose: bool = False) -> None:
+    def __init__(self, *, quiet: bool, dry: bool = False, verbose: bool = False, asked: Collection[Path] = ()) -> None:
         """quiet: no progress; what is not protected is named all the same. dry: name also what would be cloaked.
 
-        verbose: name every photo, with what is to know of it.
+        verbose: name every photo, with what is to know of it. asked: paths of the call; a file that is one of them and
+        is passed by is named, too.
         """
         self._verbose = verbose
         self._dry = dry and not quiet
+        self._solveless = dry
+        self._asked = frozenset(map(str, asked))
         self._console = Console(stderr=True, highlight=False)
         self._shown = 0
         self._faces = 0
@@ -86,14 +94,13 @@ class View(Watch):
 
     def started(self, photos: int) -> None:
         """How many photos there are to do."""
+        work = "looking for faces" if self._solveless else COMPILING
         # Rows that came before are of what cannot be done: they are none of these.
-        self._update(
-            total=photos, completed=0, description="compiling (kept for the next time)" if photos else "nothing to do"
-        )
+        self._update(total=photos, completed=0, description=work if photos else "nothing to do")
 
     def grouping(self, done: int, photos: int) -> None:
         """People are known in `done` of all `photos`."""
-        self._update(description=f"who is who: {done} of {photos}")
+        self._update(description=f"who is who: {done} of {photos}" if done < photos else COMPILING)
 
     def probing(self, done: int, faces: int) -> None:
         """So many are done of the `faces` that tell which way people's faces go."""
@@ -101,7 +108,8 @@ class View(Watch):
 
     def solving(self, done: int, faces: int) -> None:
         """So many faces are done, and so many being cloaked."""
-        self._update(description=f"{done} faces done, cloaking {faces}")
+        cloaking = f"{done} face{'' if done == 1 else 's'} done, cloaking {faces}"
+        self._update(description=cloaking if done or faces else COMPILING)
 
     def row(self, row: Row) -> None:
         """A photo is done."""
@@ -111,7 +119,10 @@ class View(Watch):
         self._update(advance=0 if row.status == "skipped" else 1, rate=rate)
         if self._dry and row.status == "cloaked":
             print(f"would be cloaked: {readable(row.source)}")
-        self._name(row)
+        if self._dry and row.status == "skipped" and row.reason.startswith(UNLIKE):
+            print(f"would stay as it is: {readable(row.source)}: {UNLIKE}")
+        if self._verbose or status.of_note(row) or (row.status == "skipped" and row.source in self._asked):
+            self._name(row)
 
     def left(self, row: Row) -> None:
         """A photo that an earlier call could not protect, and that is as it was then."""
@@ -127,8 +138,6 @@ class View(Watch):
             self._lines.update(self._progress.tasks[0])
 
     def _name(self, row: Row) -> None:
-        if not (self._verbose or status.of_note(row)):
-            return
         self._shown += 1
         if self._verbose or self._shown <= SHOWN:
             # Not rich's print: a log's lines are not to be folded, nor names taken for its markup.
@@ -138,14 +147,17 @@ class View(Watch):
 
     def summary(self, summary: Summary, out: Path, recipe: Recipe) -> None:
         """The last lines, on stdout."""
-        counts, earlier = summary.counts, summary.earlier
-        done = f"{counts['cloaked']} cloaked ({summary.faces} faces), {counts['no_face']} without a face, "
-        done += f"{counts['failed']} failed, {counts['skipped']} skipped"
+        earlier, listing = summary.earlier, f"`cloak status {readable(str(out))}"
+        done = status.tally(summary.counts, summary.faces)
         if summary.dry_run:
             print(f"Dry run, nothing was written. Would be: {done}.")
         if earlier:
             tally = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(earlier.items()))
-            print(f"As earlier calls left them, nothing to do: {tally}.")
+            why = f"; {listing}` says why" if earlier.get("skipped") else ""
+            print(f"As earlier calls left them, nothing to do: {tally}{why}.")
+        if summary.unlike:
+            named = "" if summary.dry_run else f"; {listing}` names them"
+            print(f"Left as they are, since nobody in them is like the reference photo: {summary.unlike}{named}.")
         if summary.dry_run:
             return
         if summary.worked:
@@ -163,12 +175,13 @@ class View(Watch):
             print(*claims.protection(recipe.names), claims.PUBLISH, sep="\n")
         if summary.report:
             print(f"Original and cloaked side by side, for your eyes only: {readable(summary.report)}")
-        elif summary.unreported:
+        elif summary.unreported and (summary.worked or earlier.keys() - {"skipped"}):
             print(f"No report: {readable(summary.unreported)}.")
-        if summary.unprotected:
-            print(
-                f"Photos that failed or have a face that is not protected: {summary.unprotected}; they are named above."
-            )
+        if of_note := status.of_note_by_kind(
+            unprotected=summary.unprotected, faceless=summary.faceless, unread=summary.unread
+        ):
+            where = "named above" if self._verbose or self._shown <= SHOWN else f"{listing} --failed` names all"
+            print(f"Not protected: {of_note}; {where}.")
 
 
 def _pace(summary: Summary) -> str:
@@ -188,7 +201,10 @@ def _compiled(compiles: dict[str, Any]) -> str:
 
 
 class _Lines:
-    """Progress without a terminal: a line at the start and end, every `EVERY` seconds and tenth of the photos."""
+    """Progress without a terminal: a line at the start and end, every `EVERY` seconds and tenth of the photos.
+
+    Between two lines there are at least `LEAST` seconds.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -196,7 +212,7 @@ class _Lines:
         self._lock = Lock()
         self._begun = time.monotonic()
         self._stage, self._done, self._total = "preparing", 0, 0
-        self._said, self._last = -1, ""
+        self._said, self._last, self._spoke = -1, "", -LEAST
         self._thread = Thread(target=self._beat, name="progress", daemon=True)
 
     def start(self) -> None:
@@ -210,7 +226,8 @@ class _Lines:
     def update(self, task: Task) -> None:
         first = not self._total
         self._stage, self._done, self._total = task.description, int(task.completed), int(task.total or 0)
-        if self._total and (first or self._tenth > self._said or self._done < self._said * self._total / 10):
+        due = self._tenth > self._said or self._done < self._said * self._total / 10
+        if self._total and (first or (due and time.monotonic() - self._begun - self._spoke >= LEAST)):
             self._say()
 
     @property
@@ -223,12 +240,12 @@ class _Lines:
 
     def _say(self) -> None:
         with self._lock:
-            self._said = self._tenth
+            seconds = time.monotonic() - self._begun
+            self._said, self._spoke = self._tenth, seconds
             of = f"{self._done} of {self._total} photos, " if self._total else ""
             if self._ended.is_set() and (not of or f"{of}{self._stage}" == self._last):
                 return
             self._last = f"{of}{self._stage}"
-            seconds = time.monotonic() - self._begun
             self._console.print(Text(f"{self._last}, {seconds:.0f} s"), soft_wrap=True)
 
 

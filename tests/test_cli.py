@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine import cli
+from engine.bulk.manifest import Manifest, Row
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
@@ -33,6 +34,26 @@ MISTAKES = (
 def test_mistakes_are_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == cli.USAGE
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["run", "x"],
+            "--out DIR is missing. Usage: cloak run PATHS --out DIR [OPTIONS]. `cloak run --help` tells more.",
+        ),
+        (["verify", "x"], "CLOAKED is missing. Usage: cloak verify ORIGINAL CLOAKED [OPTIONS]. `cloak verify --help` "),
+        (["run", "x", "--out"], "--out requires an argument. `cloak run --help` tells more."),
+        (["run", "x", "--out", "y", "--fast"], "`cloak run --help` tells more."),
+        (["fly"], "`cloak --help` tells more."),
+    ],
+)
+def test_a_mistake_names_what_is_missing_and_the_help(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == cli.USAGE
+    assert said in capsys.readouterr().err
 
 
 def test_an_exception_that_nobody_foresaw_is_one_sentence_and_a_file(
@@ -81,6 +102,17 @@ def test_an_output_that_ends_early_is_no_traceback(shell: str, code: int) -> Non
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     assert ("could not be written" in done.stderr) == bool(code)
+
+
+@pytest.mark.parametrize("form", ["", "--csv", "--json"])
+def test_a_closed_output_is_no_mistake(form: str, tmp_path: Path) -> None:
+    with Manifest(tmp_path) as manifest:
+        manifest.put(Row("a.jpg", "a.jpg", 1, 1, "s", "k", "no_face", "No face was found."))
+    command = f"'{sys.executable}' -m engine status '{tmp_path}' {form} >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (cli.OK, "")
+    assert "Error" not in done.stderr
+    assert subprocess.run(["bash", "-c", f"{command} 2>&-"], timeout=120).returncode == cli.OK
 
 
 def test_an_interrupt_ends_the_command_though_a_thread_goes_on() -> None:

@@ -59,6 +59,13 @@ def test_everybody_else_has_photos_to_learn_and_one_to_test(crowd):
     assert not any(person.name.startswith("poor") for person in everybody(people))
 
 
+def test_the_public_may_be_small_unless_somebody_practises_on_it(crowd):
+    sizes = {"users": 4, "photos": 10, "others": 15}
+    small = dataset.choose(crowd, **sizes, public=30, practised=False)
+    assert len(small.public) == 22 - 15
+    assert dataset.choose(crowd, **sizes, public=5, practised=False) == dataset.choose(crowd, **sizes, public=5)
+
+
 def test_the_seed_decides_and_nothing_else(crowd):
     sizes = {"users": 3, "photos": 8, "others": 6, "public": 4}
     first = dataset.choose(crowd, **sizes, seed=1)
@@ -75,9 +82,9 @@ def test_people_with_few_photos_are_users_where_there_are_none_with_more(tmp_pat
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"users": 9}, "6 people who can be users.*9 were asked for"),
-        ({"others": 90}, "others.*90"),
-        ({"others": 15, "public": 30}, "the public.*30"),
+        ({"users": 9}, "6 people who can be users.*9 were asked for: lower --users or --photos, or bring photos of"),
+        ({"others": 90}, "others.*90 were asked for: lower --others, "),
+        ({"others": 15, "public": 30}, "the public.*30 were asked for: lower --public, "),
         ({"users": 1}, "at least 2 users"),
         ({"photos": 3}, "4 photos"),
     ],

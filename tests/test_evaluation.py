@@ -174,7 +174,8 @@ def test_a_study_keeps_its_lists_and_takes_them_again(tmp_path: Path) -> None:
         (["--presets", "protecton"], "no preset is called 'protecton'"),
         (["--recognisers", "facenet"], "no recogniser is called 'facenet'"),
         (["--extractors", "facenet"], "facenet"),
-        (["--users", "50"], "50 were asked for"),
+        (["--users", "50"], "50 were asked for: lower --users or --photos"),
+        (["--public", "50", "--presets", "detection"], "50 were asked for: lower --public"),
         (["--services", "clearview"], "clearview"),
         (["--people", "nowhere.json"], "nowhere.json"),
     ],
@@ -187,6 +188,15 @@ def test_wrong_use_is_named(
     assert cli.main(["evaluate", str(root), "--out", str(tmp_path / "out"), *counts, *arguments]) == cli.USAGE
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_a_preset_that_does_not_practise_needs_no_public(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "faces", 6, 8)
+    counts = [f"--{name}={value}" for name, value in (COUNTS | {"public": 50}).items()]
+    command = ["evaluate", str(root), "--out", str(tmp_path / "out"), *counts, "--recognisers=sface", "--dry-run"]
+    assert cli.main([*command, "--presets=protection"]) == cli.OK
+    assert len(json.loads((tmp_path / "out" / "people.json").read_text())["public"]) == 2
+    capsys.readouterr()
 
 
 def test_services_are_sent_nothing_without_consent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from engine import checkpoint, cli
-from engine.config import ENSEMBLE
+from engine.config import ENSEMBLE, Recipe
 
 
 def test_models_lists_every_checkpoint_with_its_licence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,13 +17,17 @@ def test_models_lists_every_checkpoint_with_its_licence(capsys: pytest.CaptureFi
     plain, robust = ({row["name"] for row in rows if row["robust"] is kind} for kind in (False, True))
     assert plain >= {"web-incept", "mobilefacenet-192", "faceres", "mobileface", "sface", "dlib-resnet"}
     assert robust == {member.partition(":")[0] for member in ENSEMBLE}
+    defaults = {row["name"]: row["default"] for row in rows if row["default"] is not None}
+    assert defaults == dict(zip(Recipe().names, Recipe().weights, strict=True))
     for row in rows:
         assert row["licence"]
         assert row["source"]
         assert row["megabytes"] > 1
         assert 0.9 < row["metric"]["lfw_pairs_auc"] <= 1
     assert cli.main(["models"]) == cli.OK
-    assert "web-incept" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "\nweb-incept: " in said
+    assert "\nsface-robust (default of `cloak run`, weight 2): " in said
 
 
 def test_a_model_s_card_says_it_all(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def test_no_help_is_written_twice() -> None:
 def test_every_option_has_a_help() -> None:
     for command in cli.COMMANDS:
         for argument in cli.app[command].assemble_argument_collection():
-            if not is_dataclass(argument.hint) and command != "verify":
+            if not is_dataclass(argument.hint):
                 assert argument.parameter.help, f"{command} {argument.names}"
 
 

@@ -350,6 +350,16 @@ def test_what_failed_or_has_no_face_is_named_in_every_call(album: Album) -> None
     assert set(said(album.call("in"))) == {"bad.jpg", "new.jpg"}
 
 
+def test_a_film_and_a_file_that_was_asked_for_are_named_in_every_call(album: Album) -> None:
+    for name in ("in/film.mp4", "in/notes.txt", "list.txt"):
+        album.photo(name).write_bytes(b"nothing that is a picture")
+    for _ in range(2):
+        planned = album.call("in", "list.txt")
+        assert said(planned)["film.mp4"] == "a film, whose faces stay as they are: .mp4"
+        assert said(planned)["list.txt"] == "not a photo: .txt"
+    assert [Path(row.source).name for row in planned.left] == ["film.mp4", "list.txt"]
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_an_output_that_is_no_longer_as_it_was_is_made_again(album: Album, legacy: bool) -> None:
     album.photo("in/a.jpg")

@@ -178,6 +178,20 @@ def test_restart_and_changed_settings_and_changed_photos_are_done_again(
     assert summary["counts"]["cloaked"] == 1, "a deleted output was not made again"
 
 
+def test_a_folder_without_any_file_leaves_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    code, summary, _ = call(tmp_path / "empty", "--out", tmp_path / "out", capsys=capsys)
+    assert (code, summary["report"], (tmp_path / "out").exists()) == (cli.NOTHING, None, False)
+
+
+def test_a_film_that_was_named_is_named_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "video.mp4").write_bytes(b"no photo")
+    for _ in range(2):
+        code, summary, said = call(tmp_path / "video.mp4", "--out", tmp_path / "out", capsys=capsys)
+        assert (code, summary["unread"], summary["unprotected"]) == (cli.NOTHING, 1, 0)
+        assert f"NOT READ {tmp_path / 'video.mp4'}: a film, whose faces stay as they are: .mp4" in said
+
+
 def test_a_dry_run_writes_nothing(collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     code, summary, _ = call(collection, "--out", out, "--dry-run", capsys=capsys)

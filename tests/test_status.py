@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,7 @@ def out(tmp_path: Path) -> Path:
         row("d.jpg", "no_face", "No face was found."),
         row("e.txt", "skipped", "not a photo: .txt"),
         row("f.dng", "skipped", "looks like a photo but is not read (.dng): export it"),
+        row("g.mp4", "skipped", "a film, whose faces stay as they are: .mp4"),
         row("gone.jpg"),
     )
     (tmp_path / "out" / "gone.jpg").unlink()
@@ -79,16 +82,58 @@ def test_every_photo_has_a_line(out: Path, capsys: pytest.CaptureFixture[str]) -
         "NOT PROTECTED album/d.jpg: No face was found.",
         "skipped album/e.txt: not a photo: .txt",
         "NOT READ album/f.dng: looks like a photo but is not read (.dng): export it",
+        "NOT READ album/g.mp4: a film, whose faces stay as they are: .mp4",
         f"FAILED album/gone.jpg: 1 face, DSSIM 0.00610. {status.GONE}",
-        "2 cloaked (3 faces), 1 without a face, 2 failed, 2 skipped; failed or with a face that is not protected: 3.",
+        "2 cloaked (3 faces), 1 without a face, 2 failed, 3 skipped. Not protected: 3 failed or with a face that is "
+        "not protected, 1 without a face, 2 not read.",
     ]
 
 
-def test_failed_names_what_the_exit_code_counts(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, said, _ = call(out, "--failed", capsys=capsys)
-    *lines, totals = said.splitlines()
-    assert [line.split(":")[0].split("/")[1] for line in lines] == ["b.jpg", "c.jpg", "gone.jpg"]
-    assert totals.endswith("not protected: 3.")
+@pytest.mark.parametrize("form", ["", "--json", "--csv"])
+def test_failed_names_every_photo_that_is_not_protected(
+    form: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, said, _ = call(out, "--failed", *filter(None, [form]), capsys=capsys)
+    assert re.findall(r"album/([a-z.0-9]+)", said) == ["b.jpg", "c.jpg", "d.jpg", "f.dng", "g.mp4", "gone.jpg"]
+
+
+def test_a_photo_without_a_face_is_named_and_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path, row("a.jpg"), row("d.jpg", "no_face", "No face was found."))
+    code, said, _ = call(tmp_path, "--failed", capsys=capsys)
+    assert (code, said.splitlines()) == (
+        cli.OK,
+        [
+            "NOT PROTECTED album/d.jpg: No face was found.",
+            "1 cloaked (1 face), 1 without a face, 0 failed, 0 skipped. Not protected: 1 without a face.",
+        ],
+    )
+
+
+def test_an_output_is_named_where_the_photo_does_not_tell_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A photo with two rows, also by two shards, one whose format was changed, and one of a name that is no UTF-8."""
+    (tmp_path / "a").mkdir()
+    odd = os.fsdecode(b"/x/\xff.jpg")
+    twice = row("one.png", place="/x/one.png")
+    fill(tmp_path, twice, row("b.jpg", place="/x/b.jpg"), shard="0-of-2")
+    fill(
+        tmp_path,
+        replace(twice, target="a/one.png"),
+        replace(row("c.png"), source="album/c.jpg"),
+        replace(row("d.png", place=odd), source=odd),
+        replace(row("e.png", "failed", "why", place=odd), source=odd),
+        shard="1-of-2",
+    )
+    _, said, _ = call(tmp_path, capsys=capsys)
+    assert {line.split(":")[0] for line in said.splitlines()[:-1]} == {
+        "cloaked /x/one.png -> one.png",
+        "cloaked /x/one.png -> a/one.png",
+        "cloaked /x/b.jpg",
+        "cloaked album/c.jpg -> c.png",
+        r"cloaked /x/\xff.jpg -> d.png",
+        r"FAILED /x/\xff.jpg -> e.png",
+    }
 
 
 def test_json_is_an_object_a_line_and_the_totals(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,10 +156,12 @@ def test_json_is_an_object_a_line_and_the_totals(out: Path, capsys: pytest.Captu
         "reason": NOTE,
     }
     assert totals == {
-        "counts": {"cloaked": 2, "no_face": 1, "skipped": 2, "failed": 2},
+        "counts": {"cloaked": 2, "no_face": 1, "skipped": 3, "failed": 2},
         "faces": 3,
         "dssim_max": 0.0061,
         "unprotected": 3,
+        "faceless": 1,
+        "unread": 2,
     }
 
 

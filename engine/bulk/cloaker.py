@@ -213,7 +213,7 @@ class Cloaker:
     def nothing(self, prepared: Prepared) -> tuple[Literal["no_face", "skipped"], str]:
         """Status and reason of a photo in which there is nothing to cloak."""
         if self.only is not None and prepared.others:
-            return "skipped", "The person of the reference photo is not in it."
+            return "skipped", people.UNLIKE
         return "no_face", " ".join(prepared.unusable) or "No face was found: this photo is not protected."
 
     def jobs(self, prepared: Prepared, targets: Targets) -> list[FaceJob]:

@@ -68,6 +68,11 @@ def passed_by(path: Path, *, named: bool = False) -> str:
     return _by_content(head, called, bare=named or not path.suffix)
 
 
+def unread(reason: str) -> bool:
+    """Whether the reason of a file that is passed by is that it shows people and is not read: a picture or a film."""
+    return reason.startswith((LOOKS, FILM))
+
+
 def _by_content(head: bytes, called: str, *, bare: bool) -> str:
     kind = formats.of(head)
     if kind is not None and kind.sure:

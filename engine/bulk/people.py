@@ -26,6 +26,9 @@ SAME_PERSON = 0.45
 """Cosine similarity at which two single faces are one person's: false accept rate 1e-3, true accept rate .975. Lenient,
 for a face of the person that is missed stays unprotected (python benchmarks/identity.py)."""
 
+UNLIKE = "No face in it is enough like the reference photo."
+"""The reason of a photo that `--only` leaves as it is."""
+
 ALIKE = 0.9
 """Mean cosine from which a trained extractor shares centroids with the one it was trained from. The cosine is between
 the embeddings of the two (its card's, on people held out). From there on centroids of one are where the other has these

@@ -21,10 +21,10 @@ from engine.bulk import places, trouble
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.dependencies import dependencies
 from engine.bulk.inputs import InputError, Item
-from engine.bulk.kinds import LOOKS
 from engine.bulk.manifest import INTERRUPTED, Manifest, Row, Status, stamped, stated, young
 from engine.bulk.prepare import digest, prepare
 from engine.bulk.records import Known, Records, owns
+from engine.bulk.status import of_note
 from engine.bulk.watch import Watch
 from engine.config import Detection, Output, Recipe
 from engine.types import PhotoError
@@ -115,7 +115,8 @@ def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Path
 class Plan:
     """Work of a call. tasks: photos to be done. passed: rows of what is not done, and was not said before.
 
-    earlier: how many were done by earlier calls, by status. left: the rows of these that a person must know of.
+    earlier: how many were done by earlier calls, by status. left: the rows of these that a person must know of. So
+    is that of a file passed by which the call itself names.
     renewed: rows to be written anew, since their photo was moved or touched, or another manifest has the right one.
     holders: by target the row, without faces, of a whole file of an earlier call for a photo of `tasks` or `passed`.
     """
@@ -188,25 +189,25 @@ class _Planner:
             row = replace(row, target=places.aside(item))
         else:
             self._hold(self._records.known(item.target))
-        self._note(row)
+        self._note(item, row)
 
     def _hold(self, known: Known | None) -> None:
         if known is not None and known.holder is not None and known.intact:
             self.plan.holders[known.holder.target] = known.holder
 
-    def _note(self, row: Row) -> None:
+    def _note(self, item: Item, row: Row) -> None:
         """A row that no work leads to."""
         old = self._records.row(row.target)
         if not self._options.restart and old is not None and replace(old, state=row.state) == row:
-            self._earlier(row)
+            self._earlier(item, row)
             if old.state != row.state:
                 self.plan.renewed.append(row)
         else:
             self.plan.passed.append(row)
 
-    def _earlier(self, row: Row) -> None:
+    def _earlier(self, item: Item, row: Row) -> None:
         self.plan.earlier[row.status] += 1
-        if row.status in ("failed", "no_face") or row.unprotected or row.reason.startswith(LOOKS):
+        if of_note(row) or (item.named and row.status == "skipped"):
             self.plan.left.append(row)
 
     def _decide(self, item: Item) -> None:
@@ -236,7 +237,7 @@ class _Planner:
                     self._hold(place.known)
                 return
         if mine:
-            self._note(row)
+            self._note(item, row)
 
     def _look(self, item: Item) -> tuple[int, int, str, str]:
         """Size, time, SHA-256 and state of a photo. If it cannot be read, zeros, a hash of its name and "".
@@ -271,12 +272,12 @@ class _Planner:
             same = task.looks_as(holder) if holder.place == task.place else os.path.exists(holder.place)
             if last is not holder or stamp != holder.stamp or not same:
                 self._moved.append((holder, task, stamp))
-            self._earlier(holder)
+            self._earlier(task.item, holder)
             return True
         if last.key == task.key and last.status != "cloaked":
             if last.place == task.place and not task.looks_as(last):
                 self._moved.append((last, task, last.stamp))
-            self._earlier(last)
+            self._earlier(task.item, last)
             return True
         return False
 

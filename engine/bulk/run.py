@@ -11,6 +11,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
@@ -125,6 +126,9 @@ def run(
         rows = _dry_run(partial(cloaker, len(sources)), todo, options, watch)
         seconds = time.perf_counter() - begun
         return summarise(rows, todo.earlier, Clock(), seconds, remaining=todo.left, dry_run=True)
+    if not (items or (out / OWN_FOLDER).exists()):  # else it may have rows of photos that are gone
+        watch.started(0)
+        return summarise([], Counter(), Clock(), time.perf_counter() - begun)
     index, count = options.shard
     with trouble.during(out), ExitStack() as stack:
         compiled = stack.enter_context(compiles.record())
@@ -160,6 +164,7 @@ def run(
             with clock.time("group"):
                 targets = work.targets(sources, wanted={task.sha256 for task in tasks}, watch=watch)
             log.info("who is who is known after %.1f s: %d faces have a target", clock.group, len(targets))
+            watch.solving(0, 0)
             begin = partial(announce, manifest)
             for task, row in work.cloak(tasks, targets, begin=begin, album=album, clock=clock, watch=watch):
                 rows.append(record(row, key=task.key))

@@ -7,14 +7,15 @@ import os
 import sqlite3
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import groupby, starmap
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine.bulk.kinds import LOOKS
+from engine.bulk.kinds import unread
 from engine.bulk.manifest import Row, columns_of, naming, read_row
 from engine.bulk.untouched import manifests, reading
 from engine.terminal import readable
@@ -64,7 +65,7 @@ def word(row: Row) -> str:
     """Outcome of a photo, in capitals if it is `of_note`."""
     if row.status == "cloaked" and row.unprotected:
         return "PROTECTED IN PART"
-    if row.status == "skipped" and row.reason.startswith(LOOKS):
+    if is_unread(row):
         return "NOT READ"
     return WORDS[row.status]
 
@@ -74,13 +75,71 @@ def of_note(row: Row) -> bool:
     return word(row).isupper()
 
 
-def line(row: Row) -> str:
-    """All there is to say of a photo, as one line that can steer no terminal."""
+def is_unread(row: Row) -> bool:
+    """Whether it shows people and is not read."""
+    return row.status == "skipped" and unread(row.reason)
+
+
+def is_faceless(row: Row) -> bool:
+    """Whether no face was found in it, not even one that cannot be cloaked."""
+    return row.status == "no_face" and not row.unprotected
+
+
+def tally(counts: Mapping[str, int], faces: int) -> str:
+    """Photos by outcome, in words. faces: cloaked ones.
+
+    Example:
+        >>> tally({"cloaked": 1, "no_face": 0, "failed": 2, "skipped": 3}, 1)
+        '1 cloaked (1 face), 0 without a face, 2 failed, 3 skipped'
+    """
+    text = f"{counts['cloaked']} cloaked ({faces} face{'' if faces == 1 else 's'}), {counts['no_face']} without a face"
+    return f"{text}, {counts['failed']} failed, {counts['skipped']} skipped"
+
+
+def of_note_by_kind(*, unprotected: int, faceless: int, unread: int) -> str:
+    """Photos `of_note` by why they are, in words; "" without any.
+
+    Example:
+        >>> of_note_by_kind(unprotected=0, faceless=2, unread=1)
+        '2 without a face, 1 not read'
+    """
+    kinds = {"failed or with a face that is not protected": unprotected, "without a face": faceless, "not read": unread}
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+
+
+def several(out: Path) -> set[str]:
+    """Places of the originals that have rows of several names. Raises as `rows`."""
+    with ExitStack() as stack:
+        databases = [(path, stack.enter_context(reading(path))) for path in manifests(out)]
+        merged = heapq.merge(*starmap(_placed, databases))
+        return {
+            os.fsdecode(place)
+            for place, entries in groupby(merged, key=itemgetter(0))
+            if len({target for _, target in entries}) > 1
+        }
+
+
+def _placed(path: Path, database: sqlite3.Connection) -> Iterator[tuple[bytes, bytes]]:
+    """Places of originals, each with the name of an output, in order. Rows of version 0.1 have no place."""
+    with naming(path):
+        if "place" in columns_of(database, "photos"):
+            # As blobs, so that SQLite sorts names that are no UTF-8 as Python does.
+            columns = "CAST(place AS BLOB) AS lies, CAST(target AS BLOB) AS named"
+            yield from database.execute(f"SELECT {columns} FROM photos WHERE place != '' ORDER BY lies, named")
+
+
+def line(row: Row, *, several: Container[str] = ()) -> str:
+    """All there is to say of a photo, as one line that can steer no terminal.
+
+    It names the output if that is called otherwise than the photo, or if the photo is one of `several`.
+    """
     sentences = [row.reason] if row.reason else []
     if row.faces:
         largest = "" if (dssim := largest_dssim(row)) is None else f", DSSIM {dssim:.5f}"
         sentences.insert(0, f"{len(row.faces)} face{'' if len(row.faces) == 1 else 's'}{largest}.")
-    return readable(f"{word(row)} {row.named}" + (f": {' '.join(sentences)}" if sentences else ""))
+    renamed = row.status == "cloaked" and os.path.basename(row.target) != os.path.basename(row.source)
+    name = f"{row.named} -> {row.target}" if renamed or row.at in several else row.named
+    return readable(f"{word(row)} {name}" + (f": {' '.join(sentences)}" if sentences else ""))
 
 
 def largest_dssim(row: Row) -> float | None:
@@ -111,17 +170,24 @@ class Record(NamedTuple):
 
 @dataclass
 class Totals:
-    """Photos by outcome. faces: cloaked ones. unprotected: photos that failed or have a face uncloaked."""
+    """Photos by outcome. faces: cloaked ones. unprotected: photos that failed or have a face uncloaked.
+
+    faceless, unread: the other photos `of_note`.
+    """
 
     counts: Counter[str] = field(default_factory=lambda: Counter(cloaked=0, no_face=0, skipped=0, failed=0))
     faces: int = 0
     dssim_max: float | None = None
     unprotected: int = 0
+    faceless: int = 0
+    unread: int = 0
 
     def add(self, row: Row) -> None:
         """One more."""
         self.counts[row.status] += 1
         self.unprotected += row.unprotected
+        self.faceless += is_faceless(row)
+        self.unread += is_unread(row)
         if row.status == "cloaked":
             self.faces += len(row.faces)
             values = [value for value in (self.dssim_max, largest_dssim(row)) if value is not None]
@@ -139,12 +205,10 @@ class Totals:
             "faces": self.faces,
             "dssim_max": self.dssim_max,
             "unprotected": self.unprotected,
+            "faceless": self.faceless,
+            "unread": self.unread,
         }
 
     def __str__(self) -> str:
-        counts = self.counts
-        text = f"{counts['cloaked']} cloaked ({self.faces} faces), {counts['no_face']} without a face, "
-        text += f"{counts['failed']} failed, {counts['skipped']} skipped"
-        if self.unprotected:
-            text += f"; failed or with a face that is not protected: {self.unprotected}"
-        return f"{text}."
+        of_note = of_note_by_kind(unprotected=self.unprotected, faceless=self.faceless, unread=self.unread)
+        return f"{tally(self.counts, self.faces)}." + (f" Not protected: {of_note}." if of_note else "")

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.bulk.manifest import Row
+from engine.bulk.people import UNLIKE
 from engine.bulk.pipeline import Clock
+from engine.bulk.status import is_faceless, is_unread
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Summary:
     threads and overlap the solver's time. The other phases are as in `pipeline.Clock`. occupancy: share of the steps of
     all slots that worked on a face. steady_occupancy: the same while there were more photos to come, None if there
     never were. unprotected: photos that failed or have a face that is not cloaked, now or since an earlier call.
+    faceless, unread: photos without a face, and pictures and films that are not read, now or since an earlier call.
+    unlike: photos that this call left as they are, since nobody in them is like the reference photo of `--only`.
     report: path of the personal report, None without one. unreported: why there is none though one was asked for.
     compiles: what this process compiled, as in `compiles.Recorder.as_dict`. It leaves out what the workers of others
     did.
@@ -38,6 +42,9 @@ class Summary:
     steady_occupancy: float | None
     dry_run: bool
     unprotected: int = 0
+    faceless: int = 0
+    unread: int = 0
+    unlike: int = 0
     report: str | None = None
     unreported: str = ""
     compiles: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +56,7 @@ class Summary:
 
     def as_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self), allow_nan=False)
 
 
 def summarise(
@@ -88,6 +95,9 @@ def summarise(
         steady_occupancy=_share(clock.steady_worked, clock.steady_slot_steps),
         dry_run=dry_run,
         unprotected=sum(row.unprotected for row in (*rows, *remaining)),
+        faceless=sum(map(is_faceless, (*rows, *remaining))),
+        unread=sum(map(is_unread, (*rows, *remaining))),
+        unlike=sum(row.status == "skipped" and row.reason.startswith(UNLIKE) for row in rows),
     )
 
 

@@ -20,7 +20,7 @@ class Watch:
         """So many are done of the `faces` that tell which way people's faces go."""
 
     def solving(self, done: int, faces: int) -> None:
-        """So many faces are done, and so many are being cloaked."""
+        """So many faces are done, and so many are being cloaked: 0 and 0 before the solver has begun."""
 
     def row(self, row: Row) -> None:
         """A photo is done."""

@@ -29,7 +29,13 @@ def evaluate(
     out: Annotated[Path | None, STUDY] = None,
     presets: Annotated[str | None, Parameter(help="Presets, e.g. budget,transfer, or all; --list tells them.")] = None,
     study: StudyOptions = StudyOptions(),
-    public: Annotated[int, Parameter(help="People on whom adaptive trackers practise.")] = 40,
+    public: Annotated[
+        int,
+        Parameter(
+            help="People on whom adaptive trackers practise, with 3 photos; fewer will do unless presets adaptive, "
+            "detection or sybil are chosen."
+        ),
+    ] = 40,
     cloak: CloakOptions = CloakOptions(),
     written: OutputOptions = OutputOptions(),
     recognisers: Annotated[
@@ -66,6 +72,7 @@ def evaluate(
             output=written.output(),
             people=study.people,
             counts={"users": study.users, "photos": study.photos, "others": study.others, "public": public},
+            practised=any(preset.name in catalogue.PRACTISED for preset in chosen),
             recognisers=names(recognisers),
             consent=names(services) or (),
             say=board.say,

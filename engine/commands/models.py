@@ -12,7 +12,9 @@ from engine.commands.outcome import OK, USAGE, print_json, usage
 
 
 def models(
-    name: Annotated[str | None, Parameter(help="Print this one's card; default: a table of all.")] = None,
+    name: Annotated[
+        str | None, Parameter(help="Name of a network, to print its whole card; default: a list of all.")
+    ] = None,
     /,
     *,
     telling: Telling = Telling(),
@@ -23,9 +25,7 @@ def models(
 
     try:
         known = (
-            [registry.about(extractor) for extractor in extractors.available()]
-            if name is None
-            else extractors.card(name)
+            [_described(extractor) for extractor in extractors.available()] if name is None else extractors.card(name)
         )
     except (checkpoint.CheckpointError, ValueError) as error:
         return usage(str(error), as_json=telling.json)
@@ -39,12 +39,23 @@ def models(
         _print_card(known)
         return OK
     for row in known:
-        print(f"{row['name']}: {row['description']}")
+        part = "" if row["default"] is None else f" (default of `cloak run`, weight {row['default']:g})"
+        print(f"{row['name']}{part}: {row['description']}")
         print(f"    {row['dim']}-D from {row['input']['size']} px, {_on_disk(row)}, {_robust(row)}")
         if metric := row.get("metric"):
             print(f"    LFW pairs AUC {metric['lfw_pairs_auc']} ({metric['lfw_pairs_command']})")
         print(f"    licence {row['licence']}; from {row['source']}")
     return USAGE if unusable else OK
+
+
+def _described(name: str) -> dict[str, Any]:
+    """Facts about an extractor. default: its weight in cloaks of the default recipe, None if it takes no part."""
+    from engine.config import Recipe
+    from engine.extractors import registry
+
+    recipe = Recipe()
+    weights = dict(zip(recipe.names, recipe.weights, strict=True))
+    return {**registry.about(name), "default": weights.get(name)}
 
 
 def _robust(row: dict[str, Any]) -> str:

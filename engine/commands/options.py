@@ -109,11 +109,11 @@ class StudyOptions:
             "trained on may be in it."
         ),
     ] = None
-    users: Annotated[int, Parameter(help="People who cloak their photos.")] = 20
+    users: Annotated[int, Parameter(help="People who cloak their photos; each has at least --photos.")] = 20
     photos: Annotated[
         int, Parameter(help="Photos of each user: half are cloaked and scraped, half are clean tests.")
     ] = 10
-    others: Annotated[int, Parameter(help="People who do not, the tracker's other labels.")] = 100
+    others: Annotated[int, Parameter(help="People who do not, the tracker's other labels; each has 3 photos.")] = 100
     dry_run: Annotated[bool, Parameter(negative="", help="Say what it would cost; compute nothing.")] = False
     restart: Annotated[bool, Parameter(negative="", help="Do finished parts again; cloaks and embeddings stay.")] = (
         False

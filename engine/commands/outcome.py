@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from typing import Any
 
 from engine import terminal
 
@@ -15,10 +17,18 @@ def say(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """A line of JSON on stdout."""
+    """A line of JSON on stdout. Numbers that JSON has no words for are null."""
     import json  # not for the help
 
-    print(json.dumps(value))
+    print(json.dumps(_finite(value), allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def usage(message: str, *, as_json: bool) -> int:

@@ -180,7 +180,7 @@ def run(
     except (ValueError, CheckpointError) as error:
         return usage(str(error), as_json=telling.json)
     work = Work(recipe, detection, selection.only, machine, out, options, settings)
-    view = View(quiet=conduct.quiet, dry=conduct.dry_run, verbose=telling.verbose)
+    view = View(quiet=conduct.quiet, dry=conduct.dry_run, verbose=telling.verbose, asked=paths)
     try:
         with view, ExitStack() as during:
             runner = work.crew if machine.runner == "ray" else None

@@ -6,6 +6,7 @@ import csv
 import os
 import sqlite3
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,17 +20,35 @@ FORMULA = ("=", "+", "-", "@")
 """Characters that a spreadsheet takes for the beginning of a formula."""
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Lines(Telling):
+    """The same, but for what `--json` prints."""
+
+    json: Annotated[
+        bool,
+        Parameter(
+            negative="", help="JSON for machines: an object a photo, each a line, and one of the totals at the end."
+        ),
+    ] = False
+
+
 def status(
     out: Annotated[Path, Parameter(help="The output folder of `cloak run`.")],
     /,
     *,
     failed: Annotated[
-        bool, Parameter(negative="", help="Only photos that failed or have a face that is not protected.")
+        bool,
+        Parameter(
+            negative="",
+            help="Only photos that are not protected: failed, in part, without a face, or not read, as films are. One "
+            "without a face or not read is no failure for the exit code.",
+        ),
     ] = False,
     table: Annotated[
         bool, Parameter("--csv", negative="", help="A table with a row a photo; the totals go to stderr.")
     ] = False,
-    telling: Telling = Telling(),
+    telling: Lines = Lines(),
 ) -> int:
     """Do it. Returns the exit code."""
     from engine import faults
@@ -45,19 +64,20 @@ def status(
                 os.listdir(out / OWN_FOLDER)  # says why it shows no manifest, if it may not be read
             return usage(f"{out}: no `cloak run` has written there: name its --out", as_json=telling.json)
         totals = photos.Totals()
+        several = () if table or telling.json else photos.several(out)
         writer = csv.writer(sys.stdout, lineterminator="\n")
         if table:
             writer.writerow(photos.Record._fields)
         for row in photos.rows(out):
             totals.add(row)
-            if failed and not row.unprotected:
+            if failed and not photos.of_note(row):
                 continue
             if table:
                 writer.writerow(map(_cell, photos.Record.of(row)))
             elif telling.json:
                 print_json(photos.Record.of(row)._asdict())
             else:
-                print(photos.line(row))
+                print(photos.line(row, several=several))
     except (sqlite3.Error, OSError) as error:
         return usage(f"{out}: a manifest in it cannot be read ({faults.words(error)})", as_json=telling.json)
     except KeyboardInterrupt:

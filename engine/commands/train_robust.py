@@ -70,7 +70,8 @@ def train_robust(
         ),
     ] = None,
     without: Annotated[
-        tuple[Path, ...], Parameter(help="people.json of an evaluation: nobody in it is trained on or held out.")
+        tuple[Path, ...],
+        Parameter(negative="", help="people.json of an evaluation: nobody in it is trained on or held out."),
     ] = (),
     cache: Annotated[Path | None, Parameter(help="Folder of aligned faces, shared by trainings.")] = None,
     options: TrainOptions = TrainOptions(),

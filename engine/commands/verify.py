@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from engine.commands.options import Telling
-from engine.commands.outcome import OK, print_json, usage
+from engine.commands.outcome import FAILED, OK, print_json, usage
+
+VERDICTS = {
+    "same": "not cloaked: both show the same pixels",
+    "no pair": "no photo and its cloaked version: they differ more than any cloak changes",
+}
+"""Verdicts that are a failure."""
 
 
-def verify(original: Path, cloaked: Path, /, *, telling: Telling = Telling()) -> int:
+def verify(
+    original: Annotated[Path, Parameter(help="The photo as it was.")],
+    cloaked: Annotated[Path, Parameter(help="Its cloaked version, of the same size.")],
+    /,
+    *,
+    telling: Telling = Telling(),
+) -> int:
     """Do it. Returns the exit code."""
     from engine.bulk.verify import verify as compare
     from engine.checkpoint import CheckpointError
@@ -21,13 +36,17 @@ def verify(original: Path, cloaked: Path, /, *, telling: Telling = Telling()) ->
         return usage(str(error), as_json=telling.json)
     if telling.json:
         print_json(asdict(report))
-        return OK
-    print(f"whole photo: DSSIM {report.dssim:.5f}, largest change {report.max_change}, {report.changed:.1%} of pixels")
+        return FAILED if report.verdict in VERDICTS else OK
+    dssim = "not defined" if report.dssim is None else f"{report.dssim:.5f}"
+    print(f"whole photo: DSSIM {dssim}, largest change {report.max_change}, {report.changed:.1%} of pixels")
     for face in report.faces:
         shift = ", ".join(f"{name} {value:.2f}" for name, value in face.shift.items())
-        print(f"face at {face.box}: DSSIM {face.dssim:.5f}, largest change {face.max_change}, shift {shift}")
+        print(f"face at {face.box}: DSSIM {face.dssim:.5f}, largest change {face.max_change}, shift (0 to 2) {shift}")
     if not report.faces:
         print("no face was found in the original")
     if report.missing:
         print(f"not measured, as their weights are not installed (see `cloak models`): {', '.join(report.missing)}")
+    if report.verdict in VERDICTS:
+        print(VERDICTS[report.verdict])
+        return FAILED
     return OK

@@ -76,33 +76,45 @@ class People:
 
 
 def choose(
-    root: Path, *, users: int = 20, photos: int = 10, others: int = 100, public: int = 40, seed: int = 0
+    root: Path,
+    *,
+    users: int = 20,
+    photos: int = 10,
+    others: int = 100,
+    public: int = 40,
+    practised: bool = True,
+    seed: int = 0,
 ) -> People:
     """Users with at least twice `photos` photos if there are enough, else `photos`; then the others and the public.
 
     photos: of a user, every second one scraped, the rest tests. The others have up to six photos, the last the test;
-    the public up to four. Raises ValueError if the folder has too few people with enough photos.
+    the public up to four. practised: whether anybody practises on the public, which may else be smaller. Raises
+    ValueError, which names the options, if the folder has too few people with enough photos.
     """
     if users < 2 or photos < 4 or others < 1 or public < 0:
         raise ValueError(
-            "an evaluation needs at least 2 users with 4 photos each and 1 other person; "
+            "an evaluation needs at least 2 users with 4 photos each and 1 other person (--users, --photos, --others); "
             f"got {users} users, {photos} photos, {others} others, {public} public"
         )
     by_name = photos_of(root)
     random = np.random.default_rng(seed)
 
-    def draw(eligible: Sequence[str], count: int, role: str) -> list[str]:
+    def draw(eligible: Sequence[str], count: int, role: str, options: str) -> list[str]:
         if len(eligible) < count:
-            raise ValueError(f"{root} has {len(eligible)} people who can be {role}; {count} were asked for")
+            raise ValueError(
+                f"{root} has {len(eligible)} people who can be {role}; {count} were asked for: lower {options}, or "
+                "bring photos of more people, a folder for each"
+            )
         return sorted(str(name) for name in random.choice(eligible, count, replace=False))
 
     rich = [name for name, paths in by_name.items() if len(paths) >= 2 * photos]
     rich = rich if len(rich) >= users else [name for name, paths in by_name.items() if len(paths) >= photos]
-    chosen = draw(rich, users, f"users (with {photos} photos)")
+    chosen = draw(rich, users, f"users (with {photos} photos)", "--users or --photos")
     candidates = [name for name, paths in by_name.items() if name not in chosen and len(paths) >= SMALLEST]
-    rest = draw(candidates, others, f"others (with {SMALLEST} photos)")
+    rest = draw(candidates, others, f"others (with {SMALLEST} photos)", "--others")
     candidates = [name for name in candidates if name not in rest]
-    practice = draw(candidates, public, f"the public (with {SMALLEST} photos)")
+    public = public if practised else min(public, len(candidates))
+    practice = draw(candidates, public, f"the public (with {SMALLEST} photos)", "--public")
     return People(
         users=tuple(Person(n, tuple(by_name[n][:photos][0::2]), tuple(by_name[n][:photos][1::2])) for n in chosen),
         others=tuple(Person(n, tuple(by_name[n][:6][:-1]), tuple(by_name[n][:6][-1:])) for n in rest),

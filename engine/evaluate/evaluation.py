@@ -97,6 +97,7 @@ def study_of(
     output: Output,
     people: Path | None,
     counts: Mapping[str, int],
+    practised: bool = True,
     recognisers: Sequence[str] | None = None,
     consent: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
@@ -104,15 +105,19 @@ def study_of(
 ) -> Study:
     """The study of a call: its people chosen, or read from a list, and written to OUT/people.json.
 
-    counts: as `dataset.choose` takes them. recognisers: as `recognisers.recogniser` takes them, by default all
-    extractors, and dlib if it is installed. consent: the services that may be sent photos. Raises ValueError for
+    counts, practised: as `dataset.choose` takes them. recognisers: as `recognisers.recogniser` takes them, by default
+    all extractors, and dlib if it is installed. consent: the services that may be sent photos. Raises ValueError for
     settings that make no sense, CheckpointError for an extractor whose weights are damaged or not installed.
     """
     sharding.configure()
     sharding.devices_here()
     for name in recipe.names:
         registry.loadable(name)
-    chosen = choose(dataset, seed=recipe.seed, **counts) if people is None else People.load(people, dataset)
+    chosen = (
+        choose(dataset, seed=recipe.seed, practised=practised, **counts)
+        if people is None
+        else People.load(people, dataset)
+    )
     names = [*registry.available(), *(["dlib"] if find_spec("dlib") else [])] if recognisers is None else recognisers
     detector = DetectedOnce()
     out.mkdir(mode=0o700, parents=True, exist_ok=True)  # faces and embeddings of people lie there

@@ -47,6 +47,9 @@ PRESETS: dict[str, Preset] = {
     )
 }
 
+PRACTISED = frozenset({adaptive.PRESET.name, detection.PRESET.name, sybil.PRESET.name})
+"""Presets that need all of the public that was asked for."""
+
 OF_EXTRACTOR: tuple[Preset, ...] = (verification.PRESET, attack.PRESET, gain.PRESET)
 """Presets of `cloak evaluate-extractor`; the study's recipe names the extractor and the one it is compared with."""
 
