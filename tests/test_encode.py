@@ -58,6 +58,7 @@ def files(face: Image.Image) -> dict[str, bytes]:
         "clear.png": saved(clear, "PNG"),
         "grey.png": saved(face.convert("L"), "PNG"),
         "web.webp": saved(face, "WEBP", quality=90),
+        "still.gif": saved(face, "GIF"),
         "wall.png": saved(Image.new("RGB", (160, 120), (90, 90, 90)), "PNG"),
         "text.jpg": b"not a picture",
         "empty.jpg": b"",
@@ -88,11 +89,12 @@ def test_the_bytes_are_those_of_the_files_that_the_command_writes(
     assert cli.main([*arguments, "--extractors", "tiny", "--steps", "2", "--batch", "2", "--no-report"]) == cli.FAILED
     capsys.readouterr()
     assert {name: result.status for name, result in alone.items()} == {
-        **dict.fromkeys(("turned.jpg", "clear.png", "grey.png", "web.webp"), "cloaked"), "wall.png": "no_face",
+        **dict.fromkeys(("turned.jpg", "clear.png", "grey.png", "web.webp", "still.gif"), "cloaked"),
+        "wall.png": "no_face",
         **dict.fromkeys(("text.jpg", "empty.jpg", "animated.gif", "cut.png"), "failed"),
     }  # fmt: skip
     for name, result in alone.items():
-        written = tmp_path / "out" / name
+        written = tmp_path / "out" / ("still.png" if name == "still.gif" else name)
         assert result.data == (written.read_bytes() if written.exists() else None), name
         assert bool(result.reason) == bool(result.faces == ()) == (result.data is None)
 
@@ -118,11 +120,17 @@ def test_budget_and_metadata_hold_in_the_bytes(
         assert image.info["icc_profile"]
 
 
-def test_another_format_and_quality(cloaker: Cloaker, files: dict[str, bytes]) -> None:
+def test_another_format_and_quality(cloaker: Cloaker, alone: dict[str, Encoded], files: dict[str, bytes]) -> None:
+    gif = alone["still.gif"]
+    assert gif.data is not None
+    assert read(gif.data).format == "PNG"
+    assert "Written as PNG, since a GIF cannot hold a cloak." in gif.notes
     made = cloaker.encode(files["grey.png"], output=Output(format="jpeg", quality=95))
     assert made.data is not None
     assert read(made.data).format == "JPEG"
+    steps = cloaker.usage.slot_steps
     refused = cloaker.encode(files["clear.png"], output=Output(format="jpeg"))
+    assert cloaker.usage.slot_steps == steps, "it was solved and then refused"
     assert (refused.status, refused.data) == ("failed", None)
     assert "transparent" in refused.reason
 
