@@ -135,6 +135,13 @@ def test_another_format_and_quality(cloaker: Cloaker, alone: dict[str, Encoded],
     assert "transparent" in refused.reason
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_an_output_that_is_none_is_refused_at_the_call(cloaker: Cloaker, files: dict[str, bytes]) -> None:
+    for call in (cloaker.encode, cloaker.encode_all, cloaker.encode_stream):
+        with pytest.raises(TypeError, match=r"output must be an Output, as Output\(format='png'\); got 'png'"):
+            call(files["grey.png"], output="png")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("stage", ["prepare", "jobs", "fit"])
 def test_what_nobody_foresaw_is_that_photos_result_and_is_logged(
     stage: str,
@@ -264,7 +271,7 @@ def test_in_a_group_the_persons_face_is_theirs_and_the_others_are_not(
 
 
 def test_a_person_of_whom_nothing_sure_is_known_is_refused(
-    knowing: Cloaker, others: dict[str, bytes], files: dict[str, bytes]
+    knowing: Cloaker, others: dict[str, bytes], files: dict[str, bytes], face: Image.Image, tmp_path: Path
 ) -> None:
     for references, said in (
         ([others["group"]], "one face alone"),
@@ -275,6 +282,16 @@ def test_a_person_of_whom_nothing_sure_is_known_is_refused(
     ):
         with pytest.raises(ValueError, match=said):
             knowing.person(references)
+    (tmp_path / "me.png").write_bytes(others["second"])
+    with pytest.raises(ValueError, match="different people") as refused:
+        knowing.person([others["group"], others["first"], tmp_path / "me.png"])
+    assert str(refused.value) == (
+        "the photos seem to show different people: of 2 with one face, no more than 1 are alike. "
+        f"Like no other: {tmp_path / 'me.png'} and photo 2. "
+        "Give more photos of the person, or clearer ones from the front."
+    )
+    with pytest.raises(ValueError, match=r"Alike are photo 1 and photo 2\. Like no other: photo 3 and photo 4\."):
+        knowing.person([others["first"], others["again"], others["second"], saved(face, "PNG")])
 
 
 def test_a_person_that_cannot_be_used_is_a_clear_error(
