@@ -113,7 +113,7 @@ def of_faces(
 
 
 def _different(sure: Sequence[Seen], numbers: Int[np.ndarray, "_n"], names: Sequence[str]) -> str:
-    """Words for photos of which no group of more than half is alike. sure: their faces, numbers: the group of each."""
+    """Words for photos of which no more than half are alike. sure: their faces. numbers: whose group each is in."""
     groups = [
         [names[place] for place in sorted(face.place for face, own in zip(sure, numbers, strict=True) if own == number)]
         for number in range(max(numbers) + 1)
