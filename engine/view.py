@@ -172,7 +172,7 @@ class View(Watch):
             dssim = f"mean {summary.dssim_mean:.5f}, largest {summary.dssim_max:.5f}"
             print(f"DSSIM of the face regions in the files: {dssim}.")
             print(f"Cloaked photos and the manifest are in {readable(str(out))}.")
-            print(*claims.protection(recipe.names), claims.PUBLISH, sep="\n")
+            print(*claims.protection(recipe), claims.PUBLISH, sep="\n")
         if summary.report:
             print(f"Original and cloaked side by side, for your eyes only: {readable(summary.report)}")
         elif summary.unreported and (summary.worked or earlier.keys() - {"skipped"}):

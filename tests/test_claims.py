@@ -12,6 +12,7 @@ import pytest
 from conftest import REPOSITORY
 
 from engine.bulk import claims
+from engine.config import Recipe
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 DEFAULT = "evaluation"
@@ -94,6 +95,27 @@ def test_blur_costs_the_tracker_no_accuracy() -> None:
     assert all(row["others"] >= whole[row["tracker"]] for row in blurred)
 
 
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe.of("low"), Recipe.of("high", steps=80), Recipe(seed=4)])
+def test_what_was_measured_is_said_of_the_default(recipe: Recipe) -> None:
+    said = " ".join(claims.protection(recipe))
+    assert "misses some of a person's clean photos, or nearly all" in said
+    assert all(name in said for name in recipe.names)
+    assert claims.UNMEASURED not in said
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"extractors": ("sface",)}, {"steps": 2}, {"objective": "away"}, {"rho": 0.001}, {"solver": "paper"},
+        {"enough": 0.1}, {"cap": 0.01},
+    ],
+)  # fmt: skip
+def test_of_other_cloaks_nothing_is_claimed(changes: dict[str, Any]) -> None:
+    recipe = Recipe.of("mid", **changes)
+    assert claims.protection(recipe) == (claims.UNMEASURED,)
+    assert claims.UNMEASURED.startswith("How far these cloaks mislead recognisers is not measured")
+
+
 def test_cloaks_of_one_budget_take_their_words_from_the_face() -> None:
     small, large = claims.visible(120, 0.0068), claims.visible(640, 0.0068)
     assert "0.0068" in small
@@ -119,6 +141,7 @@ def test_the_page_of_collections_has_the_same_list() -> None:
 
 def test_sentences_are_short() -> None:
     texts = [limit.why for limit in claims.LIMITS]
+    texts += [claims.UNMEASURED, *claims.by_networks(Recipe().names)[1:]]
     texts += [text for side in (100, 900) for _, text in claims.measured([side], 0.0165, {"sface": 0.8})]
     for text in texts:
         for sentence in re.split(r"[.;] ", text):

@@ -77,6 +77,14 @@ def test_every_kind_of_image_in_order_and_bad_ones_as_results(
     assert "uint8" in results[7].reason
 
 
+def test_a_mode_and_a_recipe_are_not_both_given(cloaker: Cloaker) -> None:
+    assert Cloaker(recipe=RECIPE, batch=2).recipe == cloaker.recipe
+    with pytest.raises(ValueError, match=r"one of the two: mode='high', or recipe=Recipe\.of\('high', \.\.\.\)"):
+        Cloaker("high", recipe=RECIPE)
+    with pytest.raises(ValueError, match="pass it as recipe="):
+        Cloaker(RECIPE)  # type: ignore[arg-type]
+
+
 def test_one_image_need_not_be_a_list_and_alone_it_gets_the_same_cloak(
     cloaker: Cloaker, astronaut: np.ndarray, photos: Path
 ) -> None:

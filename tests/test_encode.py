@@ -58,6 +58,7 @@ def files(face: Image.Image) -> dict[str, bytes]:
         "clear.png": saved(clear, "PNG"),
         "grey.png": saved(face.convert("L"), "PNG"),
         "web.webp": saved(face, "WEBP", quality=90),
+        "still.gif": saved(face, "GIF"),
         "wall.png": saved(Image.new("RGB", (160, 120), (90, 90, 90)), "PNG"),
         "text.jpg": b"not a picture",
         "empty.jpg": b"",
@@ -88,11 +89,12 @@ def test_the_bytes_are_those_of_the_files_that_the_command_writes(
     assert cli.main([*arguments, "--extractors", "tiny", "--steps", "2", "--batch", "2", "--no-report"]) == cli.FAILED
     capsys.readouterr()
     assert {name: result.status for name, result in alone.items()} == {
-        **dict.fromkeys(("turned.jpg", "clear.png", "grey.png", "web.webp"), "cloaked"), "wall.png": "no_face",
+        **dict.fromkeys(("turned.jpg", "clear.png", "grey.png", "web.webp", "still.gif"), "cloaked"),
+        "wall.png": "no_face",
         **dict.fromkeys(("text.jpg", "empty.jpg", "animated.gif", "cut.png"), "failed"),
     }  # fmt: skip
     for name, result in alone.items():
-        written = tmp_path / "out" / name
+        written = tmp_path / "out" / ("still.png" if name == "still.gif" else name)
         assert result.data == (written.read_bytes() if written.exists() else None), name
         assert bool(result.reason) == bool(result.faces == ()) == (result.data is None)
 
@@ -118,13 +120,26 @@ def test_budget_and_metadata_hold_in_the_bytes(
         assert image.info["icc_profile"]
 
 
-def test_another_format_and_quality(cloaker: Cloaker, files: dict[str, bytes]) -> None:
+def test_another_format_and_quality(cloaker: Cloaker, alone: dict[str, Encoded], files: dict[str, bytes]) -> None:
+    gif = alone["still.gif"]
+    assert gif.data is not None
+    assert read(gif.data).format == "PNG"
+    assert "Written as PNG, since a GIF cannot hold a cloak." in gif.notes
     made = cloaker.encode(files["grey.png"], output=Output(format="jpeg", quality=95))
     assert made.data is not None
     assert read(made.data).format == "JPEG"
+    steps = cloaker.usage.slot_steps
     refused = cloaker.encode(files["clear.png"], output=Output(format="jpeg"))
+    assert cloaker.usage.slot_steps == steps, "it was solved and then refused"
     assert (refused.status, refused.data) == ("failed", None)
     assert "transparent" in refused.reason
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_output_that_is_none_is_refused_at_the_call(cloaker: Cloaker, files: dict[str, bytes]) -> None:
+    for call in (cloaker.encode, cloaker.encode_all, cloaker.encode_stream):
+        with pytest.raises(TypeError, match=r"output must be an Output, as Output\(format='png'\); got 'png'"):
+            call(files["grey.png"], output="png")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("stage", ["prepare", "jobs", "fit"])
@@ -256,7 +271,7 @@ def test_in_a_group_the_persons_face_is_theirs_and_the_others_are_not(
 
 
 def test_a_person_of_whom_nothing_sure_is_known_is_refused(
-    knowing: Cloaker, others: dict[str, bytes], files: dict[str, bytes]
+    knowing: Cloaker, others: dict[str, bytes], files: dict[str, bytes], face: Image.Image, tmp_path: Path
 ) -> None:
     for references, said in (
         ([others["group"]], "one face alone"),
@@ -267,6 +282,16 @@ def test_a_person_of_whom_nothing_sure_is_known_is_refused(
     ):
         with pytest.raises(ValueError, match=said):
             knowing.person(references)
+    (tmp_path / "me.png").write_bytes(others["second"])
+    with pytest.raises(ValueError, match="different people") as refused:
+        knowing.person([others["group"], others["first"], tmp_path / "me.png"])
+    assert str(refused.value) == (
+        "the photos seem to show different people: of 2 with one face, no more than 1 are alike. "
+        f"Like no other: {tmp_path / 'me.png'} and photo 2. "
+        "Give more photos of the person, or clearer ones from the front."
+    )
+    with pytest.raises(ValueError, match=r"Alike are photo 1 and photo 2\. Like no other: photo 3 and photo 4\."):
+        knowing.person([others["first"], others["again"], others["second"], saved(face, "PNG")])
 
 
 def test_a_person_that_cannot_be_used_is_a_clear_error(

@@ -144,7 +144,7 @@ def test_jpeg_fits_or_says_that_it_cannot(grey: bool, quality: int, rho: float) 
     except PhotoError as error:
         reason = str(error)
     if result is None:
-        assert f"budget of {rho:g}: choose --format png or a higher --quality" in reason
+        assert f"budget of {rho:g}: choose format png or a higher quality" in reason
         assert loss > 2 / 3 * rho
     else:
         assert_within(result, subject, OVERLAPPING, rho)
@@ -160,7 +160,7 @@ def test_jpeg_of_clear_cases(quality: int, rho: float, fits: bool) -> None:
         assert_within(result, subject, ONE, rho)
         assert result.dssim[0] > 0.5 * rho
     else:
-        with pytest.raises(PhotoError, match=r"budget of 0\.0005: choose --format png or a higher --quality"):
+        with pytest.raises(PhotoError, match=r"budget of 0\.0005: choose format png or a higher quality"):
             fitted(subject, noises(subject, 0.1), rho=rho, format="jpeg", quality=quality)
 
 

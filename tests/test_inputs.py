@@ -68,6 +68,26 @@ def test_a_new_format_brings_its_suffix(tmp_path: Path, names: list[str], format
     assert sorted(item.target for item in items) == targets
 
 
+@pytest.mark.parametrize(
+    ("files", "targets"),
+    [
+        ({"a.gif": b"GIF89a", "b.jpg": b""}, ["a.png", "b.jpg"]),
+        ({"a.GIF": b"", "a.jpg": b""}, ["a.jpg", "a.png"]),
+        ({"a.gif": b"GIF89a", "a.PNG": b""}, ["a.PNG", "a.gif.png"]),
+        ({"a.gif": b"\xff\xd8\xff\xe0"}, ["a.gif"]),
+    ],
+)
+def test_a_gif_is_written_as_png_beside_what_has_that_name(
+    tmp_path: Path, files: dict[str, bytes], targets: list[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name, data in files.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    items = collect([tmp_path / "in"], out=tmp_path / "out")
+    assert sorted(item.target for item in items) == targets
+    assert sorted(item.source.name for item in items) == sorted(files)
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "x/a.jpg", "y/x/a.jpg")
     with pytest.raises(InputError, match="no photos given"):

@@ -215,7 +215,7 @@ def _write(
                 on_page=PAGE,
                 total=total,
                 contents=contents,
-                protection=[claims.protection(networks) for networks in sorted(contents.networks) if networks],
+                protection=[claims.by_networks(networks) for networks in sorted(contents.networks) if networks],
                 publish=claims.PUBLISH,
                 limits=claims.LIMITS,
                 version=__version__,

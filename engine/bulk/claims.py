@@ -7,9 +7,13 @@ tests/test_claims.py holds them to benchmarks/results.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+from engine.config import RHO, Recipe
+
 PUBLISH = "Publish no clean photo of the same face."
+UNMEASURED = "How far these cloaks mislead recognisers is not measured; `cloak evaluate` does it."
 LARGE = 300
 """Longer side of a face box, in pixels, from which on cloaks are seen at full size (benchmarks/README.md)."""
 BOLD = 0.01
@@ -87,13 +91,24 @@ LIMITS: tuple[Limit, ...] = (
 )
 
 
-def protection(networks: Sequence[str]) -> tuple[str, str]:
-    """Protection by cloaks made on these networks: against them, and against others."""
-    basis = "this network" if len(networks) == 1 else "these networks"
+def protection(recipe: Recipe) -> tuple[str, ...]:
+    """Protection by cloaks of this recipe: of the default one in any mode, with more steps too; others tell nothing."""
+    default = Recipe()
+    alike = replace(recipe, rho=default.rho, steps=default.steps, seed=default.seed) == default
+    enough = recipe.rho >= min(RHO.values()) and recipe.steps >= default.steps
+    return by_networks(recipe.names) if alike and enough else (UNMEASURED,)
+
+
+def by_networks(networks: Sequence[str]) -> tuple[str, ...]:
+    """Protection by cloaks of which only the networks are known: against these, and against others."""
+    if sorted(networks) != sorted(Recipe().names):
+        return (UNMEASURED,)
     return (
-        f"Cloaks made against {listed(networks)} mislead recognisers built on {basis}: by network and budget from some "
-        "of a person's photos to nearly all.",
-        "Against others it is anything from most of a person's photos to none: see 'Does it protect?' in the README.",
+        f"These cloaks were made on {listed(networks)}.",
+        "With default settings, a recogniser built on one of these and trained on such photos misses some of a "
+        "person's clean photos, or nearly all.",
+        "One that is built on another network misses anything from most of them to none: see 'Does it protect?' in the "
+        "README.",
     )
 
 

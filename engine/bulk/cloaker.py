@@ -57,13 +57,13 @@ class Cloaker:
         >>> cloaker = Cloaker(mode="mid")  # doctest: +SKIP
         >>> results = cloaker.cloak(["me.jpg", "us.png"])  # doctest: +SKIP
         >>> Image.fromarray(results[0].image).save("me-cloaked.png")  # doctest: +SKIP
-        >>> me = cloaker.person(["me.jpg", "me-too.jpg"])  # doctest: +SKIP
+        >>> me = cloaker.person(["me.jpg", "me-2.jpg", "me-3.jpg"])  # doctest: +SKIP
         >>> upload = cloaker.encode(Path("me.jpg").read_bytes(), person=me).data  # doctest: +SKIP
     """
 
     def __init__(
         self,
-        mode: Mode = "mid",
+        mode: Mode | None = None,
         *,
         recipe: Recipe | None = None,
         detection: Detection | None = None,
@@ -76,17 +76,24 @@ class Cloaker:
     ) -> None:
         """Load weights; compiling waits for the first photo.
 
-        mode: "low", "mid" or "high", or a whole `recipe` instead. only: a photo of the one person to cloak. goal: under
-        objective "target", an embedding of length one for each extractor to which all faces go, whoever they are,
-        instead of a far centroid. batch: faces solved at once, by default as many as `sharding.slots` says. devices:
-        how many to use, all by default. workers: threads that decode and write, by default `budget.cores`. Raises
-        ValueError for settings that make no sense or a reference photo without exactly one face.
+        mode: "low", "mid" (the default) or "high", or a whole `recipe` instead. only: a photo of the one person to
+        cloak. goal: under objective "target", an embedding of length one for each extractor to which all faces go,
+        whoever they are, instead of a far centroid. batch: faces solved at once, by default as many as `sharding.slots`
+        says. devices: how many to use, all by default. workers: threads that decode and write, by default
+        `budget.cores`. Raises ValueError for settings that make no sense, for both mode and recipe, and for a reference
+        photo without exactly one face.
         """
+        if isinstance(mode, Recipe):
+            raise ValueError("mode must be low, mid or high; got a Recipe: pass it as recipe=")
+        if mode is not None and recipe is not None:
+            raise ValueError(
+                f"a mode is a recipe, so give one of the two: mode={mode!r}, or recipe=Recipe.of({mode!r}, ...)"
+            )
         sharding.configure()
         for name, value in (("batch", batch), ("workers", workers)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}")
-        self.recipe = recipe or Recipe.of(mode)
+        self.recipe = recipe or Recipe.of(mode or "mid")
         self.detection = detection or Detection()
         self.workers = workers or budget.cores()
         mesh = sharding.faces_mesh(devices)
@@ -118,9 +125,10 @@ class Cloaker:
         """The cloaked files of all photos, in order, with the guarantees of `cloak run`. Memory holds all of them.
 
         The photos are grouped into people first, as `cloak` does it. photos: as `images` of `cloak`; what was not read
-        from a file becomes a PNG. output: how they are written, by default as they came.
+        from a file becomes a PNG. output: how they are written, by default as they came. Raises TypeError for another
+        output.
         """
-        return self._together(photos, Encoded, output or Output())
+        return self._together(photos, Encoded, _output(output))
 
     def stream(self, images: Iterable[Item]) -> Iterator[Cloaked]:
         """The results as they come, in order, for input of any length; memory stays flat.
@@ -140,7 +148,7 @@ class Cloaker:
             >>> for result in cloaker.encode_stream(pairs):  # doctest: +SKIP
             ...     store(result.data, result.status, result.reason)
         """
-        return results(self, works(self, photos), Encoded, output or Output())
+        return results(self, works(self, photos), Encoded, _output(output))
 
     def encode(self, data: str | Source, *, person: Whose = None, output: Output | None = None) -> Encoded:
         """The cloaked file of one photo; whatever is wrong with the photo is its result. Call it from many threads.
@@ -157,7 +165,8 @@ class Cloaker:
         """A person, by some photos of theirs, the more the better; the same whatever their order.
 
         At least one must show their face alone. In a photo with several faces those count that are like the person's.
-        Raises ValueError if a photo cannot be read or if it is not clear who is meant.
+        Three or more are best, since two of one person may differ as much as two people do. Raises ValueError if a
+        photo cannot be read or if it is not clear who is meant.
         """
 
         def failed(source: Source, error: Exception) -> None:
@@ -167,7 +176,8 @@ class Cloaker:
         by_photo: dict[str, dict[int, Seen]] = {}
         for face in self.look(sources, failed=failed, sightings=sightings):
             by_photo.setdefault(face.sha256, {})[face.index] = face
-        person, chosen = of_faces([tuple(faces.values()) for faces in by_photo.values()], self._networks)
+        names = [str(source) if isinstance(source, Path) else f"photo {n}" for n, source in enumerate(sources, 1)]
+        person, chosen = of_faces([tuple(faces.values()) for faces in by_photo.values()], self._networks, names)
         probed = self.probe(sources, samples(self.recipe, chosen, person.own), sightings=sightings)
         return person.going(common(probed))
 
@@ -472,6 +482,12 @@ def _check_goal(goal: Target, recipe: Recipe, dims: Sequence[int]) -> None:
     lengths = [float(np.linalg.norm(np.asarray(embedding, np.float64))) for embedding in goal]
     if not all(abs(length - 1) <= LENGTH for length in lengths):  # NaN is refused too
         raise ValueError(f"a goal's embeddings must be of length 1, as the extractors give them; got lengths {lengths}")
+
+
+def _output(output: Output | None) -> Output:
+    if output is not None and not isinstance(output, Output):
+        raise TypeError(f"output must be an Output, as Output(format='png'); got {output!r}")
+    return output or Output()
 
 
 def _several(images: str | Source | Iterable[str | Source]) -> Iterable[str | Source]:

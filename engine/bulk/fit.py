@@ -125,8 +125,7 @@ def fit(
         # The codec's own loss does not shrink with the cloak: later trials give more ground.
         scale = scale * _together(_factor(cost, rho, AIM - 0.05 * trial), regions)
     raise PhotoError(
-        f"Encoding alone changes the face by more than the budget of {rho:g}: "
-        "choose --format png or a higher --quality."
+        f"Encoding alone changes the face by more than the budget of {rho:g}: choose format png or a higher quality."
     )
 
 

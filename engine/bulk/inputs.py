@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.bulk.kinds import passed_by
+from engine.bulk.kinds import kept, passed_by
 from engine.config import Format
-from engine.photo.formats import OPTIONS
+from engine.photo.formats import OPTIONS, STEAD
 
 OWN_FOLDER = ".cloak"
 """Folder of a run's manifest and half-written files, inside its output folder."""
@@ -150,8 +150,16 @@ def _same(first: Path, second: Path) -> bool:
 
 
 def _renamed(items: list[Item], *, out: Path, format: Format) -> list[Item]:
-    """The items with the suffix of the wanted format. Raises InputError for one that would fall on its original."""
-    if format != "keep":
+    """The items with the suffix of the format that they get. Raises InputError if one would fall on its original."""
+    if format == "keep":
+        suffix, names = STEAD.suffixes[0], {item.target.lower() for item in items if not item.skip}
+        items = [
+            item
+            if item.skip or kept(item.source)
+            else replace(item, target=_target(item.target, suffix, keep_old=(_stem(item) + suffix).lower() in names))
+            for item in items
+        ]
+    else:
         stems = Counter(_stem(item) for item in items if not item.skip)
         suffix = OPTIONS[format].suffixes[0]
         items = [

@@ -23,6 +23,8 @@ FILMS = frozenset(
     {".3g2", ".3gp", ".avi", ".flv", ".insv", ".lrv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
      ".ogv", ".webm", ".wmv"}
 )  # fmt: skip
+UNWRITTEN = frozenset(suffix for kind in formats.KINDS.values() if kind.write is None for suffix in kind.suffixes)
+"""Suffixes of photos that are written as `formats.STEAD`."""
 HEAD = 64
 """Bytes that are looked at; a list of brands is seldom longer."""
 
@@ -71,6 +73,21 @@ def passed_by(path: Path, *, named: bool = False) -> str:
 def unread(reason: str) -> bool:
     """Whether the reason of a file that is passed by is that it shows people and is not read: a picture or a film."""
     return reason.startswith((LOOKS, FILM))
+
+
+def kept(path: Path) -> bool:
+    """Whether a photo can keep its format. Only a file whose name says otherwise is looked at.
+
+    If such a file cannot be read, its name is trusted, so that it has one place in every call.
+    """
+    if path.suffix.lower() not in UNWRITTEN:
+        return True
+    try:
+        with files.opened(path) as file:
+            kind = formats.of(file.read(HEAD))
+    except (OSError, ValueError):
+        return False
+    return kind is not None and kind.write is not None
 
 
 def _by_content(head: bytes, called: str, *, bare: bool) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from engine.bulk import people
+from engine.bulk.claims import listed
 from engine.bulk.crowd import Seen
 
 LENGTH = 0.01
@@ -81,24 +82,25 @@ def named(networks: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(networks).encode()).hexdigest()
 
 
-def of_faces(photos: Sequence[Sequence[Seen]], networks: Sequence[str]) -> tuple[Person, list[Seen]]:
+def of_faces(
+    photos: Sequence[Sequence[Seen]], networks: Sequence[str], names: Sequence[str]
+) -> tuple[Person, list[Seen]]:
     """The person whom photos show, whatever their order, and however often one of them is given; and their faces.
 
-    Photos with one face say who it is: the person of more than half of them (`people.group`). In each of the other
-    photos the face most like that one counts, if it is alike enough. Raises ValueError if no photo shows one face
-    alone, or if those that do show different people.
+    Photos with one face say who it is: the person of more than half of them (`people.group`). The caller says that they
+    are of one person, so they are grouped at SAME_PERSON and not at SIMILARITY. In each of the other photos the face
+    most like that one counts, if it is alike enough. names: what to call each photo, by its place. Raises ValueError if
+    no photo shows one face alone, or if those that do show different people.
     """
     unique = {faces[0].sha256: faces for faces in photos if faces and _sound(faces)}
     sure = [unique[sha256][0] for sha256 in sorted(unique) if len(unique[sha256]) == 1]
     if not sure:
         raise ValueError("no photo shows one face alone: add one that does, so that it is clear who is meant")
-    numbers = people.group(np.stack([face.identity for face in sure]))
+    numbers = people.group(np.stack([face.identity for face in sure]), similarity=people.SAME_PERSON)
     most = int(np.bincount(numbers).argmax())
     chosen = [face for face, number in zip(sure, numbers, strict=True) if number == most]
     if 2 * len(chosen) <= len(sure):
-        raise ValueError(
-            f"the photos show different people: of {len(sure)} with one face, no more than {len(chosen)} are alike"
-        )
+        raise ValueError(_different(sure, numbers, names))
     (identity,) = people.mean_embedding([(face.identity,) for face in chosen])
     for sha256 in sorted(unique):
         faces = unique[sha256]
@@ -108,6 +110,21 @@ def of_faces(photos: Sequence[Sequence[Seen]], networks: Sequence[str]) -> tuple
     *embeddings, identity = people.mean_embedding([(*face.own, face.identity) for face in chosen])
     person = Person(tuple(embeddings), identity, named(networks))
     return Person.from_bytes(person.to_bytes()), chosen
+
+
+def _different(sure: Sequence[Seen], numbers: Int[np.ndarray, "_n"], names: Sequence[str]) -> str:
+    """Words for photos of which no more than half are alike. sure: their faces. numbers: whose group each is in."""
+    groups = [
+        [names[place] for place in sorted(face.place for face, own in zip(sure, numbers, strict=True) if own == number)]
+        for number in range(max(numbers) + 1)
+    ]
+    most = max(map(len, groups))
+    words = [f"the photos seem to show different people: of {len(sure)} with one face, no more than {most} are alike."]
+    if alike := sorted(listed(group) for group in groups if len(group) > 1):
+        words.append(f"Alike are {'; '.join(alike)}.")
+    if alone := [group[0] for group in groups if len(group) == 1]:
+        words.append(f"Like no other: {listed(sorted(alone))}.")
+    return " ".join([*words, "Give more photos of the person, or clearer ones from the front."])
 
 
 def _sound(faces: Sequence[Seen]) -> bool:

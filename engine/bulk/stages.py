@@ -67,6 +67,8 @@ def stages(cloaker: Cloaker, stations: Stations[S, R], sightings: Sightings | No
             photo = cloaker.selected(photo, sightings)
             if not photo.cuts:
                 return nothing(source, photo)
+            if stations.output is not None:
+                photos.writer(photo.photo, stations.output.format)
             photo, targets = stations.aim(source, photo)
             stations.begin(source)
             return photo, cloaker.jobs(photo, targets)

@@ -24,9 +24,9 @@ from engine.photo import formats
 from engine.photo import metadata as meta
 from engine.photo.decoding import read_jpeg
 from engine.photo.footprint import footprint
-from engine.photo.formats import KINDS, SUFFIXES, Kind
+from engine.photo.formats import KINDS, STEAD, SUFFIXES, Kind
 from engine.photo.making import ADVICE, ANIMATED, MAX_PIXELS, check_size, make_photo, refusal
-from engine.photo.writing import Encoder, encode, notes, suffix
+from engine.photo.writing import Encoder, encode, notes, suffix, writer
 from engine.types import Photo, PhotoError, UnsettledError
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "notes",
     "read",
     "suffix",
+    "writer",
 ]
 
 MAX_BYTES = 4 * MAX_PIXELS
@@ -100,7 +101,8 @@ def from_array(array: np.ndarray | Image.Image) -> Photo:
             # Pillow has already turned a TIFF, and its HEIF plugin states the orientation as 1.
             turned = 1 if name == "TIFF" else meta.orientation(exif, None if name in ("HEIF", "AVIF") else xmp)
             return make_photo(
-                array.copy(), name if name in KINDS and KINDS[name].write else "PNG", turned=turned, exif=exif, xmp=xmp,
+                array.copy(), name if name in KINDS and KINDS[name].write else STEAD.name, turned=turned, exif=exif,
+                xmp=xmp,
                 icc=array.info.get("icc_profile"), dpi=array.info.get("dpi"),
             )  # fmt: skip
         except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:

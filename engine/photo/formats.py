@@ -24,10 +24,10 @@ class Kind:
     name: as in `Photo.format`, Pillow's. suffixes: in lower case; its files have one of them, new ones the first.
     start: pattern of the first bytes. brands: for an ISO base media file, one of these is among its own. read: bytes to
     Photo. write: image, `Photo.encoding` and quality to bytes; None if such files cannot hold the fine shades of a
-    cloak. size: width and height in pixels as the header has them; raises anything for a damaged one. option: its name
-    in `config.Format`, if photos of other formats can be written as it. alpha: whether it holds transparency. longest:
-    largest width and height in pixels, None for no limit. exact: whether what is read is always what was written, pixel
-    for pixel. sure: whether `start` tells a photo whatever the file is called.
+    cloak. Then `STEAD` is written. size: width and height in pixels as the header has them; raises anything for a
+    damaged one. option: its name in `config.Format`, if photos of other formats can be written as it. alpha: whether it
+    holds transparency. longest: largest width and height in pixels, None for no limit. exact: whether what is read is
+    always what was written, pixel for pixel. sure: whether `start` tells a photo whatever the file is called.
     """
 
     name: str
@@ -95,6 +95,9 @@ SUFFIXES = frozenset(suffix for kind in KINDS.values() for suffix in kind.suffix
 
 OPTIONS: dict[str, Kind] = {kind.option: kind for kind in KINDS.values() if kind.option}
 """The formats that photos of others can be written as, by their names in `config.Format`."""
+
+STEAD = KINDS["PNG"]
+"""The format of photos whose own has no writer."""
 
 _STARTS = {kind.name: re.compile(kind.start, re.DOTALL) for kind in KINDS.values()}
 

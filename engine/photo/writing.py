@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from engine.photo.encoding import FINEST, held
-from engine.photo.formats import KINDS, OPTIONS, Kind
+from engine.photo.formats import KINDS, OPTIONS, STEAD, Kind, Writer
 from engine.photo.making import sentence
 from engine.types import Photo, PhotoError
 
@@ -18,12 +18,14 @@ from engine.types import Photo, PhotoError
 def target(photo: Photo, format: str) -> Kind:
     """The kind of file that a photo is written as. format: keep | png | jpeg | webp.
 
-    Raises ValueError for another, and for a photo made by hand whose own format is unknown.
+    A kind without a writer becomes `STEAD`, if it is to be kept. Raises ValueError for another format, and for a photo
+    made by hand whose own format is unknown.
     """
     if photo.format not in KINDS:
         raise ValueError(f"a photo's format must be one of {', '.join(sorted(KINDS))}; it is {photo.format!r}")
     if format == "keep":
-        return KINDS[photo.format]
+        kind = KINDS[photo.format]
+        return STEAD if kind.write is None else kind
     if format not in OPTIONS:
         raise ValueError(f"format must be keep, png, jpeg or webp, it is {format!r}")
     return OPTIONS[format]
@@ -37,8 +39,28 @@ def suffix(photo: Photo, format: str) -> str:
 
 def notes(photo: Photo, format: str = "keep") -> tuple[str, ...]:
     """Omissions from a file of this photo in that format, one sentence each; () if nothing was left out."""
-    _, omitted = held(photo.encoding, photo.format, target(photo, format).name)
-    return photo.notes + sentence(omitted)
+    kind = target(photo, format)
+    _, omitted = held(photo.encoding, photo.format, kind.name)
+    changed = format == "keep" and kind.name != photo.format
+    instead = (f"Written as {kind.name}, since a {photo.format} cannot hold a cloak.",) * changed
+    return photo.notes + instead + sentence(omitted)
+
+
+def writer(photo: Photo, format: str) -> Writer:
+    """The writer of a photo's file. format: as in `target`.
+
+    It costs next to nothing, so ask for it before a cloak is made. Raises PhotoError if files of that kind cannot hold
+    the photo, and ValueError as `target` does.
+    """
+    kind = target(photo, format)
+    assert kind.write is not None, kind.name
+    if photo.alpha is not None and not kind.alpha and photo.alpha.min() < 255:
+        raise PhotoError(
+            f"The photo is partly transparent, which {kind.name} files cannot hold: choose format png or webp."
+        )
+    if kind.longest is not None and max(photo.size) > kind.longest:
+        raise PhotoError(f"A {kind.name} file can be at most {kind.longest} pixels wide and high: choose format png.")
+    return kind.write
 
 
 def encode(
@@ -65,29 +87,19 @@ def encode(
         raise ValueError(f"quality must be a whole number from 1 to 100, it is {quality}")
     if finer not in range(FINEST + 1):
         raise ValueError(f"finer must be a whole number from 0 to {FINEST}, it is {finer}")
-    if kind.write is None:
-        raise PhotoError(f"A {kind.name} file cannot hold the fine shades of a cloak: add --format png.")
-    alpha = photo.alpha
-    if alpha is not None and not kind.alpha:
-        if alpha.min() < 255:
-            raise PhotoError(
-                f"The photo is partly transparent, which {kind.name} files cannot hold: add --format png or webp."
-            )
-        alpha = None
-    if kind.longest is not None and max(photo.size) > kind.longest:
-        raise PhotoError(f"A {kind.name} file can be at most {kind.longest} pixels wide and high: add --format png.")
+    write = writer(photo, format)
     if photo.grey and not (
         np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2])
     ):
         raise ValueError("the three channels of a grey photo must be equal")
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0]) if photo.grey else pixels)
-    if alpha is not None:
-        image.putalpha(Image.fromarray(alpha))
+    if photo.alpha is not None and kind.alpha:
+        image.putalpha(Image.fromarray(photo.alpha))
     encoding, _ = held(photo.encoding, photo.format, kind.name)
     try:
-        return kind.write(image, {**encoding, "finer": finer if quality is None else 0}, quality)
+        return write(image, {**encoding, "finer": finer if quality is None else 0}, quality)
     except (OSError, RuntimeError, ValueError, struct.error) as error:
-        raise PhotoError(f"The photo cannot be written as {kind.name} ({error}): add --format png.") from error
+        raise PhotoError(f"The photo cannot be written as {kind.name} ({error}): choose format png.") from error
 
 
 _PIXEL_KEYS = ("tables", "transposed", "sampling", "keep_rgb", "lossless", "reversible", "wrapped", "nclx")
