@@ -165,7 +165,7 @@ def portraits(folder: Path, photos: Path) -> None:
     with Image.open(photos / "biden.jpg") as image:
         other = image.convert("RGB").crop((0, 0, image.width, image.width)).resize((240, 240))
     (folder / "album").mkdir()
-    names = "me.jpg", "me-2.jpg", "us.png", "new.jpg", "alice-1.jpg", "alice-2.jpg", "alice-3.jpg", "photo.jpg"
+    names = "me.jpg", "me-2.jpg", "me-3.jpg", "us.png", "new.jpg", "alice-1.jpg", "alice-2.jpg", "alice-3.jpg", "photo.jpg"
     for angle, name in enumerate(names):
         one.rotate(angle).save(folder / name)
     shutil.copy(folder / "photo.jpg", folder / "album")
