@@ -240,7 +240,7 @@ def test_a_noisy_photo_is_written_at_a_higher_quality_and_says_so() -> None:
     assert result.scale[0] > 0.1
     assert "higher quality" in result.notes[-1]
     asked = photos.Encoder(subject.photo, quality=40)
-    with pytest.raises(PhotoError, match="--quality"):  # unless the quality was asked for
+    with pytest.raises(PhotoError, match="choose format png or a higher quality"):  # unless the quality was asked for
         fit(subject, deltas, rho=0.2 * loss, encode=asked, decode=photos.decode_pixels)
 
 
