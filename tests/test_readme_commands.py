@@ -15,7 +15,6 @@ import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +31,7 @@ from test_readme import PAGES, blocks, in_blocks, in_sentences
 import engine
 from engine import Cloaked, Cloaker, Encoded, Recipe, cli
 from engine.bulk import budget, verify
+from engine.config import Mode
 from engine.evaluate import study
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -161,20 +161,21 @@ def test_what_runs_elsewhere_is_taken_from_the_page(beginning: str) -> None:
 def portraits(folder: Path, photos: Path) -> None:
     """The photos that the pages name, and `faces` with folders of seven people, two of them real."""
     with Image.open(photos / "obama.jpg") as image:
-        one = image.convert("RGB").crop((0, 0, 900, 900)).resize((240, 240))
+        obama = image.convert("RGB").crop((0, 0, 900, 900)).resize((240, 240))
     with Image.open(photos / "biden.jpg") as image:
-        other = image.convert("RGB").crop((0, 0, image.width, image.width)).resize((240, 240))
+        biden = image.convert("RGB").crop((0, 0, image.width, image.width)).resize((240, 240))
     (folder / "album").mkdir()
-    names = "me.jpg", "me-2.jpg", "me-3.jpg", "us.png", "new.jpg", "alice-1.jpg", "alice-2.jpg", "alice-3.jpg", "photo.jpg"
+    people = "me.jpg", "me-2.jpg", "me-3.jpg", "us.png", "alice-1.jpg", "alice-2.jpg", "alice-3.jpg"
+    names = *people, "new.jpg", "photo.jpg"
     for angle, name in enumerate(names):
-        one.rotate(angle).save(folder / name)
+        obama.rotate(angle).save(folder / name)
     shutil.copy(folder / "photo.jpg", folder / "album")
-    other.save(folder / "album" / "friend.jpg")
+    biden.save(folder / "album" / "friend.jpg")
     for person in range(7):
-        own = folder / "faces" / str(person)
-        own.mkdir(parents=True)
+        photos_of = folder / "faces" / str(person)
+        photos_of.mkdir(parents=True)
         for shot in range(4):
-            (one, other)[person % 2].rotate(person + 2 * shot).save(own / f"{shot}.jpg")
+            (obama, biden)[person % 2].rotate(person + 2 * shot).save(photos_of / f"{shot}.jpg")
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +246,10 @@ def test_commands_do_what_they_say(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_does_what_it_says(page: Path, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "Cloaker", partial(Cloaker, recipe=Recipe(extractors=("tiny",), steps=2), batch=2))
+    def small(mode: Mode = "mid") -> Cloaker:
+        return Cloaker(recipe=Recipe.of(mode, extractors=("tiny",), steps=2), batch=2)
+
+    monkeypatch.setattr(engine, "Cloaker", small)
     upload = (clone / "new.jpg").read_bytes()
     for block in blocks(page, "python"):
         names: dict[str, Any] = {"upload": upload, "photos": ["me.jpg", "us.png"]}
