@@ -71,13 +71,13 @@ def test_a_new_format_brings_its_suffix(tmp_path: Path, names: list[str], format
 @pytest.mark.parametrize(
     ("files", "targets"),
     [
-        ({"a.gif": b"GIF89a", "b.jpg": b""}, ["a.png", "b.jpg"]),
-        ({"a.GIF": b"", "a.jpg": b""}, ["a.jpg", "a.png"]),
+        ({"a.gif": b"GIF89a", "b.jpg": b""}, ["a.gif.png", "b.jpg"]),
+        ({"a.GIF": b"", "a.jpg": b""}, ["a.GIF.png", "a.jpg"]),
         ({"a.gif": b"GIF89a", "a.PNG": b""}, ["a.PNG", "a.gif.png"]),
         ({"a.gif": b"\xff\xd8\xff\xe0"}, ["a.gif"]),
     ],
 )
-def test_a_gif_is_written_as_png_beside_what_has_that_name(
+def test_a_gif_is_written_as_png_under_a_name_that_no_neighbour_changes(
     tmp_path: Path, files: dict[str, bytes], targets: list[str]
 ) -> None:
     (tmp_path / "in").mkdir()

@@ -17,7 +17,7 @@ from engine.bulk import trouble
 from engine.bulk.inputs import Item
 from engine.bulk.plan import Task
 from engine.bulk.prepare import digest, prepare, still
-from engine.types import Face, PhotoError, UnsettledError
+from engine.types import Face, Photo, PhotoError, UnsettledError
 
 
 class Nobody:
@@ -129,6 +129,12 @@ def test_a_still_photo_stays_what_it_was(kind: Callable[[np.ndarray], np.ndarray
         picture.paste((7, 7, 7), (0, 0, 30, 40))
     assert int(prepare(kept, Nobody()).photo.pixels.max()) == 90
     assert int(prepare(picture, Nobody()).photo.pixels.max()) == 7
+    shared = Photo(pixels, "PNG", alpha=pixels[..., 0])
+    copied = still(shared)
+    pixels[:] = 90
+    assert isinstance(copied, Photo)
+    assert copied.alpha is not None
+    assert {*np.unique(copied.pixels), *np.unique(copied.alpha)} == {7}
 
 
 def test_what_cannot_be_kept_still_says_so_when_its_turn_comes() -> None:

@@ -101,11 +101,18 @@ LESS = {
         "--extractors": "tiny", "--recognisers": "tiny", "--steps": "2", "--users": "2", "--photos": "4",
         "--others": "1", "--public": "1", "--presets": "protection",
     },
+    "cloak evaluate-extractor": {
+        "--against": "tiny", "--recognisers": "tiny", "--users": "2", "--photos": "4", "--others": "1",
+    },
     "cloak train-robust": {"--steps": "1", "--batch": "2", "--validation": "2", "--devices": "1"},
 }  # fmt: skip
 """By command the options that make it small, those that it does not give itself. All share a batch's programs."""
 
-DRY = ("cloak evaluate FACES --out DIR --presets ", "cloak run PHOTOS --out DIR --extractors NAME,")
+DRY = (
+    "cloak evaluate FACES --out DIR --presets ",
+    "cloak evaluate-extractor EXTRACTOR ",
+    "cloak run PHOTOS --out DIR --extractors NAME,",
+)
 """Commands that are run with --dry-run: they train trackers, or compile a whole network. Tests of their own do that."""
 
 NOTHING_LEFT = {("cloak run album --out cloaked", 2), ("cloak run album --out cloaked --shard 0/4", 1)}

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import weakref
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def test_an_output_is_named_where_the_photo_does_not_tell_it(
         "cloaked /x/b.jpg",
         "cloaked album/c.jpg -> c.png",
         r"cloaked /x/\xff.jpg -> d.png",
-        r"FAILED /x/\xff.jpg -> e.png",
+        r"FAILED /x/\xff.jpg",
     }
 
 
@@ -252,6 +253,15 @@ def test_a_row_of_another_photo_makes_no_older_row_newer(
             "a.jpg": "failed", "b.jpg": "cloaked", "other.jpg": "cloaked",
         }  # fmt: skip
     assert Records(tmp_path).known("a.jpg").last.status == "failed"  # type: ignore[union-attr]
+
+
+def test_a_damaged_turn_in_another_manifest_is_told_by_who_reads_it(tmp_path: Path) -> None:
+    fill(tmp_path, row("a.jpg"), shard="0-of-2")
+    with closing(sqlite3.connect(tmp_path / ".cloak" / "manifest-0-of-2.sqlite")) as database, database:
+        database.execute("UPDATE photos SET turn = 'x'")
+    fill(tmp_path, row("b.jpg"), shard="1-of-2")
+    with pytest.raises(sqlite3.DatabaseError, match="its turn is 'x'"):
+        Records(tmp_path)
 
 
 def test_nothing_is_written_while_a_run_writes_and_after_it_was_killed(

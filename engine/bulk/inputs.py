@@ -152,12 +152,10 @@ def _same(first: Path, second: Path) -> bool:
 def _renamed(items: list[Item], *, out: Path, format: Format) -> list[Item]:
     """The items with the suffix of the format that they get. Raises InputError if one would fall on its original."""
     if format == "keep":
-        suffix, names = STEAD.suffixes[0], {item.target.lower() for item in items if not item.skip}
+        suffix = STEAD.suffixes[0]
+        # Beside its own suffix: the name must be the same whatever else comes into the collection or leaves it.
         items = [
-            item
-            if item.skip or kept(item.source)
-            else replace(item, target=_target(item.target, suffix, keep_old=(_stem(item) + suffix).lower() in names))
-            for item in items
+            item if item.skip or kept(item.source) else replace(item, target=item.target + suffix) for item in items
         ]
     else:
         stems = Counter(_stem(item) for item in items if not item.skip)

@@ -36,8 +36,8 @@ INTERRUPTED = "Interrupted before it was done."
 """The reason of a photo whose file may have been written, while no row says so."""
 YOUNG = 2_000_000_000
 """Nanoseconds: the coarsest grain of a file system's times, that of FAT."""
-SCHEMA = 1
-"""The form of the tables, as SQLite's user_version; those of version 0.1 say 0 and lack the columns of LATER."""
+SCHEMA = 2
+"""The form of the tables, as SQLite's user_version: 0 was version 0.1, and 1 had no turns. They lack columns of LATER."""
 LATER = dict.fromkeys(("output", "stamp", "place", "state"), "TEXT NOT NULL DEFAULT ''") | {
     "turn": "INTEGER NOT NULL DEFAULT 0"
 }
@@ -225,7 +225,7 @@ class Manifest:
             if path != self.path:
                 with suppress(sqlite3.Error, OSError), closing(connected(path)) as database:
                     turns += database.execute(newest).fetchone()
-        return max(turn or 0 for turn in turns)
+        return max((turn for turn in turns if isinstance(turn, int)), default=0)  # of a damaged one Records speaks
 
     def __enter__(self) -> Manifest:
         return self

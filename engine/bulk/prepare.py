@@ -68,6 +68,8 @@ def digest(source: Source) -> str:
 
 def still(source: Source) -> Source:
     """The source as it is now, whatever its owner draws into it later. What is wrong with it is said by `prepare`."""
+    if isinstance(source, Photo):
+        return replace(source, pixels=source.pixels.copy(), alpha=None if source.alpha is None else source.alpha.copy())
     if isinstance(source, (np.ndarray, Image.Image)):
         with suppress(Exception):
             return photos.from_array(source)

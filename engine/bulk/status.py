@@ -131,14 +131,15 @@ def _placed(path: Path, database: sqlite3.Connection) -> Iterator[tuple[bytes, b
 def line(row: Row, *, several: Container[str] = ()) -> str:
     """All there is to say of a photo, as one line that can steer no terminal.
 
-    It names the output if that is called otherwise than the photo, or if the photo is one of `several`.
+    It names the cloaked file if that is called otherwise than the photo, or if the photo is one of `several`.
     """
     sentences = [row.reason] if row.reason else []
     if row.faces:
         largest = "" if (dssim := largest_dssim(row)) is None else f", DSSIM {dssim:.5f}"
         sentences.insert(0, f"{len(row.faces)} face{'' if len(row.faces) == 1 else 's'}{largest}.")
-    renamed = row.status == "cloaked" and os.path.basename(row.target) != os.path.basename(row.source)
-    name = f"{row.named} -> {row.target}" if renamed or row.at in several else row.named
+    renamed = os.path.basename(row.target) != os.path.basename(row.source)
+    shown = row.status == "cloaked" and (renamed or row.at in several)
+    name = f"{row.named} -> {row.target}" if shown else row.named
     return readable(f"{word(row)} {name}" + (f": {' '.join(sentences)}" if sentences else ""))
 
 

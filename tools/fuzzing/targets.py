@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, Protocol
+from unittest import mock
 
 from engine import photo, terminal
 from engine.types import PhotoError
@@ -292,7 +293,7 @@ class Manifests:
         from engine.bulk.manifest import Manifest, Row
 
         with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-            with Manifest(Path(folder)) as manifest:
+            with mock.patch("time.time_ns", return_value=1), Manifest(Path(folder)) as manifest:
                 faces: list[dict[str, object]] = [{"box": [1, 2, 3, 4], "dssim": 0.006, "shift": {"web-incept": 1.2}}]
                 manifest.put(
                     *(Row(f"{n}.jpg", f"/photos/{n}.jpg", 9, 9, "ab", "cd", "cloaked", "", 9, faces) for n in range(20))
