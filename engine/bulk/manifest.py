@@ -37,7 +37,7 @@ INTERRUPTED = "Interrupted before it was done."
 YOUNG = 2_000_000_000
 """Nanoseconds: the coarsest grain of a file system's times, that of FAT."""
 SCHEMA = 2
-"""The form of the tables, as SQLite's user_version: 0 was version 0.1, and 1 had no turns. They lack columns of LATER."""
+"""The form of the tables, as SQLite's user_version: 0 was version 0.1, 1 had no turns. LATER has what they lack."""
 LATER = dict.fromkeys(("output", "stamp", "place", "state"), "TEXT NOT NULL DEFAULT ''") | {
     "turn": "INTEGER NOT NULL DEFAULT 0"
 }
