@@ -262,6 +262,8 @@ def test_a_damaged_turn_in_another_manifest_is_told_by_who_reads_it(tmp_path: Pa
     fill(tmp_path, row("b.jpg"), shard="1-of-2")
     with pytest.raises(sqlite3.DatabaseError, match="its turn is 'x'"):
         Records(tmp_path)
+    with Survey(tmp_path) as survey, pytest.raises(sqlite3.DatabaseError, match="its turn is 'x'"):
+        list(survey.rows())
 
 
 def test_nothing_is_written_while_a_run_writes_and_after_it_was_killed(

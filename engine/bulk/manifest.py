@@ -34,6 +34,8 @@ ORDER: tuple[Status, ...] = ("failed", "no_face", "skipped", "cloaked")
 """Statuses, first those that a person must know of."""
 INTERRUPTED = "Interrupted before it was done."
 """The reason of a photo whose file may have been written, while no row says so."""
+MOST = 2**63 - 1
+"""The largest number that SQLite holds."""
 YOUNG = 2_000_000_000
 """Nanoseconds: the coarsest grain of a file system's times, that of FAT."""
 SCHEMA = 2
@@ -296,7 +298,9 @@ class Survey:
                     self._databases[-1].execute("BEGIN")  # one snapshot for all that follows
                     turn = "turn" if "turn" in columns_of(self._databases[-1], "photos") else "0"
                     for target, number in self._databases[-1].execute(f"SELECT target, {turn} FROM photos"):
-                        self._chosen[target] = max((number, index), self._chosen.get(target, (0, index)))
+                        known = self._chosen.get(target, (0, index))
+                        # A turn that is no number is refused with its row, so that row must be read.
+                        self._chosen[target] = max((number, index), known) if isinstance(number, int) else (MOST, index)
             self._open = stack.pop_all()
 
     def __enter__(self) -> Survey:
@@ -405,7 +409,7 @@ def stored(value: object) -> object:
     if isinstance(value, list):
         return json.dumps(value)
     if isinstance(value, int):
-        return max(-(2**63), min(2**63 - 1, value))
+        return max(-MOST - 1, min(MOST, value))
     if isinstance(value, str):
         try:
             value.encode()
