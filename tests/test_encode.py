@@ -94,7 +94,7 @@ def test_the_bytes_are_those_of_the_files_that_the_command_writes(
         **dict.fromkeys(("text.jpg", "empty.jpg", "animated.gif", "cut.png"), "failed"),
     }  # fmt: skip
     for name, result in alone.items():
-        written = tmp_path / "out" / ("still.png" if name == "still.gif" else name)
+        written = tmp_path / "out" / ("still.gif.png" if name == "still.gif" else name)
         assert result.data == (written.read_bytes() if written.exists() else None), name
         assert bool(result.reason) == bool(result.faces == ()) == (result.data is None)
 
