@@ -294,10 +294,10 @@ def _write(out: Path, target: str, data: bytes, source: Path, *, shard: tuple[in
     mode, modified = files.PRIVATE, None
     with suppress(OSError):  # away since it was read
         status, folders = source.stat(), source.absolute().parents[: len(Path(target).parts)]
-        mode, modified = status.st_mode & 0o777, status.st_mtime_ns
-        for folder in folders:  # those of the collection: who may not enter them reads nothing there
-            entering = folder.stat().st_mode
-            mode &= 0o700 | (0o070 if entering & 0o010 else 0) | (0o007 if entering & 0o001 else 0)
+        modified = status.st_mtime_ns
+        entering = [folder.stat().st_mode for folder in folders]  # the collection's: who may not enter reads nothing
+        shown = (0o070 * all(bits & 0o010 for bits in entering)) | (0o007 * all(bits & 0o001 for bits in entering))
+        mode = status.st_mode & (0o700 | shown)
     files.write(
         out / target,
         data,
