@@ -149,7 +149,9 @@ class View(Watch):
         """The last lines, on stdout."""
         earlier, listing = summary.earlier, f"`cloak status {readable(str(out))}"
         done = status.tally(summary.counts, summary.faces)
-        if summary.dry_run:
+        if not (summary.worked or earlier):
+            print("Nothing to do: no photos were found.")
+        elif summary.dry_run:
             print(f"Dry run, nothing was written. Would be: {done}.")
         if earlier:
             tally = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(earlier.items()))
@@ -162,8 +164,6 @@ class View(Watch):
             return
         if summary.worked:
             print(f"{done}, in {summary.seconds['total']:.1f} s.")
-        elif not earlier:
-            print("Nothing to do: no photos were found.")
         if summary.occupancy is not None:
             print(_pace(summary))
         if summary.compiles.get("programs"):

@@ -294,6 +294,22 @@ def test_a_person_of_whom_nothing_sure_is_known_is_refused(
         knowing.person([others["first"], others["again"], others["second"], saved(face, "PNG")])
 
 
+def test_of_photos_that_say_nothing_of_the_person_the_caller_is_told(
+    knowing: Cloaker, others: dict[str, bytes], files: dict[str, bytes], tmp_path: Path
+) -> None:
+    me = [others["first"], others["again"]]
+    (tmp_path / "wall.png").write_bytes(files["wall.png"])
+    with pytest.warns(WeakerWarning) as said:
+        person = knowing.person([*me, tmp_path / "wall.png", others["first"], others["second"]])
+    assert [(warning.filename, str(warning.message)) for warning in said] == [
+        (
+            __file__,
+            f"no face like the person's in {tmp_path / 'wall.png'} and photo 5: they do not count, give clearer ones",
+        )
+    ]
+    assert person.to_bytes() == knowing.person(me).to_bytes()
+
+
 def test_a_person_that_cannot_be_used_is_a_clear_error(
     knowing: Cloaker, cloaker: Cloaker, others: dict[str, bytes]
 ) -> None:

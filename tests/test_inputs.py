@@ -55,14 +55,16 @@ def test_a_link_that_leads_back_is_a_fault_and_the_rest_is_found(tmp_path: Path)
 @pytest.mark.parametrize(
     ("names", "format", "targets"),
     [
-        (["a.jpg", "b.heic"], "png", ["a.png", "b.png"]),
-        (["a.jpg", "a.heic"], "png", ["a.heic.png", "a.jpg.png"]),
-        (["a.JPEG", "b.png"], "jpeg", ["a.jpg", "b.jpg"]),
+        (["a.jpg", "b.heic"], "png", ["a.jpg.png", "b.heic.png"]),
+        (["a.png", "a.heic"], "png", ["a.heic.png", "a.png"]),
+        (["a.JPEG", "b.png"], "jpeg", ["a.JPEG", "b.png.jpg"]),
         (["a.jpg"], "jpeg", ["a.jpg"]),
-        (["a.v1.jpg"], "webp", ["a.v1.webp"]),
+        (["a.v1.jpg"], "webp", ["a.v1.jpg.webp"]),
     ],
 )
-def test_a_new_format_brings_its_suffix(tmp_path: Path, names: list[str], format: str, targets: list[str]) -> None:
+def test_a_new_format_adds_its_suffix_whatever_the_neighbours_are_called(
+    tmp_path: Path, names: list[str], format: str, targets: list[str]
+) -> None:
     touch(tmp_path / "in", *names)
     items = collect([tmp_path / "in"], out=tmp_path / "out", format=format)  # type: ignore[arg-type]
     assert sorted(item.target for item in items) == targets

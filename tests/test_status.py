@@ -266,6 +266,23 @@ def test_a_damaged_turn_in_another_manifest_is_told_by_who_reads_it(tmp_path: Pa
         list(survey.rows())
 
 
+@pytest.mark.parametrize(
+    "faces", ["[1]", '[{"dssim": 0.1}]', '[{"box": [0, 0, 9, 9]}]', '[{"box": [0, 0, 9], "dssim": 0.1}]', "[[]]", "{"]
+)
+def test_a_row_whose_faces_are_not_faces_is_told_by_who_reads_it(
+    tmp_path: Path, faces: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, row("a.jpg"))
+    with closing(sqlite3.connect(tmp_path / ".cloak" / "manifest.sqlite")) as database, database:
+        database.execute("UPDATE photos SET faces = ?", (faces,))
+    code, out, err = call(tmp_path, capsys=capsys)
+    assert (code, out) == (cli.USAGE, "")
+    assert "a row is damaged: its faces" in err
+    assert "manifest.sqlite" in err
+    with Survey(tmp_path) as survey, pytest.raises(sqlite3.DatabaseError, match="its faces"):
+        list(survey.rows())
+
+
 def test_nothing_is_written_while_a_run_writes_and_after_it_was_killed(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,11 +53,9 @@ def works(cloaker: Cloaker, items: Iterable[Item]) -> Iterator[Work]:
         _check(cloaker, whose)
         if whose is None and weaker:
             weaker = False
-            warnings.warn(
+            weaker_warning(
                 'nobody says who is in a photo, so objective "person" acts as "away", which protects less: name the '
-                'person, use .cloak(images) or .encode_all(photos), or ask for objective="away"',
-                WeakerWarning,
-                stacklevel=_outside(sys._getframe()),
+                'person, use .cloak(images) or .encode_all(photos), or ask for objective="away"'
             )
         yield Work(still(source_of(photo)), whose)
 
@@ -153,6 +151,11 @@ def _aimed(cloaker: Cloaker, photo: Prepared, whose: Whose) -> tuple[Prepared, T
         )
     named = ((index, person) for index, person in enumerate(whose) if person is not None)
     return photo, {(photo.sha256, index): cloaker.goal_of(person) for index, person in named}
+
+
+def weaker_warning(text: str) -> None:
+    """Warn whoever called this package of cloaks that will protect less than they could."""
+    warnings.warn(text, WeakerWarning, stacklevel=_outside(sys._getframe()))
 
 
 def _outside(frame: FrameType | None) -> int:

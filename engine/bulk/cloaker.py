@@ -18,7 +18,8 @@ from PIL import Image
 from engine import sharding, yunet
 from engine.bulk import budget, people, trouble
 from engine.bulk.batching import Batcher, FaceCloak, FaceJob, Usage, loaded
-from engine.bulk.calls import Item, Whose, Work, logged, results, source_of, works
+from engine.bulk.calls import Item, Whose, Work, logged, results, source_of, weaker_warning, works
+from engine.bulk.claims import listed
 from engine.bulk.crowd import Crowd, Seen
 from engine.bulk.desk import Desk
 from engine.bulk.fit import Fitted, fit
@@ -165,8 +166,9 @@ class Cloaker:
         """A person, by some photos of theirs, the more the better; the same whatever their order.
 
         At least one must show their face alone. In a photo with several faces those count that are like the person's.
-        Three or more are best, since two of one person may differ as much as two people do. Raises ValueError if a
-        photo cannot be read or if it is not clear who is meant.
+        Three or more are best, since two of one person may differ as much as two people do. Warns of photos that do not
+        count, as no face in them is like the person's. Raises ValueError if a photo cannot be read or if it is not
+        clear who is meant.
         """
 
         def failed(source: Source, error: Exception) -> None:
@@ -174,10 +176,15 @@ class Cloaker:
 
         sources, sightings = [source_of(photo) for photo in _several(photos)], Sightings(self.detector)
         by_photo: dict[str, dict[int, Seen]] = {}
+        photo_at: dict[int, str] = {}
         for face in self.look(sources, failed=failed, sightings=sightings):
             by_photo.setdefault(face.sha256, {})[face.index] = face
+            photo_at[face.place] = face.sha256
         names = [str(source) if isinstance(source, Path) else f"photo {n}" for n, source in enumerate(sources, 1)]
         person, chosen = of_faces([tuple(faces.values()) for faces in by_photo.values()], self._networks, names)
+        counted = {face.sha256 for face in chosen}
+        if apart := [name for place, name in enumerate(names) if photo_at.get(place) not in counted]:
+            weaker_warning(f"no face like the person's in {listed(apart)}: they do not count, give clearer ones")
         probed = self.probe(sources, samples(self.recipe, chosen, person.own), sightings=sightings)
         return person.going(common(probed))
 

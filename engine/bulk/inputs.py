@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +41,7 @@ def collect(paths: Sequence[Path], *, out: Path, format: Format = "keep") -> lis
     One folder lies directly in the output folder; of several paths each folder keeps its own name, as with `cp -r`.
     Folders inside them that are output folders, or that cannot be read, are items too. Raises InputError for a path
     that does not exist, for an output that would fall on its original, and for two folders of one name. Two files
-    that are named one by one, or get one name by `format`, may have the same target: `places` decides.
+    may have the same target, if both are named or one has the other's name but for a suffix: `places` decides.
     """
     if not paths:
         raise InputError("no photos given: name files or folders")
@@ -151,31 +150,17 @@ def _same(first: Path, second: Path) -> bool:
 
 def _renamed(items: list[Item], *, out: Path, format: Format) -> list[Item]:
     """The items with the suffix of the format that they get. Raises InputError if one would fall on its original."""
-    if format == "keep":
-        suffix = STEAD.suffixes[0]
-        # Beside its own suffix: the name must be the same whatever else comes into the collection or leaves it.
-        items = [
-            item if item.skip or kept(item.source) else replace(item, target=item.target + suffix) for item in items
-        ]
-    else:
-        stems = Counter(_stem(item) for item in items if not item.skip)
-        suffix = OPTIONS[format].suffixes[0]
-        items = [
-            item if item.skip else replace(item, target=_target(item.target, suffix, keep_old=stems[_stem(item)] > 1))
-            for item in items
-        ]
+    # Beside its own suffix: the name must be the same whatever else comes into the collection or leaves it.
+    items = [item if item.skip else replace(item, target=item.target + _more(item, format)) for item in items]
     for item in items:
         if not (item.skip or item.fault) and _same(out / item.target, item.source):
             raise InputError(f"{item.source} would be overwritten by its own cloaked version: choose another --out")
     return items
 
 
-def _stem(item: Item) -> str:
-    return os.path.splitext(item.target)[0]
-
-
-def _target(target: str, suffix: str, *, keep_old: bool) -> str:
-    stem, old = os.path.splitext(target)
-    if old.lower() == suffix:
-        return target
-    return target + suffix if keep_old else stem + suffix
+def _more(item: Item, format: Format) -> str:
+    """Suffix that the name of an item's cloaked version has beyond its own, "" if that is right already."""
+    if format == "keep":
+        return "" if kept(item.source) else STEAD.suffixes[0]
+    suffixes = OPTIONS[format].suffixes
+    return "" if os.path.splitext(item.target)[1].lower() in suffixes else suffixes[0]

@@ -451,11 +451,18 @@ def read_row(columns: dict[str, Any]) -> Row:
     wrong = next((name for name, kind in _KINDS.items() if type(getattr(row, name)) is not kind), "")
     if row.status not in ORDER:
         wrong = "status"
-    if not all(isinstance(face, dict) for face in row.faces):
+    if not all(map(_is_face, row.faces)):
         wrong = "faces"
     if wrong:
         raise sqlite3.DatabaseError(f"a row is damaged: its {wrong} is {getattr(row, wrong)!r:.80}")
     return row
+
+
+def _is_face(face: object) -> bool:
+    """Whether it has what all that tells of faces goes by: its place and its DSSIM, in numbers."""
+    if not isinstance(face, dict) or not isinstance(box := face.get("box"), list) or len(box) != 4:
+        return False
+    return all(type(number) in (int, float) for number in (*box, face.get("dssim")))
 
 
 def columns_of(database: sqlite3.Connection, table: str) -> list[str]:

@@ -89,7 +89,9 @@ class CloakOptions(SolverOptions):
 class OutputOptions:
     """How cloaked photos are written."""
 
-    format: Annotated[Format, Parameter(help="Format of the written files; keep: same as the input.")] = "keep"
+    format: Annotated[
+        Format, Parameter(help="Format of the written files, which adds its suffix. keep: the input's, PNG for a GIF.")
+    ] = "keep"
     quality: Annotated[int | None, Parameter(help="1-100 for lossy formats; default: the source's or better.")] = None
 
     def output(self) -> Output:
