@@ -117,7 +117,8 @@ def test_photos_from_file_to_file(photos: Path, tmp_path: Path, capsys: pytest.C
     assert row["photos_per_hour"] == pytest.approx(3600 * row["photos_per_s"], rel=1e-4)
     assert row["photos_per_s"] * row["seconds"]["total"] == pytest.approx(2, rel=1e-4)
     assert 0 < row["dssim_mean"] <= row["dssim_max"] <= row["rho"]
-    assert row["max_rss_mb"] >= row["host_mb"] > 100
+    # The kernel counts the two apart, each in steps of some pages a thread.
+    assert 1.02 * row["max_rss_mb"] >= row["host_mb"] > 100
 
 
 @pytest.mark.parametrize(
