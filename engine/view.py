@@ -92,8 +92,13 @@ class View(Watch):
         if self._lines is not None:
             self._lines.stop()
 
-    def started(self, photos: int) -> None:
-        """How many photos there are to do."""
+    def started(self, photos: int, *, again: int = 0) -> None:
+        """How many photos there are to do. again: of how many the files are replaced, made with other settings."""
+        if again:
+            which, whose = ("1 photo was", "its file") if again == 1 else (f"{again} photos were", "their files")
+            does = "a run would replace" if self._solveless else "this call replaces"
+            said = f"{which} cloaked by an earlier call with other settings or weights: {does} {whose}."
+            self._console.print(Text(said), soft_wrap=True)
         work = "looking for faces" if self._solveless else COMPILING
         # Rows that came before are of what cannot be done: they are none of these.
         self._update(total=photos, completed=0, description=work if photos else "nothing to do")
@@ -118,7 +123,7 @@ class View(Watch):
         rate = f"{self._faces / task.elapsed:.2f} faces/s" if task.elapsed else ""
         self._update(advance=0 if row.status == "skipped" else 1, rate=rate)
         if self._dry and row.status == "cloaked":
-            print(f"would be cloaked: {readable(row.source)}")
+            print(f"would be cloaked: {readable(status.named(row))}")
         if self._dry and row.status == "skipped" and row.reason.startswith(UNLIKE):
             print(f"would stay as it is: {readable(row.source)}: {UNLIKE}")
         if self._verbose or status.of_note(row) or (row.status == "skipped" and row.source in self._asked):
@@ -148,6 +153,7 @@ class View(Watch):
     def summary(self, summary: Summary, out: Path, recipe: Recipe) -> None:
         """The last lines, on stdout."""
         earlier, listing = summary.earlier, f"`cloak status {readable(str(out))}"
+        names = "" if summary.dry_run else f"; {listing}` names them"
         done = status.tally(summary.counts, summary.faces)
         if not (summary.worked or earlier):
             print("Nothing to do: no photos were found.")
@@ -157,16 +163,17 @@ class View(Watch):
             tally = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(earlier.items()))
             why = f"; {listing}` says why" if earlier.get("skipped") else ""
             print(f"As earlier calls left them, nothing to do: {tally}{why}.")
+        if summary.others:
+            print(f"Photos with faces of others, left as they are: {summary.others}{names}.")
         if summary.unlike:
-            named = "" if summary.dry_run else f"; {listing}` names them"
-            print(f"Left as they are, since nobody in them is like the reference photo: {summary.unlike}{named}.")
+            print(f"Left as they are, since nobody in them is like the reference photo: {summary.unlike}{names}.")
         if summary.dry_run:
             return
         if summary.worked:
             print(f"{done}, in {summary.seconds['total']:.1f} s.")
         if summary.occupancy is not None:
             print(_pace(summary))
-        if summary.compiles.get("programs"):
+        if self._verbose and summary.compiles.get("programs"):
             print(_compiled(summary.compiles))
         if summary.dssim_max is not None:
             dssim = f"mean {summary.dssim_mean:.5f}, largest {summary.dssim_max:.5f}"

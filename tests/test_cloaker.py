@@ -132,6 +132,7 @@ def test_only_one_person_of_a_group_is_cloaked(cloaker: Cloaker, photos: Path, t
     assert len(together.faces) == 1
     np.testing.assert_array_equal(together.image[:, 900:], second)
     assert (together.image[:, :900] != first).any()
+    assert together.notes == ("Left as they were, unlike the reference photo: 1 face.",)
     assert absent.status == "skipped"
     assert "reference photo" in absent.reason
     Image.fromarray(group).save(tmp_path / "group.png")

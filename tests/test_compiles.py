@@ -88,7 +88,9 @@ def test_a_run_tells_what_it_compiled_and_only_if_it_did(
     )
     assert "Compiling took" not in run("second")
     jax.clear_caches()
-    assert "Compiling took" in run("third")
+    assert "Compiling took" in run("third", "--verbose")
+    jax.clear_caches()
+    assert "Compiling took" not in run("fourth")
 
 
 @pytest.mark.usefixtures("cache")

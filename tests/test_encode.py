@@ -234,6 +234,8 @@ def test_a_person_is_the_same_whatever_the_order_and_survives_being_kept(
     me = knowing.person([others["first"], others["again"], others["group"]])
     again = knowing.person([others["group"], others["again"], others["first"], others["first"]])
     stored = me.to_bytes()
+    assert repr(me).startswith("<Person for the networks ")
+    assert len(repr(me)) < 60, "no embedding is to get into a log"
     assert again.to_bytes() == stored == Person.from_bytes(stored).to_bytes()
     assert len(stored) < 10_000
     assert stored != knowing.person(others["first"]).to_bytes()

@@ -109,6 +109,22 @@ def test_a_name_stays_the_photos_whose_cloak_lies_there(album: Album, shards: in
     assert tasks(album.call("2020")) == ["a.jpg"], "a name that is free again"
 
 
+def test_of_files_made_with_other_settings_it_is_known_that_they_will_be_replaced(album: Album) -> None:
+    for name in ("a", "b", "bad", "gone", "edited"):
+        album.photo(f"in/{name}.jpg")
+    assert album.call("in").again == set()
+    album.photo("in/new.jpg")
+    assert album.plan("in").again == set()
+    (album.out / "gone.jpg").unlink()
+    album.photo("in/edited.jpg", "another")
+    for dry in (False, True):
+        planned = album.plan("in", settings="other", dry_run=dry)
+        assert planned.again == {"a.jpg", "b.jpg"}
+        assert len(planned.tasks) == 6
+    assert album.plan("in", settings="other", restart=True).again == set(), "it was asked for"
+    assert album.plan("in/b.jpg", settings="other").again == {"b.jpg"}
+
+
 def test_one_photo_is_known_however_it_is_spelled(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
     album.photo("in/a.jpg")
     album.call("in")

@@ -9,12 +9,13 @@ import pytest
 
 from engine import view
 from engine.bulk.manifest import Row, Status
-from engine.bulk.people import UNLIKE
+from engine.bulk.people import OTHERS, UNLIKE
 from engine.bulk.pipeline import Clock
 from engine.bulk.summary import summarise
 from engine.config import Recipe
 from engine.view import COMPILING, SHOWN, View
 
+EARLIER = "cloaked by an earlier call with other settings or weights"
 FILM = "a film, whose faces stay as they are: .mp4"
 
 
@@ -114,6 +115,39 @@ def test_each_phase_has_its_name(dry: bool) -> None:
     assert phase() == "0 faces done, cloaking 2"
     shown.solving(1, 2)
     assert phase() == "1 face done, cloaking 2"
+
+
+@pytest.mark.parametrize(
+    ("dry", "again", "line"),
+    [
+        (False, 0, ""),
+        (False, 1, f"1 photo was {EARLIER}: this call replaces its file.\n"),
+        (True, 2, f"2 photos were {EARLIER}: a run would replace their files.\n"),
+    ],
+)
+def test_of_files_that_will_be_replaced_there_is_a_word_first(
+    capsys: pytest.CaptureFixture[str], dry: bool, again: int, line: str
+) -> None:
+    View(quiet=True, dry=dry).started(3, again=again)
+    assert capsys.readouterr().err == line
+
+
+def test_faces_of_others_are_counted_and_a_dry_run_names_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (row("a.jpg", "cloaked", f"{OTHERS} 2 faces.", faces=1), row("b.jpg", "cloaked", faces=1))
+    told(*rows)
+    said = capsys.readouterr()
+    assert "Photos with faces of others, left as they are: 1; `cloak status out` names them.\n" in said.out
+    assert said.err == "", "it was asked for"
+    gif = Row("c.gif.png", "in/c.gif", 1, 1, "s", "k", "cloaked")
+    shown = View(quiet=False, dry=True)
+    for entry in (*rows, gif):
+        shown.row(entry)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.replace(f"{Path.cwd()}/", "") for line in lines] == [
+        "would be cloaked: in/a.jpg",
+        "would be cloaked: in/b.jpg",
+        "would be cloaked: in/c.gif -> c.gif.png",
+    ]
 
 
 def test_without_a_terminal_a_second_has_one_line(

@@ -22,6 +22,9 @@ SIMILARITY = 0.5
 .975. Lower merges strangers, higher splits people, which is worse if all photos of a person are to share a target
 (python benchmarks/identity.py)."""
 
+OTHERS = "Left as they were, unlike the reference photo:"
+"""Words in the reason of a photo of which `--only` leaves faces as they are, before their number."""
+
 SAME_PERSON = 0.45
 """Cosine similarity at which two single faces are one person's: false accept rate 1e-3, true accept rate .975. Lenient,
 for a face of the person that is missed stays unprotected (python benchmarks/identity.py)."""

@@ -21,7 +21,7 @@ _CHECK = hashlib.sha256().digest_size
 """Bytes at the end: the SHA-256 of all before them."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Person:
     """Embeddings that objective "person" moves a person's faces away from, and which way. It never changes.
 
@@ -35,6 +35,10 @@ class Person:
     identity: Float32[np.ndarray, "d"]
     networks: str
     lead: tuple[Float32[np.ndarray, "_d"], ...] | None = None
+
+    def __repr__(self) -> str:
+        """Without the embeddings, which are not to get into logs."""
+        return f"<Person for the networks {self.networks[:8]}{'' if self.lead is None else ', with a lead'}>"
 
     def going(self, lead: tuple[Float32[np.ndarray, "_d"], ...] | None) -> Person:
         """The same person with that lead."""

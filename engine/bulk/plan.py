@@ -118,6 +118,7 @@ class Plan:
     earlier: how many were done by earlier calls, by status. left: the rows of these that a person must know of. So
     is that of a file passed by which the call itself names.
     renewed: rows to be written anew, since their photo was moved or touched, or another manifest has the right one.
+    again: targets of those tasks whose photo has a whole file already, made with other settings or weights.
     holders: by target the row, without faces, of a whole file of an earlier call for a photo of `tasks` or `passed`.
     """
 
@@ -126,6 +127,7 @@ class Plan:
     earlier: Counter[str] = field(default_factory=Counter)
     left: list[Row] = field(default_factory=list)
     renewed: list[Row] = field(default_factory=list)
+    again: set[str] = field(default_factory=set)
     holders: dict[str, Row] = field(default_factory=dict)
 
 
@@ -235,6 +237,8 @@ class _Planner:
                 if mine and (self._options.restart or not self._done(task, place.known)):
                     self.plan.tasks.append(task)
                     self._hold(place.known)
+                    if not self._options.restart and _is_whole(place.known, sha256):
+                        self.plan.again.add(task.item.target)
                 return
         if mine:
             self._note(item, row)
@@ -282,6 +286,11 @@ class _Planner:
         return False
 
 
+def _is_whole(known: Known | None, sha256: str) -> bool:
+    """Whether the cloaked version of a photo with this content is there, by whatever settings."""
+    return known is not None and known.holder is not None and known.intact and known.holder.sha256 == sha256
+
+
 def _stat(path: Path) -> os.stat_result | None:
     try:
         return os.stat(path)
@@ -309,7 +318,7 @@ def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, watch: Watch)
         if not photo.cuts:
             return task.row(*cloaker.nothing(photo))
         faces: list[dict[str, object]] = [{"box": [round(float(v), 1) for v in face.box]} for face in photo.faces]
-        return task.row("cloaked", " ".join(photo.unusable), faces=faces)
+        return task.row("cloaked", " ".join((*photo.unusable, *photo.notes)), faces=faces)
 
     rows = []
     with ThreadPoolExecutor(cloaker.workers) as pool:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from engine import photo as photos
+from engine.bulk.people import OTHERS
 from engine.bulk.sightings import Sightings
 from engine.detect import Detector
 from engine.dssim import WINDOW
@@ -126,8 +127,9 @@ def subset(prepared: Prepared, keep: Sequence[int]) -> Prepared:
         return tuple(column[index] for index in keep)
 
     others = prepared.others + len(prepared.faces) - len(keep)
+    notes = (*prepared.notes, f"{OTHERS} {others} face{'' if others == 1 else 's'}.") if others else prepared.notes
     faces, cuts, regions = select(prepared.faces), select(prepared.cuts), select(prepared.regions)
-    return replace(prepared, faces=faces, cuts=cuts, regions=regions, others=others)
+    return replace(prepared, faces=faces, cuts=cuts, regions=regions, others=others, notes=notes)
 
 
 def _has_window(crop: Cut) -> bool:

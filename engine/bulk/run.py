@@ -125,7 +125,7 @@ def run(
             todo = plan(items, out, settings, options)
         rows = _dry_run(partial(cloaker, len(sources)), todo, options, watch)
         seconds = time.perf_counter() - begun
-        return summarise(rows, todo.earlier, Clock(), seconds, remaining=todo.left, dry_run=True)
+        return summarise(rows, todo.earlier, Clock(), seconds, remaining=todo.left, again=len(todo.again), dry_run=True)
     if not (items or (out / OWN_FOLDER).exists()):  # else it may have rows of photos that are gone
         watch.started(0)
         return summarise([], Counter(), Clock(), time.perf_counter() - begun)
@@ -153,7 +153,7 @@ def run(
         for row in rows:
             watch.row(row)
         clock = Clock()
-        watch.started(len(tasks))
+        watch.started(len(tasks), again=len(todo.again))
         if tasks:
             work: Runner
             with trouble.starting():
@@ -172,7 +172,8 @@ def run(
                 if why := trouble.ends_run(rows[-1]):
                     raise trouble.RunError(f"{why}: make room. {trouble.RESUME.format(out=out)}")
         manifest.forget(_superseded(manifest, items, [*rows, *todo.left], paths))
-    summary = summarise(rows, todo.earlier, clock, time.perf_counter() - begun, remaining=todo.left)
+    seconds = time.perf_counter() - begun
+    summary = summarise(rows, todo.earlier, clock, seconds, remaining=todo.left, again=len(todo.again))
     summary = replace(summary, compiles=compiled.as_dict())
     return _published(summary, out, options, watch)
 
@@ -183,7 +184,7 @@ def _dry_run(cloaker: Callable[[], Cloaker], todo: Plan, options: Options, watch
         watch.left(row)
     for row in todo.passed:
         watch.row(row)
-    watch.started(len(todo.tasks))
+    watch.started(len(todo.tasks), again=len(todo.again))
     if not todo.tasks:
         return todo.passed
     with trouble.starting():

@@ -129,18 +129,19 @@ def _placed(path: Path, database: sqlite3.Connection) -> Iterator[tuple[bytes, b
 
 
 def line(row: Row, *, several: Container[str] = ()) -> str:
-    """All there is to say of a photo, as one line that can steer no terminal.
-
-    It names the cloaked file if that is called otherwise than the photo, or if the photo is one of `several`.
-    """
+    """All there is to say of a photo, as one line that can steer no terminal. several: as in `named`."""
     sentences = [row.reason] if row.reason else []
     if row.faces:
         largest = "" if (dssim := largest_dssim(row)) is None else f", DSSIM {dssim:.5f}"
         sentences.insert(0, f"{len(row.faces)} face{'' if len(row.faces) == 1 else 's'}{largest}.")
+    return readable(f"{word(row)} {named(row, several=several)}" + (f": {' '.join(sentences)}" if sentences else ""))
+
+
+def named(row: Row, *, several: Container[str] = ()) -> str:
+    """Name of a photo, and of its cloaked file if that is called otherwise or the photo is one of `several`."""
     renamed = os.path.basename(row.target) != os.path.basename(row.source)
     shown = row.status == "cloaked" and (renamed or row.at in several)
-    name = f"{row.named} -> {row.target}" if shown else row.named
-    return readable(f"{word(row)} {name}" + (f": {' '.join(sentences)}" if sentences else ""))
+    return f"{row.named} -> {row.target}" if shown else row.named
 
 
 def largest_dssim(row: Row) -> float | None:

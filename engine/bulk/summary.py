@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.bulk.manifest import Row
-from engine.bulk.people import UNLIKE
+from engine.bulk.people import OTHERS, UNLIKE
 from engine.bulk.pipeline import Clock
 from engine.bulk.status import is_faceless, is_unread
 
@@ -26,6 +26,8 @@ class Summary:
     never were. unprotected: photos that failed or have a face that is not cloaked, now or since an earlier call.
     faceless, unread: photos without a face, and pictures and films that are not read, now or since an earlier call.
     unlike: photos that this call left as they are, since nobody in them is like the reference photo of `--only`.
+    others: photos that it cloaked and in which it left faces of others as they are, for the same reason.
+    again: photos whose cloaked file of an earlier call, made with other settings or weights, it was to replace.
     report: path of the personal report, None without one. unreported: why there is none though one was asked for.
     compiles: what this process compiled, as in `compiles.Recorder.as_dict`. It leaves out what the workers of others
     did.
@@ -45,6 +47,8 @@ class Summary:
     faceless: int = 0
     unread: int = 0
     unlike: int = 0
+    others: int = 0
+    again: int = 0
     report: str | None = None
     unreported: str = ""
     compiles: dict[str, Any] = field(default_factory=dict)
@@ -66,9 +70,13 @@ def summarise(
     total: float,
     *,
     remaining: Sequence[Row] = (),
+    again: int = 0,
     dry_run: bool = False,
 ) -> Summary:
-    """The summary of the rows that a call worked on. total: seconds of wall time. remaining: rows of earlier calls."""
+    """The summary of the rows that a call worked on. total: seconds of wall time. remaining: rows of earlier calls.
+
+    again: as in `Summary`.
+    """
     counts = Counter({"cloaked": 0, "no_face": 0, "skipped": 0, "failed": 0})
     counts.update(row.status for row in rows)
     faces = [face for row in rows for face in row.faces]
@@ -98,6 +106,8 @@ def summarise(
         faceless=sum(map(is_faceless, (*rows, *remaining))),
         unread=sum(map(is_unread, (*rows, *remaining))),
         unlike=sum(row.status == "skipped" and row.reason.startswith(UNLIKE) for row in rows),
+        others=sum(row.status == "cloaked" and OTHERS in row.reason for row in rows),
+        again=again,
     )
 
 

@@ -10,8 +10,8 @@ from engine.bulk.manifest import Row
 class Watch:
     """The observer of a run. This one does nothing; subclasses do. Only the thread that called the run calls it."""
 
-    def started(self, photos: int) -> None:
-        """So many photos are to be done."""
+    def started(self, photos: int, *, again: int = 0) -> None:
+        """So many photos are to be done. again: how many of them have cloaked files, made with other settings."""
 
     def grouping(self, done: int, photos: int) -> None:
         """People are known in `done` of all `photos`."""
