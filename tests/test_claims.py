@@ -195,11 +195,13 @@ def test_figures_of_the_first_page_are_those_of_the_results() -> None:
     means = [round(100 * mean(left_out(head).values())) for head in ("linear head", "1-NN")]
     assert "{} % with a linear head and {} % with 1-NN".format(*means) in text
     high = [round(100 * row["protection"]) for row in rows("protection", "evaluation-high", part="in")]
-    assert f"it is {min(high)} to {max(high)} % on networks that took part" in text
+    assert f"protection is {min(high)} to {max(high)} % on networks that took part" in text
     given = [left_out(head, "leave-one-out-high.json") for head in ("linear head", "1-NN", "nearest centroid")]
     assert [len(rates) for rates in given] == [7, 7, 7]
     unseen = [round(100 * rate) for rates in given for rate in rates.values()]
-    assert f"On the seven that did not it is {min(unseen)} to {max(unseen)} %" in text
+    assert f"Left out in turn, the seven have {min(unseen)} to {max(unseen)} %" in text
+    never = [round(100 * row["protection"]) for row in rows("protection", "evaluation-high", part="held-out")]
+    assert f"mobileface, which never takes part, has {min(never)} to {max(never)} %" in text
     sizes = json.loads((RESULTS / "jpeg.json").read_text())["rows"]
     written = [row["size"] for row in sizes if row["steps"] == "as written"]
     assert f"{min(written):.1f} to {max(written):.0f} times as large" in text
