@@ -2,8 +2,8 @@
 
 Taken from results/: the solver's seconds (run-40-photos.json), the host's for photos of 12 megapixels (pipeline.json),
 growth of JPEGs (jpeg.json), the most faces that were grouped (scale.json), which is not carried on to more, and what a
-call costs that has nothing to do (there, too), which is carried on as it is linear. Counted: bytes of a face's embeddings. All about a GPU is a ceiling of roofline.py and
-was never measured: give its faces a second.
+call costs that has nothing to do (there, too), which is carried on as it is linear. Counted: bytes of a face's
+embeddings. All about a GPU is a ceiling of roofline.py and was never measured: give its faces a second.
 
     python benchmarks/at_scale.py --photos 1e8 --save benchmarks/results/at-scale.json
 """

@@ -36,10 +36,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flip_evaluator
 import numpy as np
 from PIL import Image
-from ssimulacra2 import compute_ssimulacra2
 
 from engine.bulk.prepare import prepare
 from engine.config import Recipe
@@ -126,6 +124,9 @@ def png(pixels: Pixels) -> io.BytesIO:
 
 def seen(before: Pixels, after: Pixels, butteraugli: str | None) -> dict[str, float | None]:
     """The keys of COLUMNS but for `shift`, for one region, uint8; None for what could not be measured."""
+    import flip_evaluator  # of the group "visibility", which --help does not need
+    from ssimulacra2 import compute_ssimulacra2
+
     change = after.astype(np.float64) - before
     error, mean, _ = flip_evaluator.evaluate(
         (before / 255).astype(np.float32), (after / 255).astype(np.float32), "LDR", applyMagma=False

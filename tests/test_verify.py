@@ -36,7 +36,7 @@ def test_verify_measures_the_two_files(
     assert cli.main(["verify", str(photos / "astronaut.png"), str(photos / "astronaut.png")]) == cli.FAILED
     same = capsys.readouterr().out
     assert "DSSIM 0.00000, largest change 0" in same
-    assert "shift (0 to 2) mobileface 0.00, sface 0.00" in same
+    assert "shift of its embedding (0 to 2) by network:\n  mobileface 0.00\n  sface 0.00\n" in same
     assert same.endswith("\nnot cloaked: both show the same pixels\n")
 
 

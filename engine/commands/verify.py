@@ -40,8 +40,13 @@ def verify(
     dssim = "not defined" if report.dssim is None else f"{report.dssim:.5f}"
     print(f"whole photo: DSSIM {dssim}, largest change {report.max_change}, {report.changed:.1%} of pixels")
     for face in report.faces:
-        shift = ", ".join(f"{name} {value:.2f}" for name, value in face.shift.items())
-        print(f"face at {face.box}: DSSIM {face.dssim:.5f}, largest change {face.max_change}, shift (0 to 2) {shift}")
+        x, y, width, height = map(round, face.box)
+        print(
+            f"face of {width} x {height} pixels, {x} from the left and {y} from the top: DSSIM {face.dssim:.5f}, "
+            f"largest change {face.max_change}, shift of its embedding (0 to 2) by network:"
+        )
+        for name, value in face.shift.items():
+            print(f"  {name} {value:.2f}")
     if not report.faces:
         print("no face was found in the original")
     if report.missing:
