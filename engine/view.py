@@ -155,7 +155,7 @@ class View(Watch):
         earlier, listing = summary.earlier, f"`cloak status {readable(str(out))}"
         names = "" if summary.dry_run else f"; {listing}` names them"
         done = status.tally(summary.counts, summary.faces)
-        if not (summary.worked or earlier):
+        if not (summary.worked or earlier or summary.counts["skipped"]):
             print("Nothing to do: no photos were found.")
         elif summary.dry_run:
             print(f"Dry run, nothing was written. Would be: {done}.")
@@ -171,6 +171,9 @@ class View(Watch):
             return
         if summary.worked:
             print(f"{done}, in {summary.seconds['total']:.1f} s.")
+        elif passed := summary.counts["skipped"]:
+            which = "1 file was" if passed == 1 else f"{passed} files were"
+            print(f"Nothing was done: {which} passed by; {listing}` says why.")
         if summary.occupancy is not None:
             print(_pace(summary))
         if self._verbose and summary.compiles.get("programs"):

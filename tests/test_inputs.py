@@ -98,8 +98,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         collect([tmp_path / "nowhere"], out=tmp_path / "out")
     with pytest.raises(InputError, match=r"both be written to x/a\.jpg"):
         collect([tmp_path / "x", tmp_path / "y/x"], out=tmp_path / "out")
-    with pytest.raises(InputError, match="overwritten by its own cloaked version"):
-        collect([tmp_path / "x"], out=tmp_path / "x")
+    for format in ("keep", "png"):
+        with pytest.raises(InputError, match=r"is --out itself: choose another"):
+            collect([tmp_path / "x"], out=tmp_path / "x", format=format)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="overwritten by its own cloaked version"):
         collect([tmp_path / "x/a.jpg"], out=tmp_path / "x")
 

@@ -178,6 +178,20 @@ def test_of_photos_named_one_by_one_each_is_done_or_named(album: Album) -> None:
     assert (twin.status, twin.source) == ("skipped", str(album.root / "z/a.jpg"))
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["the good one first", "the bad one first"])
+def test_what_cannot_be_opened_keeps_its_row_beside_a_photo_of_its_name(album: Album, first: bool) -> None:
+    album.photo("x/a.jpg"), album.photo("x/raw.dng", "II*"), album.photo("y/raw.dng", "II*")
+    (album.root / "y" / "a.jpg").symlink_to("a.jpg")
+    names = ["x/a.jpg", "y/a.jpg", "x/raw.dng", "y/raw.dng"]
+    for _ in range(2):
+        album.call(*(names if first else names[::-1]))
+        with Survey(album.out) as survey:
+            rows = {row.source: row.status for row in survey.rows()}
+        assert {Path(name).relative_to(album.root).as_posix(): status for name, status in rows.items()} == {
+            "x/a.jpg": "cloaked", "y/a.jpg": "failed", "x/raw.dng": "skipped", "y/raw.dng": "skipped",
+        }  # fmt: skip
+
+
 def test_a_new_format_does_not_take_the_name_of_another_photo(album: Album) -> None:
     album.photo("in/a.jpg"), album.photo("else/a.jpg")
     album.call("in", format="png")

@@ -18,9 +18,11 @@ import pytest
 import tiny_robust
 
 from engine import cli, extractors
-from engine.robust import checkpoints, log, validation
+from engine.robust import checkpoints, guard, log, validation
 from engine.robust import train as step
+from engine.robust.checkpoints import Position
 from engine.robust.presets import FAST
+from engine.robust.run import NOTHING_YET
 from engine.robust.validation import Validation
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -43,9 +45,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def arguments(home: Path, out: Path, *more: str, steps: int = STEPS) -> list[str]:
     folders = ["--data", str(home / "people"), "--cache", str(home / "faces"), "--out", str(out)]
-    values = {"--steps": str(steps), "--every": str(EVERY), "--validation": "4", "--batch": "8", "--epsilon": "0.0314"}
+    values = {
+        "--learning-rate": "0.003",
+        "--steps": str(steps),
+        "--every": str(EVERY),
+        "--validation": "4",
+        "--batch": "8",
+        "--epsilon": "0.0314",
+    }
     sizes = [word for option, value in values.items() if option not in more for word in (option, value)]
-    return ["train-robust", "small", *folders, *sizes, "--learning-rate", "0.003", *more]
+    return ["train-robust", "small", *folders, *sizes, *more]
 
 
 def train(home: Path, out: Path, *more: str, devices: int = 1, **changes: int) -> None:
@@ -194,6 +203,24 @@ def test_a_collapse_goes_back_to_the_last_checkpoint(home: Path, tmp_path: Path,
     assert position.best_step == 4
 
 
+def test_a_training_can_be_killed_before_its_second_checkpoint(tmp_path: Path) -> None:
+    first = Position(0, NOTHING_YET, 0, guard.init())
+    checkpoints.save(tmp_path, _like(), first)
+    _, position = checkpoints.restore(tmp_path, 0, _like())
+    assert (position.step, position.best) == (0, NOTHING_YET)
+    assert position.best < -1e9, "every score is better"
+
+
+def test_settings_that_cannot_be_read_are_named(finished: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = finished / "training.json"
+    whole = settings.read_bytes()
+    for damage in (whole[:20], b"[1]", b"\xff"):
+        settings.write_bytes(damage)
+        assert cli.main(arguments(home, finished)) == cli.USAGE
+        assert f"{settings} cannot be read" in capsys.readouterr().err
+    settings.write_bytes(whole)
+
+
 def _like() -> Any:
     return step.init(FAST.training(STEPS), extractors.load("small"))
 
@@ -228,6 +255,8 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(
     [
         (["--preset", "slow"], "must be one of paper, pgd, fast, free; got 'slow'"),
         (["--losses", "kindness=1"], "with the names classification, consistency, distillation, clean"),
+        (["--losses", "distillation=nan"], "weights of losses must be finite"),
+        (["--learning-rate", "inf"], "learning_rate must be positive and finite"),
         (["--name", "sface"], "comes with a package; choose another"),
         (["--validation", "40"], "too few to hold out 40"),
         (["--batch", "6", "--devices", "4"], "cannot be split over 4 devices"),
@@ -242,6 +271,13 @@ def test_what_cannot_be_done_is_exit_2(
 ) -> None:
     assert cli.main(arguments(home, tmp_path / "out", *more)) == cli.USAGE
     assert message in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_exit_2(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert cli.main(arguments(home, out)) == cli.USAGE
+        assert f"{out} can be no folder" in capsys.readouterr().err
 
 
 def test_the_presets_are_described(capsys: pytest.CaptureFixture[str]) -> None:

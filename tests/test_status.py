@@ -267,7 +267,20 @@ def test_a_damaged_turn_in_another_manifest_is_told_by_who_reads_it(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "faces", ["[1]", '[{"dssim": 0.1}]', '[{"box": [0, 0, 9, 9]}]', '[{"box": [0, 0, 9], "dssim": 0.1}]', "[[]]", "{"]
+    "faces",
+    [
+        "[1]",
+        '[{"dssim": 0.1}]',
+        '[{"box": [0, 0, 9, 9]}]',
+        '[{"box": [0, 0, 9], "dssim": 0.1}]',
+        "[[]]",
+        "{",
+        '[{"box": [0, 0, 9, 1e999], "dssim": 0.1}]',
+        '[{"box": [0, 0, 9, 9], "dssim": NaN}]',
+        '[{"box": [0, 0, 9, 9], "dssim": 1%s}]' % ("0" * 400),
+        '[{"box": [0, 0, 9, 9], "dssim": 0.1, "shift": [1]}]',
+        '[{"box": [0, 0, 9, 9], "dssim": 0.1, "shift": {"a": "b"}}]',
+    ],
 )
 def test_a_row_whose_faces_are_not_faces_is_told_by_who_reads_it(
     tmp_path: Path, faces: str, capsys: pytest.CaptureFixture[str]

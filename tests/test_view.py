@@ -68,7 +68,18 @@ def test_a_file_that_was_asked_for_is_named_with_the_reason(capsys: pytest.Captu
     told(row("e.txt", "skipped", "not a photo: .txt"), asked=[Path("in/e.txt")])
     said = capsys.readouterr()
     assert said.err == "skipped in/e.txt: not a photo: .txt\n"
-    assert said.out == "Nothing to do: no photos were found.\n"
+    assert said.out == "Nothing was done: 1 file was passed by; `cloak status out` says why.\n"
+
+
+def test_nothing_was_found_is_said_only_if_it_is_so(capsys: pytest.CaptureFixture[str]) -> None:
+    told()
+    assert capsys.readouterr().out == "Nothing to do: no photos were found.\n"
+    told(dry=True)
+    assert capsys.readouterr().out == "Nothing to do: no photos were found.\n"
+    told(row("a.jpg", "skipped", UNLIKE), dry=True)
+    said = capsys.readouterr().out
+    assert "no photos were found" not in said
+    assert "Would be: 0 cloaked (0 faces), 0 without a face, 0 failed, 1 skipped." in said
 
 
 def test_of_what_was_passed_by_before_the_status_says_why(capsys: pytest.CaptureFixture[str]) -> None:

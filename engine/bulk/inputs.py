@@ -58,6 +58,8 @@ def collect(paths: Sequence[Path], *, out: Path, format: Format = "keep") -> lis
             items.append(Item(path, path.name, fault=_away(error, "It"), named=True))
         else:
             if stat.S_ISDIR(status.st_mode):
+                if os.path.realpath(path) == real_out:
+                    raise InputError(f"{path} is --out itself: choose another --out, so that originals stay apart")
                 prefix = Path() if len(paths) == 1 else Path(os.path.basename(os.path.realpath(path)))
                 items += _walk(path, prefix, real_out)
             else:
@@ -151,7 +153,9 @@ def _same(first: Path, second: Path) -> bool:
 def _renamed(items: list[Item], *, out: Path, format: Format) -> list[Item]:
     """The items with the suffix of the format that they get. Raises InputError if one would fall on its original."""
     # Beside its own suffix: the name must be the same whatever else comes into the collection or leaves it.
-    items = [item if item.skip else replace(item, target=item.target + _more(item, format)) for item in items]
+    items = [
+        item if item.skip or item.fault else replace(item, target=item.target + _more(item, format)) for item in items
+    ]
     for item in items:
         if not (item.skip or item.fault) and _same(out / item.target, item.source):
             raise InputError(f"{item.source} would be overwritten by its own cloaked version: choose another --out")

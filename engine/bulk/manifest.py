@@ -462,7 +462,13 @@ def _is_face(face: object) -> bool:
     """Whether it has what all that tells of faces goes by: its place and its DSSIM, in numbers."""
     if not isinstance(face, dict) or not isinstance(box := face.get("box"), list) or len(box) != 4:
         return False
-    return all(type(number) in (int, float) for number in (*box, face.get("dssim")))
+    shift = face.get("shift", {})
+    if not isinstance(shift, dict):
+        return False
+    # By comparison: NaN is refused, and an integer that no float can hold.
+    return all(
+        type(number) in (int, float) and -MOST < number < MOST for number in (*box, face.get("dssim"), *shift.values())
+    )
 
 
 def columns_of(database: sqlite3.Connection, table: str) -> list[str]:

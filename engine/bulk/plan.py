@@ -160,6 +160,7 @@ class _Planner:
             if (status := self._stats.get(id(item))) is not None
         }
         self._places = places.Places(records, originals)
+        self._names = Counter(records.fold(item.target) for item in items)
         self._moved: list[tuple[Row, Task, str]] = []
 
     def add(self, item: Item) -> None:
@@ -187,7 +188,7 @@ class _Planner:
 
     def _pass_by(self, item: Item) -> None:
         row = Task(item, 0, 0, "", "").row("skipped" if item.skip else "failed", item.skip or item.fault)
-        if self._places.holder(item) is not None:
+        if self._places.holder(item) is not None or self._names[self._records.fold(item.target)] > 1:
             row = replace(row, target=places.aside(item))
         else:
             self._hold(self._records.known(item.target))

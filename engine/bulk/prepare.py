@@ -70,7 +70,9 @@ def digest(source: Source) -> str:
 def still(source: Source) -> Source:
     """The source as it is now, whatever its owner draws into it later. What is wrong with it is said by `prepare`."""
     if isinstance(source, Photo):
-        return replace(source, pixels=source.pixels.copy(), alpha=None if source.alpha is None else source.alpha.copy())
+        with suppress(Exception):
+            alpha = None if source.alpha is None else source.alpha.copy()
+            return replace(source, pixels=source.pixels.copy(), alpha=alpha)
     if isinstance(source, (np.ndarray, Image.Image)):
         with suppress(Exception):
             return photos.from_array(source)
@@ -117,7 +119,23 @@ def prepare(
 
 
 def _pictured(source: Source) -> Photo:
-    return source if isinstance(source, Photo) else photos.from_array(source)  # type: ignore[bad-argument-type]
+    if not isinstance(source, Photo):
+        return photos.from_array(source)  # type: ignore[bad-argument-type]
+    pixels, alpha = source.pixels, source.alpha
+    if not _is_plane(pixels, 3) or pixels.shape[2] != 3:
+        raise PhotoError(f"The pixels of a Photo must be RGB, uint8 (h, w, 3); got {_described(pixels)}.")
+    if alpha is not None and not (_is_plane(alpha, 2) and alpha.shape == pixels.shape[:2]):
+        raise PhotoError(f"The alpha of a Photo must be uint8 {pixels.shape[:2]}; got {_described(alpha)}.")
+    return source
+
+
+def _is_plane(value: object, dimensions: int) -> bool:
+    """Whether a caller's value is a picture's pixels at all, whatever its annotation says."""
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == dimensions and value.size > 0
+
+
+def _described(value: object) -> str:
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
 
 def subset(prepared: Prepared, keep: Sequence[int]) -> Prepared:

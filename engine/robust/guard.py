@@ -48,8 +48,8 @@ class Overfitting(Exception):
 
 
 def init() -> History:
-    """Nothing seen."""
-    return History(float("inf"), 0.0, 0)
+    """Nothing seen: 2 is the largest shift there is, and finite, as all has to be that is kept in a checkpoint."""
+    return History(2.0, 0.0, 0)
 
 
 def update(guard: Guard, history: History, *, shift: float, accuracy: float) -> tuple[History, bool]:

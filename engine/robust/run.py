@@ -28,6 +28,8 @@ from engine.robust.presets import Preset
 from engine.robust.train import State
 from engine.robust.validation import Held, Validation
 
+NOTHING_YET = float(np.finfo(np.float64).min)
+"""Score before the first validation: below all, and finite, as all has to be that is kept in a checkpoint."""
 LOGGED = 10
 """Steps between two rows of figures in the log."""
 
@@ -92,7 +94,10 @@ def run(job: Job, out: Path, *, name: str, preset: Preset, command: str, restart
     `guard.Overfitting` when the guard has given up.
     """
     export.check(job.extractor.name, name, folder=out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{out} can be no folder, as a file lies there: give another --out") from error
     with _alone(out):
         if distributed.first():
             _agree(job, out, name=name, restart=restart)
@@ -105,7 +110,7 @@ def _loop(job: Job, out: Path, *, name: str, preset: Preset, command: str, repor
     held = _held(job, preset.batch)
     state = jobs.begin(job)
     known = checkpoints.steps(folder)
-    position = Position(0, -np.inf, 0, guard.init())
+    position = Position(0, NOTHING_YET, 0, guard.init())
     if known:
         restored, position = checkpoints.restore(folder, known[-1], state)
         state = distributed.copied(restored, job.mesh)
@@ -253,7 +258,10 @@ def _agree(job: Job, out: Path, *, name: str, restart: bool) -> None:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         (out / "log.jsonl").unlink(missing_ok=True)
     elif path.exists():
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            settings = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read ({error}): give another --out, or --restart") from None
         differing = sorted(key for key in {*settings, *wanted} if settings.get(key) != wanted.get(key))
         if differing:
             raise ValueError(

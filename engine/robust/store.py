@@ -37,9 +37,12 @@ class Store:
     """The aligned faces of one folder, which is made when it is not there. Any number of processes may share it."""
 
     def __init__(self, folder: Path) -> None:
-        """folder: of a user's own, as what is in it are faces."""
+        """folder: of a user's own, as what is in it are faces. Raises ValueError for what can be no folder."""
         self.folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f"{folder} can be no folder for faces, as a file lies there: name another one") from error
         for name in ("canvases.u8", "index.jsonl"):
             private.claim(folder / name)
 

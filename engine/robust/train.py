@@ -7,6 +7,7 @@ parameters by name; everything else of the extractor stays as it was.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -49,8 +50,8 @@ class Losses:
 
     def __post_init__(self) -> None:
         weights = (self.classification, self.consistency, self.distillation, self.clean)
-        if min(weights) < 0 or not any(weights):
-            raise ValueError(f"weights of losses must not be negative, and one must be positive; got {self}")
+        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+            raise ValueError(f"weights of losses must be finite, none negative and one positive; got {self}")
 
     @property
     def clean_pass(self) -> bool:
@@ -73,8 +74,8 @@ class Optimiser:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite; got {self.learning_rate}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be a share in [0, 1); got {self.warmup}")
         if self.accumulate < 1:
