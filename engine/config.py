@@ -316,5 +316,5 @@ class Output:
 
     def __post_init__(self) -> None:
         _choice("format", self.format, Format)
-        if self.quality is not None and not 1 <= self.quality <= 100:
-            raise ValueError(f"quality must be in 1-100; got {self.quality}")
+        if self.quality is not None and not (type(self.quality) is int and 1 <= self.quality <= 100):
+            raise ValueError(f"quality must be a whole number in 1-100; got {self.quality!r}")

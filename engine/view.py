@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from engine.bulk import claims, status
-from engine.bulk.manifest import Row
+from engine.bulk.manifest import ASIDE, Row
 from engine.bulk.people import UNLIKE
 from engine.bulk.summary import Summary
 from engine.bulk.watch import Watch
@@ -126,7 +126,8 @@ class View(Watch):
             print(f"would be cloaked: {readable(status.named(row))}")
         if self._dry and row.status == "skipped" and row.reason.startswith(UNLIKE):
             print(f"would stay as it is: {readable(row.source)}: {UNLIKE}")
-        if self._verbose or status.of_note(row) or (row.status == "skipped" and row.source in self._asked):
+        asked = row.status == "skipped" and row.source in self._asked
+        if self._verbose or status.of_note(row) or asked or ASIDE in row.reason:
             self._name(row)
 
     def left(self, row: Row) -> None:

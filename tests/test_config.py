@@ -45,6 +45,9 @@ INF = float("inf")
         (Output, "format", "gif"),
         (Output, "quality", 0),
         (Output, "quality", 101),
+        (Output, "quality", 50.5),
+        (Output, "quality", True),
+        (Output, "quality", "90"),
     ],
 )
 def test_bad_value_is_refused_by_name(kind: type, field: str, value: object) -> None:

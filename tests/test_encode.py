@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import warnings
@@ -21,6 +22,7 @@ from engine.bulk.calls import NOT_NAMED, NOT_THERE
 from engine.bulk.prepare import digest, prepare
 from engine.dssim import dssim_pixels
 from engine.photo import read
+from engine.types import Photo
 
 RECIPE = Recipe(extractors=("tiny",), steps=2)
 AWAY = replace(RECIPE, objective="away")
@@ -280,7 +282,8 @@ def test_a_person_of_whom_nothing_sure_is_known_is_refused(
         ([files["wall.png"]], "one face alone"),
         ([], "one face alone"),
         ([others["first"], others["second"]], "different people"),
-        ([others["first"], files["text.jpg"]], "not a picture"),
+        ([others["first"], files["text.jpg"]], "photo 2, a photo of the person, cannot be used: .*not a picture"),
+        ([others["first"], tmp_path / "gone.jpg"], "gone.jpg, a photo of the person, cannot be used"),
     ):
         with pytest.raises(ValueError, match=said):
             knowing.person(references)
@@ -294,6 +297,46 @@ def test_a_person_of_whom_nothing_sure_is_known_is_refused(
     )
     with pytest.raises(ValueError, match=r"Alike are photo 1 and photo 2\. Like no other: photo 3 and photo 4\."):
         knowing.person([others["first"], others["again"], others["second"], saved(face, "PNG")])
+
+
+def unchecked(photo: Photo, **fields: object) -> Photo:
+    """The photo with such fields, as a caller's code makes it, which no annotation stops."""
+    made = copy.copy(photo)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def test_a_photo_that_is_no_picture_harms_no_other(knowing: Cloaker, others: dict[str, bytes]) -> None:
+    good = read(others["first"])
+    wrong = [
+        unchecked(good, pixels=good.pixels[..., 0]),
+        unchecked(good, pixels=good.pixels / np.float32(255)),
+        unchecked(good, pixels=good.pixels[:0]),
+        unchecked(good, pixels=None),
+        unchecked(good, alpha=np.zeros((3, 3), np.uint8)),
+        unchecked(good, alpha=np.zeros(good.pixels.shape[:2])),
+    ]
+    results = knowing.encode_all([good, *wrong, good])
+    assert [result.status for result in results] == ["cloaked", *["failed"] * len(wrong), "cloaked"]
+    assert all("of a Photo must be" in result.reason for result in results[1:-1])
+    assert results[0].data == results[-1].data
+    me = knowing.person(good)
+    with ThreadPoolExecutor(2) as pool:
+        bad, fine = pool.map(lambda photo: knowing.encode(photo, person=me), [wrong[0], good])
+    assert (bad.status, fine.status) == ("failed", "cloaked")
+
+
+def test_a_stream_takes_one_photo_too(knowing: Cloaker, others: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "me.png").write_bytes(others["first"])
+    pixels, path = read(others["first"]).pixels, str(tmp_path / "me.png")
+    with pytest.warns(WeakerWarning):
+        statuses = [
+            result.status
+            for results in (*map(knowing.encode_stream, (others["first"], path)), knowing.stream(pixels))
+            for result in results
+        ]
+    assert statuses == ["cloaked"] * 3
 
 
 def test_of_photos_that_say_nothing_of_the_person_the_caller_is_told(
@@ -316,8 +359,11 @@ def test_a_person_that_cannot_be_used_is_a_clear_error(
     knowing: Cloaker, cloaker: Cloaker, others: dict[str, bytes]
 ) -> None:
     me = knowing.person(others["first"])
-    with pytest.raises(TypeError, match=r"Cloaker\.person"):
-        knowing.encode(others["first"], person="me")  # type: ignore[arg-type]
+    for nobody in ("me", 3, [3]):
+        with pytest.raises(TypeError, match=r"Cloaker\.person"):
+            knowing.encode(others["first"], person=nobody)  # type: ignore[arg-type]
+    once = knowing.encode(others["first"], person=(person for person in [me]))  # type: ignore[arg-type]
+    assert once == knowing.encode(others["first"], person=[me])
     with pytest.raises(ValueError, match="leave the person out"):
         cloaker.encode(others["first"], person=me)
     with pytest.raises(ValueError, match="other networks"):

@@ -33,7 +33,7 @@ from engine.bulk import article
 from engine.bulk import run as runner
 from engine.bulk.batching import Lane
 from engine.bulk.cloaker import Cloaker
-from engine.bulk.manifest import BusyError, Manifest, Row
+from engine.bulk.manifest import ASIDE, BusyError, Manifest, Row
 from engine.checkpoint import root
 from engine.detect import YuNet
 from engine.dssim import dssim_pixels
@@ -505,6 +505,61 @@ def test_a_source_that_is_away_for_one_call_costs_no_good_output(
     assert contents(out) == first
     assert summary["unprotected"] == 0
     assert rows(out)["a.png"][0] == "cloaked"
+
+
+def test_no_call_makes_a_face_clean_again_that_an_earlier_one_cloaked(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    album, out = tmp_path / "album", tmp_path / "out"
+    album.mkdir()
+    with Image.open(photos / "obama.jpg") as me, Image.open(photos / "biden.jpg") as other:
+        pair = [image.convert("RGB").resize((300, 300 * image.height // image.width)) for image in (me, other)]
+    both = Image.new("RGB", (600, 420), (128, 128, 128))
+    for index, (name, image) in enumerate(zip(("me.png", "other.png"), pair, strict=True)):
+        image.save(album / name)
+        both.paste(image, (300 * index, 0))
+    both.save(album / "us.png")
+    only = {name: ("--only", album / name) for name in ("me.png", "other.png")}
+    assert call(album, "--out", out, capsys=capsys)[0] == cli.OK
+    first = contents(out)
+    assert len(rows(out)["us.png"][2]) == 2
+    for dry in ((), ("--dry-run",)):
+        code, summary, said = call(album, "--out", out, *only["me.png"], *dry, capsys=capsys)
+        assert code == cli.FAILED
+    assert (summary["again"], contents(out)["us.png"]) == (0, first["us.png"])
+    status, reason, _ = rows(out)["us.png"]
+    assert status == "failed"
+    assert "A face that an earlier call cloaked would be clean again" in reason
+    assert "The cloaked file of an earlier call is kept" in reason
+    assert "us.png" in said, "it is named in every call"
+    assert call(album, "--out", out, capsys=capsys)[0] == cli.OK
+    assert (contents(out), rows(out)["us.png"][0]) == (first, "cloaked")
+    assert call(album, "--out", out, *only["me.png"], "--restart", capsys=capsys)[0] == cli.OK
+    assert len(rows(out)["us.png"][2]) == 1, "it was asked for"
+    code, summary, _ = call(album, "--out", out, *only["other.png"], "--dry-run", capsys=capsys)
+    assert (code, summary["counts"]["failed"]) == (cli.FAILED, 1), "the one face was another"
+    assert call(album, "--out", out, *only["other.png"], capsys=capsys)[0] == cli.FAILED
+    assert "would be clean again" in rows(out)["us.png"][1]
+
+
+def test_a_cloaked_file_that_somebody_changed_is_kept_beside(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+    call(folder, "--out", out, capsys=capsys)
+    first = contents(out)
+    (out / "a.png").write_bytes(b"my own notes")
+    code, _, said = call(folder, "--out", out, capsys=capsys)
+    assert (code, contents(out)) == (cli.OK, first)
+    (kept,) = (out / ".cloak" / "replaced").iterdir()
+    assert (kept.read_bytes(), kept.stat().st_mode & 0o777) == (b"my own notes", 0o600)
+    assert f"{ASIDE} .cloak/replaced/{kept.name}." in rows(out)["a.png"][1]
+    assert kept.name in said
+    for blank in (b"", b"\0" * 5000):
+        (out / "a.png").write_bytes(blank)
+        assert call(folder, "--out", out, capsys=capsys)[0] == cli.OK
+        assert contents(out) == first
+    assert [path.name for path in (out / ".cloak" / "replaced").iterdir()] == [kept.name], "nobody's work"
 
 
 def test_a_failure_under_other_settings_keeps_what_was_made_under_the_old_ones(

@@ -43,9 +43,8 @@ def footprint(source: Source) -> int:
         return photos.footprint(source)
     if isinstance(source, Image.Image):
         return of_pixels(source.width * source.height)
-    if isinstance(source, Photo):
-        return of_pixels(math.prod(source.size))
-    return of_pixels(math.prod(getattr(source, "shape", ())[:2]))
+    pixels = source.pixels if isinstance(source, Photo) else source
+    return of_pixels(math.prod(getattr(pixels, "shape", ())[:2]))
 
 
 def available() -> int:

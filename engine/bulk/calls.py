@@ -49,7 +49,8 @@ def works(cloaker: Cloaker, items: Iterable[Item]) -> Iterator[Work]:
     for item in items:
         if isinstance(item, tuple) and len(item) != 2:
             raise ValueError(f"an item is a photo, or a pair of a photo and a person; this is a tuple of {len(item)}")
-        photo, whose = item if isinstance(item, tuple) else (item, None)
+        photo, given = item if isinstance(item, tuple) else (item, None)
+        whose = _persons(given)
         _check(cloaker, whose)
         if whose is None and weaker:
             weaker = False
@@ -107,6 +108,15 @@ def logged(error: Exception) -> str:
     """Words for an exception that nobody foresaw; the logger "engine" gets its traceback."""
     logging.getLogger("engine").error("unexpected error with a photo", exc_info=error)
     return faults.mistake(error, ' with the traceback that the logger "engine" got')
+
+
+def _persons(whose: Whose | Iterable[Person | None]) -> Whose:
+    """The people that a caller names, as they will be looked at more than once. Raises TypeError for what is none."""
+    if whose is None or isinstance(whose, Person):
+        return whose
+    if isinstance(whose, Iterable):
+        return tuple(whose)
+    raise TypeError(f"person must be made by Cloaker.person, or a list of such; got a {type(whose).__name__}")
 
 
 def _check(cloaker: Cloaker, whose: Whose) -> None:

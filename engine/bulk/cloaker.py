@@ -34,6 +34,7 @@ from engine.extractors import load
 from engine.types import Photo, PhotoError
 
 R = TypeVar("R", Cloaked, Encoded)
+T = TypeVar("T")
 
 
 class _Look(NamedTuple):
@@ -131,7 +132,7 @@ class Cloaker:
         """
         return self._together(photos, Encoded, _output(output))
 
-    def stream(self, images: Iterable[Item]) -> Iterator[Cloaked]:
+    def stream(self, images: str | Source | Iterable[Item]) -> Iterator[Cloaked]:
         """The results as they come, in order, for input of any length; memory stays flat.
 
         images: as in `cloak`, each alone or as a pair (image, person). A stream cannot group faces into people. So
@@ -139,9 +140,11 @@ class Cloaker:
         Raises ValueError for an image without a person under objective "target". Raises it too for a person whom other
         networks describe, and for one whom the objective does not use.
         """
-        return results(self, works(self, images), Cloaked, None)
+        return results(self, works(self, _several(images)), Cloaked, None)
 
-    def encode_stream(self, photos: Iterable[Item], *, output: Output | None = None) -> Iterator[Encoded]:
+    def encode_stream(
+        self, photos: str | Source | Iterable[Item], *, output: Output | None = None
+    ) -> Iterator[Encoded]:
         """The cloaked files of photos as they come; all else as in `stream` and `encode_all`.
 
         Example:
@@ -149,7 +152,7 @@ class Cloaker:
             >>> for result in cloaker.encode_stream(pairs):  # doctest: +SKIP
             ...     store(result.data, result.status, result.reason)
         """
-        return results(self, works(self, photos), Encoded, _output(output))
+        return results(self, works(self, _several(photos)), Encoded, _output(output))
 
     def encode(self, data: str | Source, *, person: Whose = None, output: Output | None = None) -> Encoded:
         """The cloaked file of one photo; whatever is wrong with the photo is its result. Call it from many threads.
@@ -172,15 +175,18 @@ class Cloaker:
         """
 
         def failed(source: Source, error: Exception) -> None:
-            raise ValueError(f"a photo of the person cannot be used: {trouble.reason(error, logged)}") from error
+            which = next(name for name, own in zip(names, sources, strict=True) if own is source)
+            raise ValueError(
+                f"{which}, a photo of the person, cannot be used: {trouble.reason(error, logged)}"
+            ) from error
 
         sources, sightings = [source_of(photo) for photo in _several(photos)], Sightings(self.detector)
+        names = [str(source) if isinstance(source, Path) else f"photo {n}" for n, source in enumerate(sources, 1)]
         by_photo: dict[str, dict[int, Seen]] = {}
         photo_at: dict[int, str] = {}
         for face in self.look(sources, failed=failed, sightings=sightings):
             by_photo.setdefault(face.sha256, {})[face.index] = face
             photo_at[face.place] = face.sha256
-        names = [str(source) if isinstance(source, Path) else f"photo {n}" for n, source in enumerate(sources, 1)]
         person, chosen = of_faces([tuple(faces.values()) for faces in by_photo.values()], self._networks, names)
         counted = {face.sha256 for face in chosen}
         if apart := [name for place, name in enumerate(names) if photo_at.get(place) not in counted]:
@@ -497,6 +503,6 @@ def _output(output: Output | None) -> Output:
     return output or Output()
 
 
-def _several(images: str | Source | Iterable[str | Source]) -> Iterable[str | Source]:
+def _several(images: str | Source | Iterable[T]) -> Iterable[str | Source | T]:
     single = isinstance(images, (str, bytes, bytearray, memoryview, Path, Photo, np.ndarray, Image.Image))
     return [images] if single else images  # type: ignore[return-value]

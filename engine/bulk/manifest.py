@@ -30,6 +30,8 @@ WAIT = 5.0
 Status = Literal["cloaked", "no_face", "skipped", "failed"]
 UNCLOAKED = "Not cloaked:"
 """Words in a reason, before each face that was found and cannot be cloaked."""
+ASIDE = "The file that lay there had been changed since it was written, and is kept as"
+"""Words in a reason, before the name of that file."""
 ORDER: tuple[Status, ...] = ("failed", "no_face", "skipped", "cloaked")
 """Statuses, first those that a person must know of."""
 INTERRUPTED = "Interrupted before it was done."
@@ -465,10 +467,12 @@ def _is_face(face: object) -> bool:
     shift = face.get("shift", {})
     if not isinstance(shift, dict):
         return False
-    # By comparison: NaN is refused, and an integer that no float can hold.
-    return all(
-        type(number) in (int, float) and -MOST < number < MOST for number in (*box, face.get("dssim"), *shift.values())
-    )
+    return all(map(_is_number, (*box, face.get("dssim"), *shift.values())))
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number that a float can hold; by comparison, so that NaN is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -MOST < value < MOST
 
 
 def columns_of(database: sqlite3.Connection, table: str) -> list[str]:

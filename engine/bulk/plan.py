@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +28,9 @@ from engine.bulk.status import of_note
 from engine.bulk.watch import Watch
 from engine.config import Detection, Output, Recipe
 from engine.types import PhotoError
+
+Box = tuple[float, float, float, float]
+"""Place of a face: (x, y, width, height) in pixels."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Task:
-    """A photo to be done. size, modified, sha256, key, state: as in `manifest.Row`."""
+    """A photo to be done. size, modified, sha256, key, state: as in `manifest.Row`.
+
+    protected: places of the faces that are cloaked in its file of an earlier call, which has other settings. changed:
+    whether its file of an earlier call has been changed since it was written.
+    """
 
     item: Item
     size: int
@@ -59,6 +66,8 @@ class Task:
     sha256: str
     key: str
     state: str = ""
+    protected: tuple[Box, ...] = ()
+    changed: bool = False
 
     @property
     def place(self) -> str:
@@ -73,6 +82,18 @@ class Task:
     def looks_as(self, row: Row) -> bool:
         """Whether a row says the same of them."""
         return (self.size, self.modified, self.state) == (row.size, row.modified, row.state)
+
+    def bared(self, boxes: Iterable[Box]) -> str:
+        """Why a file whose cloaked faces have these places must not replace the earlier one, "" if it may.
+
+        It would show a face as it is that the earlier one does not.
+        """
+        given = list(boxes)
+        bare = sum(not any(_covers(box, earlier) for box in given) for earlier in self.protected)
+        if not bare:
+            return ""
+        which = "A face that an earlier call cloaked" if bare == 1 else f"{bare} faces that an earlier call cloaked"
+        return f"{which} would be clean again: cloak all faces in one call, choose another --out, or say --restart."
 
     def row(self, status: Status, reason: str, **more: object) -> Row:
         """The row of its outcome."""
@@ -89,6 +110,12 @@ class Task:
             state=self.state,
             **more,  # type: ignore[arg-type]
         )
+
+
+def _covers(box: Box, other: Box) -> bool:
+    """Whether the middle of the other place lies in this one."""
+    middle = other[0] + other[2] / 2, other[1] + other[3] / 2
+    return all(box[axis] <= middle[axis] <= box[axis] + box[axis + 2] for axis in (0, 1))
 
 
 def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Path | None) -> str:
@@ -141,6 +168,7 @@ def plan(items: Sequence[Item], out: Path, settings: str, options: Options) -> P
     planner = _Planner(items, records, settings, options)
     for item in items:
         planner.add(item)
+    planner.protect()
     if not options.dry_run:
         planner.renew()
     return planner.plan
@@ -175,6 +203,14 @@ class _Planner:
         except Exception as error:
             reason = f"It cannot be planned ({getattr(error, 'strerror', None) or error}): see to its name and place."
             self.plan.passed.append(Task(item, 0, 0, "", "").row("failed", reason))
+
+    def protect(self) -> None:
+        """Tell the tasks that are done again which faces the files that they are to replace protect."""
+        if not self.plan.again:
+            return
+        whole = self._records.whole([self.plan.holders[target] for target in self.plan.again])
+        places = {row.target: tuple(tuple(face["box"]) for face in row.faces) for row in whole}  # type: ignore[arg-type]
+        self.plan.tasks = [replace(task, protected=places.get(task.item.target, ())) for task in self.plan.tasks]
 
     def renew(self) -> None:
         """Bring what is known of photos that are done up to date."""
@@ -236,7 +272,7 @@ class _Planner:
                 row = (aside() if place.other else replace(task, key="")).row("failed", place.refusal)
             else:
                 if mine and (self._options.restart or not self._done(task, place.known)):
-                    self.plan.tasks.append(task)
+                    self.plan.tasks.append(replace(task, changed=_is_changed(place.known)))
                     self._hold(place.known)
                     if not self._options.restart and _is_whole(place.known, sha256):
                         self.plan.again.add(task.item.target)
@@ -287,6 +323,11 @@ class _Planner:
         return False
 
 
+def _is_changed(known: Known | None) -> bool:
+    """Whether a file lies there that is not as the row of a cloaked photo says: somebody has changed it."""
+    return known is not None and known.holder is not None and known.holder.status == "cloaked" and not known.intact
+
+
 def _is_whole(known: Known | None, sha256: str) -> bool:
     """Whether the cloaked version of a photo with this content is there, by whatever settings."""
     return known is not None and known.holder is not None and known.intact and known.holder.sha256 == sha256
@@ -318,6 +359,8 @@ def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, watch: Watch)
             return trouble.row(task, error, out=None)
         if not photo.cuts:
             return task.row(*cloaker.nothing(photo))
+        if why := task.bared(tuple(face.box) for face in photo.faces):  # type: ignore[misc]
+            return task.row("failed", why)
         faces: list[dict[str, object]] = [{"box": [round(float(v), 1) for v in face.box]} for face in photo.faces]
         return task.row("cloaked", " ".join((*photo.unusable, *photo.notes)), faces=faces)
 

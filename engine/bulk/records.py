@@ -49,7 +49,7 @@ class Records:
         fold: gives all names of one file of the output's disk the same form (`places.Disk`). untouched: leave not
         even a trace of reading in the folder.
         """
-        self.out, self.fold = out, fold
+        self.out, self.fold, self._untouched = out, fold, untouched
         self._entries: dict[str, list[_Entry]] = defaultdict(list)
         self._outputs: dict[str, Row] = {}
         for path in manifests(out):
@@ -94,7 +94,7 @@ class Records:
         for row in rows:
             by_path[places[id(row)].path].append(places[id(row)])
         for path, entries in by_path.items():
-            with naming(path), _reading(path, untouched=False) as database:
+            with naming(path), _reading(path, untouched=self._untouched) as database:
                 for entry in entries:
                     complete = next(_rows(database, entry.table, target=entry.row.target), entry.row)
                     yield replace(entry.row, faces=complete.faces)

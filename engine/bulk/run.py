@@ -7,6 +7,7 @@ depends on the photo, the settings and the weights, and under objective "person"
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import sqlite3
@@ -19,13 +20,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
-from engine import compiles, faults, files
+from engine import compiles, faults, files, private
 from engine.bulk import budget, trouble
 from engine.bulk.album import Album, publish, remove
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.goals import Targets
 from engine.bulk.inputs import OWN_FOLDER, Item, collect
-from engine.bulk.manifest import Manifest, Row, Status, finished
+from engine.bulk.manifest import ASIDE, Manifest, Row, Status, finished
 from engine.bulk.pipeline import Clock, Stages, stream
 from engine.bulk.plan import Options, Plan, Task, announce, dry, fingerprint, plan
 from engine.bulk.prepare import prepare
@@ -36,6 +37,8 @@ from engine.bulk.summary import Summary, summarise
 from engine.bulk.watch import Watch
 
 log = logging.getLogger(__name__)
+BLANK = 4096
+"""Bytes of a file that are looked at to tell whether it is blank, as after a crash of the machine."""
 __all__ = ["Here", "Options", "Runner", "Task", "clean", "fingerprint", "run"]
 
 
@@ -287,6 +290,28 @@ def clean(out: Path, *, shard: tuple[int, int]) -> None:
     tidy(out / OWN_FOLDER)
 
 
+def _set_aside(out: Path, target: str) -> str:
+    """Keep a copy of a file that somebody has changed since it was written, before it is replaced; its name in `out`.
+
+    "" if nothing of theirs can be in it: it is gone, empty or blank.
+    """
+    path = out / target
+    try:
+        with files.opened(path) as file:
+            if not any(file.read(BLANK)):
+                return ""
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[bad-argument-type]
+    except FileNotFoundError:
+        return ""
+    kept = Path(OWN_FOLDER) / "replaced" / f"{digest[:12]}-{path.name}"
+    private.made(out / kept.parent)
+    if not (out / kept).exists():
+        with files.opened(path) as file:
+            files.write(out / kept, iter(partial(file.read, 1 << 20), b""), name="replaced")
+    return str(kept)
+
+
 def _write(out: Path, target: str, data: bytes, source: Path, *, shard: tuple[int, int]) -> None:
     """Put a file in place whole or not at all, with the permissions and the modification time of its source.
 
@@ -325,10 +350,14 @@ def _stages(
         return trouble.row(task, error, out=out, writing=writing)
 
     def deliver(task: Task, outcome: Outcome) -> Row:
+        if outcome.data is not None and (why := task.bared(face.box for face in outcome.faces)):
+            outcome = replace(outcome, status="failed", reason=why, faces=(), notes=(), data=None, pixels=None)
         reason = " ".join(filter(None, (outcome.reason, *outcome.notes)))
         row = task.row(outcome.status, reason, faces=[asdict(face) for face in outcome.faces])
         if outcome.data is not None:
             try:
+                if task.changed and (kept := _set_aside(out, task.item.target)):
+                    row = replace(row, reason=" ".join(filter(None, (row.reason, f"{ASIDE} {kept}."))))
                 _write(out, task.item.target, outcome.data, task.item.source, shard=options.shard)
                 row = finished(row, out, outcome.data)
             except Exception as error:
