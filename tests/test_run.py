@@ -253,6 +253,8 @@ def test_shards_share_the_work_without_overlap(
         (["{photos}", "--only", "{photos}/gone.png"], "gone.png"),
         (["{photos}", "--mode", "huge"], "huge"),
         (["{photos}", "--format", "bmp"], "bmp"),
+        (["{photos}", "--steps", "1.5"], "--steps: it must be a whole number, not 1.5."),
+        (["{photos}", "--workers", "2.0"], "--workers: it must be a whole number, not 2.0."),
     ],
 )
 def test_wrong_usage_is_exit_2_and_says_what_is_wrong(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from engine.commands.options import SolverOptions, Telling, names
+from engine.commands.options import MaybeWhole, SolverOptions, Telling, Whole, names
 from engine.commands.outcome import FAILED, INTERRUPTED, OK, print_json, say, usage
 
 
@@ -27,8 +27,8 @@ def bench(
         ),
     ] = None,
     devices: Annotated[str | None, Parameter(help="Numbers of devices, e.g. 1,2; default: one, and all.")] = None,
-    faces: Annotated[int | None, Parameter(help="Faces to cloak for each row; default: three times the batch.")] = None,
-    repeats: Annotated[int, Parameter(help="Repeats of single steps and products.")] = 5,
+    faces: Annotated[MaybeWhole, Parameter(help="Faces to cloak for each row; default: three times the batch.")] = None,
+    repeats: Annotated[Whole, Parameter(help="Repeats of single steps and products.")] = 5,
     only: Annotated[
         str | None, Parameter(help="Sections, of peak,compile,step,solve,goal,photos; default: all.")
     ] = None,

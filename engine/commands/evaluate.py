@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from engine.commands.options import FACES, STUDY, CloakOptions, OutputOptions, StudyOptions, Telling, names
+from engine.commands.options import FACES, STUDY, CloakOptions, OutputOptions, StudyOptions, Telling, Whole, names
 from engine.commands.outcome import OK, failed, interrupted, print_json, usage
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def evaluate(
     presets: Annotated[str | None, Parameter(help="Presets, e.g. budget,transfer, or all; --list tells them.")] = None,
     study: StudyOptions = StudyOptions(),
     public: Annotated[
-        int,
+        Whole,
         Parameter(
             help="People on whom adaptive trackers practise, with 3 photos; fewer will do unless presets adaptive, "
             "detection or sybil are chosen."

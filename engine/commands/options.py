@@ -6,13 +6,25 @@ Options of one command alone are defined in its own module in the same way.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, convert
 
 from engine.config import Format, Mode, Objective, Output, Recipe, SolverName
+
+
+def _whole(kind: Any, tokens: Sequence[Any]) -> Any:
+    """The number as the option's kind. Raises ValueError for 1.5, of which cyclopts would make 2 in silence."""
+    if wrong := next((token.value for token in tokens if "." in token.value), None):
+        raise ValueError(f"it must be a whole number, not {wrong}.")
+    return convert(kind, tokens)
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+MaybeWhole = Annotated[int | None, Parameter(converter=_whole)]
 
 SEED = Parameter(help="Seed for all random choices.")
 DEVICES = Parameter(help="How many devices to use; default: all.")
@@ -40,8 +52,8 @@ class Budget:
 
     mode: Annotated[Mode, Parameter(help="Budget: DSSIM .004, .007 or .017 around each face.")] = "mid"
     rho: Annotated[float | None, Parameter(help="Budget of your own instead of the mode's.")] = None
-    steps: Annotated[int | None, Parameter(help="Solver steps instead of the solver's own.")] = None
-    seed: Annotated[int, SEED] = 0
+    steps: Annotated[MaybeWhole, Parameter(help="Solver steps instead of the solver's own.")] = None
+    seed: Annotated[Whole, SEED] = 0
 
     def recipe(self, **more: object) -> Recipe:
         """The recipe, with more of its fields. Raises ValueError for what cannot be."""
@@ -92,7 +104,7 @@ class OutputOptions:
     format: Annotated[
         Format, Parameter(help="Format of the written files, which adds its suffix. keep: the input's, PNG for a GIF.")
     ] = "keep"
-    quality: Annotated[int | None, Parameter(help="1-100 for lossy formats; default: the source's or better.")] = None
+    quality: Annotated[MaybeWhole, Parameter(help="1-100 for lossy formats; default: the source's or better.")] = None
 
     def output(self) -> Output:
         """The output as the engine takes it. Raises ValueError for what cannot be."""
@@ -111,11 +123,11 @@ class StudyOptions:
             "trained on may be in it."
         ),
     ] = None
-    users: Annotated[int, Parameter(help="People who cloak their photos; each has at least --photos.")] = 20
+    users: Annotated[Whole, Parameter(help="People who cloak their photos; each has at least --photos.")] = 20
     photos: Annotated[
-        int, Parameter(help="Photos of each user: half are cloaked and scraped, half are clean tests.")
+        Whole, Parameter(help="Photos of each user: half are cloaked and scraped, half are clean tests.")
     ] = 10
-    others: Annotated[int, Parameter(help="People who do not, the tracker's other labels; each has 3 photos.")] = 100
+    others: Annotated[Whole, Parameter(help="People who do not, the tracker's other labels; each has 3 photos.")] = 100
     dry_run: Annotated[bool, Parameter(negative="", help="Say what it would cost; compute nothing.")] = False
     restart: Annotated[bool, Parameter(negative="", help="Do finished parts again; cloaks and embeddings stay.")] = (
         False

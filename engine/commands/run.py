@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from engine.commands.options import DEVICES, CloakOptions, OutputOptions, Telling
+from engine.commands.options import DEVICES, CloakOptions, MaybeWhole, OutputOptions, Telling, Whole
 from engine.commands.outcome import FAILED, NOTHING, OK, failed, interrupted, usage
 from engine.config import Detection, Recipe
 
@@ -30,7 +30,7 @@ class Selection:
 
     only: Annotated[Path | None, Parameter(help="A photo of one person: cloak that person's faces only.")] = None
     min_score: Annotated[float, Parameter(help="Least confidence of the face detector, 0-1.")] = Detection.min_score
-    min_size: Annotated[int, Parameter(help="Smallest face that counts, in pixels.")] = Detection.min_size
+    min_size: Annotated[Whole, Parameter(help="Smallest face that counts, in pixels.")] = Detection.min_size
     enough: Annotated[
         float | None,
         Parameter(help="Leave a face as soon as its embeddings have moved this far, 0-2; default: do all steps."),
@@ -47,11 +47,11 @@ class Machine:
     """Processes, threads and devices of a run."""
 
     batch: Annotated[
-        int | None, Parameter(help="Faces solved at once; default: 8, 64 for each accelerator, fewer for fewer photos.")
+        MaybeWhole, Parameter(help="Faces solved at once; default: 8, 64 for each accelerator, fewer for fewer photos.")
     ] = None
-    devices: Annotated[int | None, DEVICES] = None
+    devices: Annotated[MaybeWhole, DEVICES] = None
     workers: Annotated[
-        int | None, Parameter(help="Threads that read and write; default: one a core that it may use.")
+        MaybeWhole, Parameter(help="Threads that read and write; default: one a core that it may use.")
     ] = None
     shard: Annotated[str, Parameter(help="I/N: this process does the I-th of N shares (from 0).")] = "0/1"
     runner: Annotated[
@@ -63,7 +63,7 @@ class Machine:
         ),
     ] = "local"
     ray_workers: Annotated[
-        int | None, Parameter(help="How many workers of Ray; default: one for each GPU, without any for each machine.")
+        MaybeWhole, Parameter(help="How many workers of Ray; default: one for each GPU, without any for each machine.")
     ] = None
 
     def share(self) -> tuple[int, int]:

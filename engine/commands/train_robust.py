@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from engine.commands.options import DEVICES, FACES, SEED, Telling
+from engine.commands.options import DEVICES, FACES, SEED, MaybeWhole, Telling, Whole
 from engine.commands.outcome import OK, failed, interrupted, print_json, say, usage
 from engine.config import Precision
 
@@ -19,9 +19,9 @@ class TrainOptions:
     """Choices that decide a training's result, besides network and photos. None leaves a value as the preset has it."""
 
     preset: Annotated[str, Parameter(help="paper, pgd, fast or free.")] = "fast"
-    steps: Annotated[int | None, Parameter(help="Updates instead of the preset's epochs.")] = None
-    batch: Annotated[int | None, Parameter(help="Faces at once, over all devices.")] = None
-    accumulate: Annotated[int | None, Parameter(help="Batches for one update.")] = None
+    steps: Annotated[MaybeWhole, Parameter(help="Updates instead of the preset's epochs.")] = None
+    batch: Annotated[MaybeWhole, Parameter(help="Faces at once, over all devices.")] = None
+    accumulate: Annotated[MaybeWhole, Parameter(help="Batches for one update.")] = None
     learning_rate: Annotated[float | None, Parameter(help="Highest learning rate of Adam.")] = None
     losses: Annotated[
         str | None,
@@ -31,17 +31,17 @@ class TrainOptions:
         float | None, Parameter(help="Bound of the adversary: change of a pixel in [0, 1], or DSSIM.")
     ] = None
     norm: Annotated[str | None, Parameter(help="linf or dssim.")] = None
-    attack_steps: Annotated[int | None, Parameter(help="Steps of the adversary.")] = None
+    attack_steps: Annotated[MaybeWhole, Parameter(help="Steps of the adversary.")] = None
     step_size: Annotated[
         float | None, Parameter(help="Step size of the adversary; default: in proportion to epsilon.")
     ] = None
     aim: Annotated[str | None, Parameter(help="Target of the adversary: embedding or head.")] = None
-    every: Annotated[int, Parameter(help="Steps between checkpoints, each after a validation.")] = 200
-    validation: Annotated[int, Parameter(help="People held out, two photos each.")] = 32
+    every: Annotated[Whole, Parameter(help="Steps between checkpoints, each after a validation.")] = 200
+    validation: Annotated[Whole, Parameter(help="People held out, two photos each.")] = 32
     freeze: Annotated[float, Parameter(help="Share of the lower layers that stay as they are.")] = 0.0
     frozen: Annotated[str | None, Parameter(help="Layers that stay as they are, by name: stem,blocks/0")] = None
     precision: Annotated[Precision, Parameter(help="Precision of the network's products.")] = "float32"
-    seed: Annotated[int, SEED] = 0
+    seed: Annotated[Whole, SEED] = 0
 
 
 @Parameter(name="*")
@@ -49,12 +49,12 @@ class TrainOptions:
 class Processes:
     """Devices and processes that train. A training of several processes has a coordinator."""
 
-    devices: Annotated[int | None, DEVICES] = None
+    devices: Annotated[MaybeWhole, DEVICES] = None
     coordinator: Annotated[
         str | None, Parameter(help="HOST:PORT of process 0, for a training of several processes on one --out.")
     ] = None
-    processes: Annotated[int, Parameter(help="Number of processes.")] = 1
-    process: Annotated[int, Parameter(help="Number of this process, from 0.")] = 0
+    processes: Annotated[Whole, Parameter(help="Number of processes.")] = 1
+    process: Annotated[Whole, Parameter(help="Number of this process, from 0.")] = 0
 
 
 def train_robust(
