@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +27,7 @@ from engine.bulk.records import Known, Records, owns
 from engine.bulk.status import of_note
 from engine.bulk.watch import Watch
 from engine.config import Detection, Output, Recipe
-from engine.types import PhotoError
+from engine.types import Face, PhotoError
 
 Box = tuple[float, float, float, float]
 """Place of a face: (x, y, width, height) in pixels."""
@@ -83,13 +83,12 @@ class Task:
         """Whether a row says the same of them."""
         return (self.size, self.modified, self.state) == (row.size, row.modified, row.state)
 
-    def bared(self, boxes: Iterable[Box]) -> str:
-        """Why a file whose cloaked faces have these places must not replace the earlier one, "" if it may.
+    def bared(self, faces: Sequence[Face]) -> str:
+        """Why a file with only these faces cloaked must not replace the earlier one, "" if it may.
 
         It would show a face as it is that the earlier one does not.
         """
-        given = list(boxes)
-        bare = sum(not any(_covers(box, earlier) for box in given) for earlier in self.protected)
+        bare = sum(not any(_covers(tuple(face.box), earlier) for face in faces) for earlier in self.protected)
         if not bare:
             return ""
         which = "A face that an earlier call cloaked" if bare == 1 else f"{bare} faces that an earlier call cloaked"
@@ -112,7 +111,7 @@ class Task:
         )
 
 
-def _covers(box: Box, other: Box) -> bool:
+def _covers(box: Sequence[float], other: Box) -> bool:
     """Whether the middle of the other place lies in this one."""
     middle = other[0] + other[2] / 2, other[1] + other[3] / 2
     return all(box[axis] <= middle[axis] <= box[axis] + box[axis + 2] for axis in (0, 1))
@@ -359,7 +358,7 @@ def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, watch: Watch)
             return trouble.row(task, error, out=None)
         if not photo.cuts:
             return task.row(*cloaker.nothing(photo))
-        if why := task.bared(tuple(face.box) for face in photo.faces):  # type: ignore[misc]
+        if why := task.bared(photo.faces):
             return task.row("failed", why)
         faces: list[dict[str, object]] = [{"box": [round(float(v), 1) for v in face.box]} for face in photo.faces]
         return task.row("cloaked", " ".join((*photo.unusable, *photo.notes)), faces=faces)

@@ -29,12 +29,13 @@ from engine.bulk.inputs import OWN_FOLDER, Item, collect
 from engine.bulk.manifest import ASIDE, Manifest, Row, Status, finished
 from engine.bulk.pipeline import Clock, Stages, stream
 from engine.bulk.plan import Options, Plan, Task, announce, dry, fingerprint, plan
-from engine.bulk.prepare import prepare
+from engine.bulk.prepare import Prepared, prepare
 from engine.bulk.results import Outcome
 from engine.bulk.sightings import Sightings, tidy
 from engine.bulk.stages import Stations, stages
 from engine.bulk.summary import Summary, summarise
 from engine.bulk.watch import Watch
+from engine.types import PhotoError
 
 log = logging.getLogger(__name__)
 BLANK = 4096
@@ -349,9 +350,12 @@ def _stages(
             raise error
         return trouble.row(task, error, out=out, writing=writing)
 
+    def aim(task: Task, photo: Prepared) -> tuple[Prepared, Targets]:
+        if why := task.bared(photo.faces):
+            raise PhotoError(why)
+        return photo, targets
+
     def deliver(task: Task, outcome: Outcome) -> Row:
-        if outcome.data is not None and (why := task.bared(face.box for face in outcome.faces)):
-            outcome = replace(outcome, status="failed", reason=why, faces=(), notes=(), data=None, pixels=None)
         reason = " ".join(filter(None, (outcome.reason, *outcome.notes)))
         row = task.row(outcome.status, reason, faces=[asdict(face) for face in outcome.faces])
         if outcome.data is not None:
@@ -368,7 +372,7 @@ def _stages(
 
     stations = Stations[Task, Row](
         prepare=lambda task: prepare(task.item.source, cloaker.detector, sha256=task.sha256, sightings=sightings),
-        aim=lambda task, photo: (photo, targets),
+        aim=aim,
         begin=lambda task: begin([task]),
         deliver=deliver,
         failed=failed,
