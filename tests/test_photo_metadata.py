@@ -356,3 +356,15 @@ def test_a_maker_note_keeps_its_small_values_where_they_were():
     assert short in written
     assert lens in written
     assert "maker note" in " ".join(decoded.notes)
+
+
+def test_a_face_cut_up_over_a_maker_note_does_not_stay():
+    face = np.random.default_rng(0).integers(1, 256, 24 * 128, np.uint8).tobytes()  # 32 x 32 pixels in colour
+    table = b"".join(struct.pack("<HHII", tag + 1, 7, 128, 300 + 128 * tag) for tag in range(24))
+    note = b"MAKER\0\0\0" + struct.pack("<H", 24) + table + bytes(300 - 10 - len(table)) + face
+    decoded = photo.read(save(scene(), "JPEG", exif=b"Exif\0\0" + camera_exif(note=note)))
+    written = photo.encode(decoded, decoded.pixels)
+    kept = [face[at : at + 128] in written for at in range(0, len(face), 128)]
+    assert 128 * sum(kept) < 1024
+    assert kept[0], "small values stay, as in any camera's note"
+    assert "maker note" in " ".join(decoded.notes)
