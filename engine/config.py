@@ -307,6 +307,10 @@ class Recipe:
         return replace(cls(rho=RHO[mode], steps=STEPS[solver][mode], objective=objective), **chosen)  # type: ignore[arg-type]
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class Output:
     """How photos are written. format: "keep" writes what was read. quality: 1-100, None keeps the source's."""
@@ -316,5 +320,5 @@ class Output:
 
     def __post_init__(self) -> None:
         _choice("format", self.format, Format)
-        if self.quality is not None and not (type(self.quality) is int and 1 <= self.quality <= 100):
+        if self.quality is not None and not (_is_whole(self.quality) and 1 <= self.quality <= 100):
             raise ValueError(f"quality must be a whole number in 1-100; got {self.quality!r}")

@@ -95,10 +95,10 @@ class View(Watch):
     def started(self, photos: int, *, again: int = 0) -> None:
         """How many photos there are to do. again: of how many the files are replaced, made with other settings."""
         if again:
-            which, whose = ("1 photo was", "its file") if again == 1 else (f"{again} photos were", "their files")
+            which = "1 photo was" if again == 1 else f"{again} photos were"
             does = "a run would replace" if self._solveless else "this call replaces"
-            said = f"{which} cloaked by an earlier call with other settings or weights: {does} {whose}."
-            self._console.print(Text(said), soft_wrap=True)
+            why = "cloaked by an earlier call with other settings or weights"
+            self._console.print(Text(f"{which} {why}: {does} the files of those it cloaks."), soft_wrap=True)
         work = "looking for faces" if self._solveless else COMPILING
         # Rows that came before are of what cannot be done: they are none of these.
         self._update(total=photos, completed=0, description=work if photos else "nothing to do")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
 
 from engine.config import CANVAS, RHO, TEMPLATE, Detection, Member, Mode, Output, Recipe
@@ -70,6 +71,7 @@ def test_bad_value_is_refused_by_name(kind: type, field: str, value: object) -> 
         (Recipe, "colour", True),
         (Output, "quality", 1),
         (Output, "quality", 100),
+        (Output, "quality", np.int64(90)),
     ],
 )
 def test_value_at_the_edge_is_taken(kind: type, field: str, value: object) -> None:

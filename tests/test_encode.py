@@ -9,6 +9,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -316,10 +317,12 @@ def test_a_photo_that_is_no_picture_harms_no_other(knowing: Cloaker, others: dic
         unchecked(good, pixels=None),
         unchecked(good, alpha=np.zeros((3, 3), np.uint8)),
         unchecked(good, alpha=np.zeros(good.pixels.shape[:2])),
+        unchecked(good, pixels=SimpleNamespace(shape=("a", None))),
+        *(unchecked(good, grey=grey) for grey in (None, [True], "x")),
     ]
     results = knowing.encode_all([good, *wrong, good])
     assert [result.status for result in results] == ["cloaked", *["failed"] * len(wrong), "cloaked"]
-    assert all("of a Photo must be" in result.reason for result in results[1:-1])
+    assert all("of a Photo must be " in result.reason for result in results[1:-1])
     assert results[0].data == results[-1].data
     me = knowing.person(good)
     with ThreadPoolExecutor(2) as pool:

@@ -20,6 +20,7 @@ from engine.bulk.manifest import INTERRUPTED, BusyError, Manifest, Row, Survey, 
 from engine.bulk.places import Disk
 from engine.bulk.plan import Options, Plan, announce, plan
 from engine.bulk.records import Records
+from engine.bulk.run import _superseded
 from engine.bulk.untouched import reading
 from engine.config import Output
 
@@ -190,6 +191,18 @@ def test_what_cannot_be_opened_keeps_its_row_beside_a_photo_of_its_name(album: A
         assert {Path(name).relative_to(album.root).as_posix(): status for name, status in rows.items()} == {
             "x/a.jpg": "cloaked", "y/a.jpg": "failed", "x/raw.dng": "skipped", "y/raw.dng": "skipped",
         }  # fmt: skip
+
+
+def test_rows_that_were_set_aside_are_neither_doubled_nor_kept_for_ever(album: Album) -> None:
+    for year in ("a", "b"):
+        album.photo(f"{year}/x.mov", "....ftypqt  ")
+    one, both = ["a/x.mov"], ["a/x.mov", "b/x.mov"]
+    for names, sources in ((one, ["a"]), (both, ["a", "b"]), (both, ["a", "b"]), (one, ["a", "b"])):
+        planned = album.call(*names)
+        with Manifest(album.out) as manifest:
+            manifest.forget(_superseded(manifest, planned.named, [album.root / name for name in names]))
+            said = sorted(Path(row.source).parent.name for row in manifest.rows())
+        assert said == sources, "each once"
 
 
 def test_a_new_format_does_not_take_the_name_of_another_photo(album: Album) -> None:

@@ -18,11 +18,10 @@ import pytest
 import tiny_robust
 
 from engine import cli, extractors
-from engine.robust import checkpoints, guard, log, validation
+from engine.robust import checkpoints, log, validation
 from engine.robust import train as step
 from engine.robust.checkpoints import Position
 from engine.robust.presets import FAST
-from engine.robust.run import NOTHING_YET
 from engine.robust.validation import Validation
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -203,12 +202,24 @@ def test_a_collapse_goes_back_to_the_last_checkpoint(home: Path, tmp_path: Path,
     assert position.best_step == 4
 
 
-def test_a_training_can_be_killed_before_its_second_checkpoint(tmp_path: Path) -> None:
-    first = Position(0, NOTHING_YET, 0, guard.init())
-    checkpoints.save(tmp_path, _like(), first)
-    _, position = checkpoints.restore(tmp_path, 0, _like())
-    assert (position.step, position.best) == (0, NOTHING_YET)
-    assert position.best < -1e9, "every score is better"
+def test_a_training_that_is_stopped_before_its_second_checkpoint_goes_on(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, out = checkpoints.save, tmp_path / "out"
+
+    def first_only(folder: Path, state: Any, position: Position) -> None:
+        if position.step:
+            raise KeyboardInterrupt
+        save(folder, state, position)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", first_only)
+        assert cli.main(arguments(home, out)) == cli.INTERRUPTED
+    assert checkpoints.steps(out / "checkpoints") == [0]
+    train(home, out)
+    train(home, tmp_path / "straight")
+    for seen, straight in zip(validations(out), validations(tmp_path / "straight"), strict=True):
+        assert seen == pytest.approx(straight, rel=1e-4)
 
 
 def test_settings_that_cannot_be_read_are_named(finished: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

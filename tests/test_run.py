@@ -17,7 +17,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ import numpy as np
 import pytest
 import tiny_cloak
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from engine import cli
 from engine import photo as photos
@@ -33,11 +34,12 @@ from engine.bulk import article
 from engine.bulk import run as runner
 from engine.bulk.batching import Lane
 from engine.bulk.cloaker import Cloaker
-from engine.bulk.manifest import ASIDE, BusyError, Manifest, Row
+from engine.bulk.manifest import ASIDE, BARED, BusyError, Manifest, Row
 from engine.checkpoint import root
 from engine.detect import YuNet
 from engine.dssim import dssim_pixels
 from engine.faces import region_box
+from engine.photo import Encoder
 
 SETTINGS = ["--extractors", "tiny", "--steps", "6", "--batch", "2"]
 MANY = 9
@@ -509,18 +511,24 @@ def test_a_source_that_is_away_for_one_call_costs_no_good_output(
     assert rows(out)["a.png"][0] == "cloaked"
 
 
+def pair_of(tmp_path: Path, photos: Path) -> Path:
+    """A folder with me.png, other.png, and us.png of both."""
+    album = tmp_path / "album"
+    album.mkdir()
+    both = Image.new("RGB", (600, 420), (128, 128, 128))
+    for index, (source, name) in enumerate((("obama.jpg", "me.png"), ("biden.jpg", "other.png"))):
+        with Image.open(photos / source) as image:
+            small = image.convert("RGB").resize((300, 300 * image.height // image.width))
+        small.save(album / name)
+        both.paste(small, (300 * index, 0))
+    both.save(album / "us.png")
+    return album
+
+
 def test_no_call_makes_a_face_clean_again_that_an_earlier_one_cloaked(
     tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    album, out = tmp_path / "album", tmp_path / "out"
-    album.mkdir()
-    with Image.open(photos / "obama.jpg") as me, Image.open(photos / "biden.jpg") as other:
-        pair = [image.convert("RGB").resize((300, 300 * image.height // image.width)) for image in (me, other)]
-    both = Image.new("RGB", (600, 420), (128, 128, 128))
-    for index, (name, image) in enumerate(zip(("me.png", "other.png"), pair, strict=True)):
-        image.save(album / name)
-        both.paste(image, (300 * index, 0))
-    both.save(album / "us.png")
+    album, out = pair_of(tmp_path, photos), tmp_path / "out"
     only = {name: ("--only", album / name) for name in ("me.png", "other.png")}
     assert call(album, "--out", out, capsys=capsys)[0] == cli.OK
     first = contents(out)
@@ -542,6 +550,87 @@ def test_no_call_makes_a_face_clean_again_that_an_earlier_one_cloaked(
     assert (code, summary["counts"]["failed"]) == (cli.FAILED, 1), "the one face was another"
     assert call(album, "--out", out, *only["other.png"], capsys=capsys)[0] == cli.FAILED
     assert "would be clean again" in rows(out)["us.png"][1]
+
+
+@pytest.mark.parametrize("change", ["the cloaked file", "killed before its row", "the photo's metadata", "gone"])
+def test_what_changed_meanwhile_bares_no_face(
+    tmp_path: Path,
+    photos: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    album, out = pair_of(tmp_path, photos), tmp_path / "out"
+    photo, file = album / "us.png", out / "us.png"
+    only = ("--only", album / "me.png")
+    call(album, "--out", out, capsys=capsys)
+    if change == "the cloaked file":
+        with Image.open(file) as image:
+            image.save(file, compress_level=1)
+    elif change == "killed before its row":
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, "finished", lambda *_: pytest.fail("killed here"))
+            with suppress(BaseException):
+                call(photo, "--out", out, "--rho", "0.01", capsys=capsys)
+    else:
+        with Image.open(photo) as image:
+            note = PngInfo()
+            note.add_text("Rating", "5")
+            image.save(photo, pnginfo=note if change == "the photo's metadata" else None)
+    before = file.read_bytes()
+    assert call(album, "--out", out, *only, "--dry-run", capsys=capsys)[0] == cli.FAILED
+    assert call(album, "--out", out, *only, capsys=capsys)[0] == cli.FAILED
+    assert BARED in rows(out)["us.png"][1]
+    assert file.read_bytes() == before
+    if change == "gone":
+        file.unlink()
+        assert call(album, "--out", out, *only, capsys=capsys)[0] == cli.OK, "nothing is bared any more"
+        assert len(rows(out)["us.png"][2]) == 1
+    else:
+        assert call(album, "--out", out, capsys=capsys)[0] == cli.OK
+        assert (rows(out)["us.png"][0], len(rows(out)["us.png"][2])) == ("cloaked", 2)
+
+
+def test_an_edit_during_the_run_and_a_long_name_are_kept_too(
+    tmp_path: Path,
+    photos: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, out, name = sources(tmp_path / "photos", photos), tmp_path / "out", f"{'x' * 240}.png"
+    (folder / "a.png").rename(folder / name)
+    call(folder, "--out", out, capsys=capsys)
+    encode = Encoder.__call__
+
+    def edited(self: Encoder, pixels: np.ndarray) -> bytes:
+        (out / name).write_bytes(b"an edit of the last hour")
+        return encode(self, pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "__call__", edited)
+        assert call(folder, "--out", out, "--restart", capsys=capsys)[0] == cli.OK
+    (kept,) = (out / ".cloak" / "replaced").iterdir()
+    assert kept.read_bytes() == b"an edit of the last hour"
+    assert ASIDE in rows(out)[name][1]
+    assert not list((out / ".cloak").rglob("*.part"))
+
+
+def test_a_changed_file_is_the_photos_still_after_a_call_that_failed(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+    call(folder, "--out", out, capsys=capsys)
+    whole = (folder / "a.png").read_bytes()
+    (out / "a.png").write_bytes(b"an edit")
+    (folder / "a.png").write_bytes(b"broken")
+    assert call(folder, "--out", out, capsys=capsys)[0] == cli.FAILED
+    assert (out / "a.png").read_bytes() == b"an edit"
+    (folder / "a.png").write_bytes(whole)
+    assert call(folder, "--out", out, capsys=capsys)[0] == cli.OK
+    (kept,) = (out / ".cloak" / "replaced").iterdir()
+    assert kept.read_bytes() == b"an edit"
 
 
 def test_a_cloaked_file_that_somebody_changed_is_kept_beside(

@@ -132,8 +132,8 @@ def test_each_phase_has_its_name(dry: bool) -> None:
     ("dry", "again", "line"),
     [
         (False, 0, ""),
-        (False, 1, f"1 photo was {EARLIER}: this call replaces its file.\n"),
-        (True, 2, f"2 photos were {EARLIER}: a run would replace their files.\n"),
+        (False, 1, f"1 photo was {EARLIER}: this call replaces the files of those it cloaks.\n"),
+        (True, 2, f"2 photos were {EARLIER}: a run would replace the files of those it cloaks.\n"),
     ],
 )
 def test_of_files_that_will_be_replaced_there_is_a_word_first(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from engine import photo as photos
@@ -44,7 +45,7 @@ def footprint(source: Source) -> int:
     if isinstance(source, Image.Image):
         return of_pixels(source.width * source.height)
     pixels = source.pixels if isinstance(source, Photo) else source
-    return of_pixels(math.prod(getattr(pixels, "shape", ())[:2]))
+    return of_pixels(math.prod(pixels.shape[:2])) if isinstance(pixels, np.ndarray) else 0
 
 
 def available() -> int:

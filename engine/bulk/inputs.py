@@ -153,9 +153,7 @@ def _same(first: Path, second: Path) -> bool:
 def _renamed(items: list[Item], *, out: Path, format: Format) -> list[Item]:
     """The items with the suffix of the format that they get. Raises InputError if one would fall on its original."""
     # Beside its own suffix: the name must be the same whatever else comes into the collection or leaves it.
-    items = [
-        item if item.skip or item.fault else replace(item, target=item.target + _more(item, format)) for item in items
-    ]
+    items = [item if item.skip else replace(item, target=item.target + _more(item, format)) for item in items]
     for item in items:
         if not (item.skip or item.fault) and _same(out / item.target, item.source):
             raise InputError(f"{item.source} would be overwritten by its own cloaked version: choose another --out")

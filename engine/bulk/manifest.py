@@ -32,6 +32,8 @@ UNCLOAKED = "Not cloaked:"
 """Words in a reason, before each face that was found and cannot be cloaked."""
 ASIDE = "The file that lay there had been changed since it was written, and is kept as"
 """Words in a reason, before the name of that file."""
+BARED = "would be clean again:"
+"""Words in the reason of a photo that an earlier call has cloaked more faces of."""
 ORDER: tuple[Status, ...] = ("failed", "no_face", "skipped", "cloaked")
 """Statuses, first those that a person must know of."""
 INTERRUPTED = "Interrupted before it was done."
@@ -263,8 +265,8 @@ class Manifest:
         self._database.executemany(f"INSERT OR REPLACE INTO {table} ({COLUMNS}) VALUES ({marks})", values)
 
     def open_ends(self) -> Iterator[Row]:
-        """The rows of photos that failed or have no face, and of which no earlier file is kept; by target."""
-        asked = "status IN ('failed', 'no_face') AND reason <> ? AND target NOT IN (SELECT target FROM kept)"
+        """The rows of what is not cloaked, and of which no earlier file is kept; by target."""
+        asked = "status <> 'cloaked' AND reason <> ? AND target NOT IN (SELECT target FROM kept)"
         query = f"SELECT {COLUMNS} FROM photos WHERE {asked} ORDER BY target"
         for values in self._database.execute(query, (INTERRUPTED,)).fetchall():
             yield _row(values)

@@ -21,13 +21,13 @@ from engine.bulk import places, trouble
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.dependencies import dependencies
 from engine.bulk.inputs import InputError, Item
-from engine.bulk.manifest import INTERRUPTED, Manifest, Row, Status, stamped, stated, young
-from engine.bulk.prepare import digest, prepare
+from engine.bulk.manifest import BARED, INTERRUPTED, Manifest, Row, Status, stamped, stated, young
+from engine.bulk.prepare import Prepared, digest, prepare
 from engine.bulk.records import Known, Records, owns
 from engine.bulk.status import of_note
 from engine.bulk.watch import Watch
 from engine.config import Detection, Output, Recipe
-from engine.types import Face, PhotoError
+from engine.types import PhotoError
 
 Box = tuple[float, float, float, float]
 """Place of a face: (x, y, width, height) in pixels."""
@@ -56,8 +56,8 @@ class Options:
 class Task:
     """A photo to be done. size, modified, sha256, key, state: as in `manifest.Row`.
 
-    protected: places of the faces that are cloaked in its file of an earlier call, which has other settings. changed:
-    whether its file of an earlier call has been changed since it was written.
+    protected: places of the faces that are cloaked in its file of an earlier call. edited: whether that call saw
+    another state of the photo. stamp: `stamped` of that file if it is whole; any other file there is somebody's own.
     """
 
     item: Item
@@ -67,7 +67,8 @@ class Task:
     key: str
     state: str = ""
     protected: tuple[Box, ...] = ()
-    changed: bool = False
+    edited: bool = False
+    stamp: str = ""
 
     @property
     def place(self) -> str:
@@ -83,16 +84,20 @@ class Task:
         """Whether a row says the same of them."""
         return (self.size, self.modified, self.state) == (row.size, row.modified, row.state)
 
-    def bared(self, faces: Sequence[Face]) -> str:
-        """Why a file with only these faces cloaked must not replace the earlier one, "" if it may.
+    def bared(self, photo: Prepared) -> str:
+        """Why a file with only the faces of `photo` cloaked must not replace the earlier one, "" if it may.
 
-        It would show a face as it is that the earlier one does not.
+        It would show a face as it is that the earlier one does not. In an edited photo places mean nothing: then the
+        number of faces counts, if there are others.
         """
-        bare = sum(not any(_covers(tuple(face.box), earlier) for face in faces) for earlier in self.protected)
+        if self.edited:
+            bare = max(0, min(photo.others, len(self.protected) - len(photo.faces)))
+        else:
+            bare = sum(not any(_covers(tuple(face.box), earlier) for face in photo.faces) for earlier in self.protected)
         if not bare:
             return ""
         which = "A face that an earlier call cloaked" if bare == 1 else f"{bare} faces that an earlier call cloaked"
-        return f"{which} would be clean again: cloak all faces in one call, choose another --out, or say --restart."
+        return f"{which} {BARED} cloak all faces in one call, choose another --out, or say --restart."
 
     def row(self, status: Status, reason: str, **more: object) -> Row:
         """The row of its outcome."""
@@ -145,6 +150,7 @@ class Plan:
     is that of a file passed by which the call itself names.
     renewed: rows to be written anew, since their photo was moved or touched, or another manifest has the right one.
     again: targets of those tasks whose photo has a whole file already, made with other settings or weights.
+    named: all names of rows that the call knows of, those of other shards too.
     holders: by target the row, without faces, of a whole file of an earlier call for a photo of `tasks` or `passed`.
     """
 
@@ -154,6 +160,7 @@ class Plan:
     left: list[Row] = field(default_factory=list)
     renewed: list[Row] = field(default_factory=list)
     again: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)
     holders: dict[str, Row] = field(default_factory=dict)
 
 
@@ -189,6 +196,7 @@ class _Planner:
         self._places = places.Places(records, originals)
         self._names = Counter(records.fold(item.target) for item in items)
         self._moved: list[tuple[Row, Task, str]] = []
+        self._before: dict[str, Row] = {}
 
     def add(self, item: Item) -> None:
         """Decide about one file."""
@@ -202,12 +210,13 @@ class _Planner:
         except Exception as error:
             reason = f"It cannot be planned ({getattr(error, 'strerror', None) or error}): see to its name and place."
             self.plan.passed.append(Task(item, 0, 0, "", "").row("failed", reason))
+            self.plan.named.add(item.target)
 
     def protect(self) -> None:
-        """Tell the tasks that are done again which faces the files that they are to replace protect."""
-        if not self.plan.again:
+        """Tell the tasks which faces the files that they are to replace protect."""
+        if not self._before:
             return
-        whole = self._records.whole([self.plan.holders[target] for target in self.plan.again])
+        whole = self._records.whole([*self._before.values()])
         places = {row.target: tuple(tuple(face["box"]) for face in row.faces) for row in whole}  # type: ignore[arg-type]
         self.plan.tasks = [replace(task, protected=places.get(task.item.target, ())) for task in self.plan.tasks]
 
@@ -227,6 +236,7 @@ class _Planner:
             row = replace(row, target=places.aside(item))
         else:
             self._hold(self._records.known(item.target))
+        self.plan.named.add(row.target)
         self._note(item, row)
 
     def _hold(self, known: Known | None) -> None:
@@ -270,14 +280,27 @@ class _Planner:
             elif place.refusal:
                 row = (aside() if place.other else replace(task, key="")).row("failed", place.refusal)
             else:
+                self.plan.named.add(task.item.target)
                 if mine and (self._options.restart or not self._done(task, place.known)):
-                    self.plan.tasks.append(replace(task, changed=_is_changed(place.known)))
-                    self._hold(place.known)
-                    if not self._options.restart and _is_whole(place.known, sha256):
-                        self.plan.again.add(task.item.target)
+                    self._do(task, place.known)
                 return
+        self.plan.named.add(row.target)
         if mine:
             self._note(item, row)
+
+    def _do(self, task: Task, known: Known | None) -> None:
+        """A task, with what it is to take care of in the output folder."""
+        self._hold(known)
+        holder = None if known is None else known.holder
+        if known is not None and holder is not None and holder.status == "cloaked":
+            if known.intact:
+                task = replace(task, stamp=stamped(self._records.out / holder.target))
+            if not self._options.restart:
+                self._before[task.item.target] = holder
+                task = replace(task, edited=holder.sha256 != task.sha256)
+                if known.intact and not task.edited:
+                    self.plan.again.add(task.item.target)
+        self.plan.tasks.append(task)
 
     def _look(self, item: Item) -> tuple[int, int, str, str]:
         """Size, time, SHA-256 and state of a photo. If it cannot be read, zeros, a hash of its name and "".
@@ -314,22 +337,13 @@ class _Planner:
                 self._moved.append((holder, task, stamp))
             self._earlier(task.item, holder)
             return True
-        if last.key == task.key and last.status != "cloaked":
+        refused = BARED in last.reason and not known.intact  # for the sake of a file that is there no more
+        if last.key == task.key and last.status != "cloaked" and not refused:
             if last.place == task.place and not task.looks_as(last):
                 self._moved.append((last, task, last.stamp))
             self._earlier(task.item, last)
             return True
         return False
-
-
-def _is_changed(known: Known | None) -> bool:
-    """Whether a file lies there that is not as the row of a cloaked photo says: somebody has changed it."""
-    return known is not None and known.holder is not None and known.holder.status == "cloaked" and not known.intact
-
-
-def _is_whole(known: Known | None, sha256: str) -> bool:
-    """Whether the cloaked version of a photo with this content is there, by whatever settings."""
-    return known is not None and known.holder is not None and known.intact and known.holder.sha256 == sha256
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -358,7 +372,7 @@ def dry(cloaker: Cloaker, tasks: Sequence[Task], options: Options, watch: Watch)
             return trouble.row(task, error, out=None)
         if not photo.cuts:
             return task.row(*cloaker.nothing(photo))
-        if why := task.bared(photo.faces):
+        if why := task.bared(photo):
             return task.row("failed", why)
         faces: list[dict[str, object]] = [{"box": [round(float(v), 1) for v in face.box]} for face in photo.faces]
         return task.row("cloaked", " ".join((*photo.unusable, *photo.notes)), faces=faces)

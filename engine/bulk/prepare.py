@@ -126,6 +126,8 @@ def _pictured(source: Source) -> Photo:
         raise PhotoError(f"The pixels of a Photo must be RGB, uint8 (h, w, 3); got {_described(pixels)}.")
     if alpha is not None and not (_is_plane(alpha, 2) and alpha.shape == pixels.shape[:2]):
         raise PhotoError(f"The alpha of a Photo must be uint8 {pixels.shape[:2]}; got {_described(alpha)}.")
+    if not isinstance(source.grey, (bool, np.bool_)):
+        raise PhotoError(f"The field grey of a Photo must be True or False; got {_described(source.grey)}.")
     return source
 
 

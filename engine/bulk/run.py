@@ -25,11 +25,12 @@ from engine.bulk import budget, trouble
 from engine.bulk.album import Album, publish, remove
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.goals import Targets
-from engine.bulk.inputs import OWN_FOLDER, Item, collect
-from engine.bulk.manifest import ASIDE, Manifest, Row, Status, finished
+from engine.bulk.inputs import OWN_FOLDER, collect
+from engine.bulk.manifest import ASIDE, Manifest, Row, Status, finished, stamped
 from engine.bulk.pipeline import Clock, Stages, stream
 from engine.bulk.plan import Options, Plan, Task, announce, dry, fingerprint, plan
 from engine.bulk.prepare import Prepared, prepare
+from engine.bulk.records import present
 from engine.bulk.results import Outcome
 from engine.bulk.sightings import Sightings, tidy
 from engine.bulk.stages import Stations, stages
@@ -175,7 +176,7 @@ def run(
                 watch.row(rows[-1])
                 if why := trouble.ends_run(rows[-1]):
                     raise trouble.RunError(f"{why}: make room. {trouble.RESUME.format(out=out)}")
-        manifest.forget(_superseded(manifest, items, [*rows, *todo.left], paths))
+        manifest.forget(_superseded(manifest, todo.named, paths))
     seconds = time.perf_counter() - begun
     summary = summarise(rows, todo.earlier, clock, seconds, remaining=todo.left, again=len(todo.again))
     summary = replace(summary, compiles=compiled.as_dict())
@@ -196,22 +197,21 @@ def _dry_run(cloaker: Callable[[], Cloaker], todo: Plan, options: Options, watch
     return [*todo.passed, *dry(instance, todo.tasks, options, watch)]
 
 
-def _superseded(manifest: Manifest, items: Sequence[Item], rows: Sequence[Row], paths: Sequence[Path]) -> list[str]:
-    """Targets of photos that failed or had no face in an earlier call, and are not what this one found in its paths.
+def _superseded(manifest: Manifest, named: Collection[str], paths: Sequence[Path]) -> list[str]:
+    """Targets of what an earlier call did not cloak, and which are not what this one found in its paths.
 
-    Such a photo is gone, or has another place now, or it was a folder that could not be read then. items: of this call.
-    rows: what it said. That of a photo that was refused has another name than its item.
+    Such a photo is gone, or has another place now, or it was a folder that could not be read then. named: as in
+    `plan.Plan`.
     """
     ends = list(manifest.open_ends())
     if not ends:
         return []
     roots = [os.path.abspath(path) for path in paths]
-    current = {entry.target for entry in (*items, *rows)}
 
     def looked(source: str) -> bool:
         return any(source == root or source.startswith(os.path.join(root, "")) for root in roots)
 
-    return [row.target for row in ends if row.target not in current and looked(row.at)]
+    return [row.target for row in ends if row.target not in named and looked(row.at)]
 
 
 def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row, *, key: str = "") -> Row:
@@ -252,8 +252,13 @@ def _with_earlier(manifest: Manifest, good: Row | None, out: Path, row: Row, key
     good: the row of a whole file of an earlier call, whichever manifest has it. Such a file is removed if the photo was
     read, is another one than then, and there is nothing to cloak in it.
     """
-    if row.status == "cloaked" or good is None or not good.intact(out):
+    if row.status == "cloaked":
         return row, None
+    old = manifest.get(row.target)
+    known = old if old is not None and old.status == "cloaked" else None
+    if good is None or not good.intact(out):
+        # Else a file that its owner changed would be nobody's from now on.
+        return row, known if known is not None and present(out / row.target) else None
     if row.status != "failed" and row.sha256 and row.sha256 != good.sha256:
         files.remove(out / row.target, root=out)
         return row, None
@@ -262,8 +267,7 @@ def _with_earlier(manifest: Manifest, good: Row | None, out: Path, row: Row, key
     else:
         of = "it was made with earlier settings" if key != good.key else "it is of this very photo"
     reason = f"{row.reason} The cloaked file of an earlier call is kept: {of}."
-    old = manifest.get(row.target)
-    return replace(row, reason=reason), old if old is not None and old.status == "cloaked" else None
+    return replace(row, reason=reason), known
 
 
 def _published(summary: Summary, out: Path, options: Options, watch: Watch) -> Summary:
@@ -291,25 +295,26 @@ def clean(out: Path, *, shard: tuple[int, int]) -> None:
     tidy(out / OWN_FOLDER)
 
 
-def _set_aside(out: Path, target: str) -> str:
-    """Keep a copy of a file that somebody has changed since it was written, before it is replaced; its name in `out`.
+def _set_aside(task: Task, data: bytes, out: Path, *, shard: tuple[int, int]) -> str:
+    """Keep a copy of a file that somebody has changed since it was written, before `data` replaces it; its name in out.
 
-    "" if nothing of theirs can be in it: it is gone, empty or blank.
+    "" if nothing of theirs can be in it: it is as it was written, as it will be, gone, empty or blank.
     """
-    path = out / target
-    try:
-        with files.opened(path) as file:
-            if not any(file.read(BLANK)):
-                return ""
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[bad-argument-type]
-    except FileNotFoundError:
+    path = out / task.item.target
+    if stamped(path) in ("", task.stamp):
         return ""
-    kept = Path(OWN_FOLDER) / "replaced" / f"{digest[:12]}-{path.name}"
-    private.made(out / kept.parent)
-    if not (out / kept).exists():
-        with files.opened(path) as file:
-            files.write(out / kept, iter(partial(file.read, 1 << 20), b""), name="replaced")
+    with files.opened(path) as file:
+        if not any(file.read(BLANK)):
+            return ""
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[bad-argument-type]
+        if digest == hashlib.sha256(data).hexdigest():
+            return ""
+        kept = Path(OWN_FOLDER) / "replaced" / f"{digest[:32]}{path.suffix[:16]}"
+        private.made(out / kept.parent)
+        file.seek(0)
+        pieces = iter(partial(file.read, 1 << 20), b"")
+        files.write(out / kept, pieces, parts=out / OWN_FOLDER, name=f"{shard[0]}-of-{shard[1]}")
     return str(kept)
 
 
@@ -351,7 +356,7 @@ def _stages(
         return trouble.row(task, error, out=out, writing=writing)
 
     def aim(task: Task, photo: Prepared) -> tuple[Prepared, Targets]:
-        if why := task.bared(photo.faces):
+        if why := task.bared(photo):
             raise PhotoError(why)
         return photo, targets
 
@@ -360,7 +365,7 @@ def _stages(
         row = task.row(outcome.status, reason, faces=[asdict(face) for face in outcome.faces])
         if outcome.data is not None:
             try:
-                if task.changed and (kept := _set_aside(out, task.item.target)):
+                if kept := _set_aside(task, outcome.data, out, shard=options.shard):
                     row = replace(row, reason=" ".join(filter(None, (row.reason, f"{ASIDE} {kept}."))))
                 _write(out, task.item.target, outcome.data, task.item.source, shard=options.shard)
                 row = finished(row, out, outcome.data)
