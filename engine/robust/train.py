@@ -51,7 +51,9 @@ class Losses:
     def __post_init__(self) -> None:
         weights = (self.classification, self.consistency, self.distillation, self.clean)
         if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-            raise ValueError(f"weights of losses must be finite, none negative and one positive; got {self}")
+            raise ValueError(
+                f"weights of losses must be finite and not be negative, and one must be positive; got {self}"
+            )
 
     @property
     def clean_pass(self) -> bool:
