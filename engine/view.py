@@ -93,7 +93,7 @@ class View(Watch):
             self._lines.stop()
 
     def started(self, photos: int, *, again: int = 0) -> None:
-        """How many photos there are to do. again: of how many the files are replaced, made with other settings."""
+        """How many photos there are to do. again: how many of them have cloaked files, made with other settings."""
         if again:
             which = "1 photo was" if again == 1 else f"{again} photos were"
             does = "a run would replace" if self._solveless else "this call replaces"

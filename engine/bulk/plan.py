@@ -149,7 +149,6 @@ class Plan:
     earlier: how many were done by earlier calls, by status. left: the rows of these that a person must know of. So
     is that of a file passed by which the call itself names.
     renewed: rows to be written anew, since their photo was moved or touched, or another manifest has the right one.
-    again: targets of those tasks whose photo has a whole file already, made with other settings or weights.
     named: all names of rows that the call knows of, those of other shards too.
     holders: by target the row, without faces, of a whole file of an earlier call for a photo of `tasks` or `passed`.
     """
@@ -159,9 +158,13 @@ class Plan:
     earlier: Counter[str] = field(default_factory=Counter)
     left: list[Row] = field(default_factory=list)
     renewed: list[Row] = field(default_factory=list)
-    again: set[str] = field(default_factory=set)
     named: set[str] = field(default_factory=set)
     holders: dict[str, Row] = field(default_factory=dict)
+
+    @property
+    def again(self) -> set[str]:
+        """Targets of tasks whose photo, as it is, has a whole file already, made with other settings or weights."""
+        return {task.item.target for task in self.tasks if task.protected and task.stamp and not task.edited}
 
 
 def plan(items: Sequence[Item], out: Path, settings: str, options: Options) -> Plan:
@@ -218,7 +221,10 @@ class _Planner:
             return
         whole = self._records.whole([*self._before.values()])
         places = {row.target: tuple(tuple(face["box"]) for face in row.faces) for row in whole}  # type: ignore[arg-type]
-        self.plan.tasks = [replace(task, protected=places.get(task.item.target, ())) for task in self.plan.tasks]
+        self.plan.tasks = [
+            replace(task, protected=places[task.item.target]) if task.item.target in places else task
+            for task in self.plan.tasks
+        ]
 
     def renew(self) -> None:
         """Bring what is known of photos that are done up to date."""
@@ -298,8 +304,6 @@ class _Planner:
             if not self._options.restart:
                 self._before[task.item.target] = holder
                 task = replace(task, edited=holder.sha256 != task.sha256)
-                if known.intact and not task.edited:
-                    self.plan.again.add(task.item.target)
         self.plan.tasks.append(task)
 
     def _look(self, item: Item) -> tuple[int, int, str, str]:
