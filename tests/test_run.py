@@ -30,11 +30,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from engine import cli
 from engine import photo as photos
-from engine.bulk import article
+from engine.bulk import article, outputs
 from engine.bulk import run as runner
 from engine.bulk.batching import Lane
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.manifest import ASIDE, BARED, BusyError, Manifest, Row
+from engine.bulk.trouble import RunError
 from engine.checkpoint import root
 from engine.detect import YuNet
 from engine.dssim import dssim_pixels
@@ -292,7 +293,7 @@ def test_a_failed_write_is_a_reason_and_is_tried_again(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "_write", full)
+        patch.setattr(outputs, "write", full)
         code, _, _ = call(collection / "album", "--out", out, capsys=capsys)
     assert code == cli.FAILED
     assert "No space left" in rows(out)["same.png"][1]
@@ -617,6 +618,60 @@ def test_an_edit_during_the_run_and_a_long_name_are_kept_too(
     assert not list((out / ".cloak").rglob("*.part"))
 
 
+@pytest.mark.parametrize("before", ["nothing", "a whole file"])
+def test_a_file_whose_row_was_never_written_is_not_taken_for_somebodys_work(
+    tmp_path: Path,
+    photos: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+) -> None:
+    """A call may have put the file in place and ended there; the next one has other settings."""
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+    earlier: dict[str, bytes] = {}
+    if before == "a whole file":
+        call(folder, "--out", out, capsys=capsys)
+        earlier = contents(out)
+
+    def ends(*_: object, **__: object) -> None:
+        raise RunError("the end")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_record", ends)
+        call(folder, "--out", out, "--seed", "1", capsys=capsys)
+    unrecorded = contents(out)
+    assert unrecorded
+    assert unrecorded != earlier
+    assert call(folder, "--out", out, "--seed", "2", capsys=capsys)[0] == cli.OK
+    assert contents(out) != unrecorded, "the file was replaced"
+    assert not (out / ".cloak" / "replaced").exists()
+    assert not list((out / ".cloak").glob(f"*{outputs.NOTE}"))
+    assert not any(ASIDE in reason for _, reason, *_ in rows(out).values())
+
+
+def test_an_edit_of_a_file_whose_row_was_never_written_is_kept(
+    tmp_path: Path,
+    photos: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+
+    def ends(*_: object, **__: object) -> None:
+        raise RunError("the end")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_record", ends)
+        call(folder, "--out", out, capsys=capsys)
+    (edited,) = contents(out)
+    (out / edited).write_bytes(b"an edit")
+    assert call(folder, "--out", out, capsys=capsys)[0] == cli.OK
+    (kept,) = (out / ".cloak" / "replaced").iterdir()
+    assert kept.read_bytes() == b"an edit"
+
+
 def test_a_changed_file_is_the_photos_still_after_a_call_that_failed(
     tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -668,7 +723,7 @@ def test_a_failure_under_other_settings_keeps_what_was_made_under_the_old_ones(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "_write", full)
+        patch.setattr(outputs, "write", full)
         code, _, said = call(folder, "--out", out, "--mode", "high", capsys=capsys)
     assert code == cli.FAILED
     assert "full" in said
@@ -689,7 +744,7 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize("stage", ["selected", "jobs", "fit", "describe", "prepare", "_write"])
+@pytest.mark.parametrize("stage", ["selected", "jobs", "fit", "describe", "prepare", "write"])
 def test_whatever_one_photo_raises_is_its_row(
     collection: Path,
     tmp_path: Path,
@@ -697,7 +752,7 @@ def test_whatever_one_photo_raises_is_its_row(
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
 ) -> None:
-    whose = runner if stage in ("prepare", "_write") else Cloaker
+    whose = outputs if stage == "write" else runner if stage == "prepare" else Cloaker
     real = getattr(whose, stage)
     raised: list[Exception] = []
     lock = threading.Lock()  # photos are prepared and finished in several threads, of which one alone shall fail
@@ -865,7 +920,7 @@ def test_what_comes_to_lie_where_a_folder_has_to_be_is_that_photos_row(
     lies: str,
 ) -> None:
     out, before = tmp_path / "out", contents(collection)
-    write = runner._write
+    write = outputs.write
 
     def plant(*arguments: object, **named: object) -> None:
         if not os.path.lexists(out / "album"):
@@ -875,7 +930,7 @@ def test_what_comes_to_lie_where_a_folder_has_to_be_is_that_photos_row(
                 (out / "album").symlink_to(collection / "album", target_is_directory=True)
         write(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runner, "_write", plant)
+    monkeypatch.setattr(outputs, "write", plant)
     code, summary, _ = call(collection, "--out", out, capsys=capsys)
     assert code == cli.FAILED
     assert summary["counts"]["cloaked"] == 2

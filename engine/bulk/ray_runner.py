@@ -34,8 +34,9 @@ from engine.bulk.crowd import Crowd, Seen
 from engine.bulk.goals import Sample, Target, Targets, aims, bank_of, grouped
 from engine.bulk.inputs import OWN_FOLDER, InputError
 from engine.bulk.manifest import Row
+from engine.bulk.outputs import clean
 from engine.bulk.pipeline import Clock
-from engine.bulk.run import Here, Options, Task, clean, fingerprint
+from engine.bulk.run import Here, Options, Task, fingerprint
 from engine.bulk.watch import Watch
 from engine.checkpoint import CheckpointError
 from engine.config import Detection, Recipe

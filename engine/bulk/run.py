@@ -7,41 +7,38 @@ depends on the photo, the settings and the weights, and under objective "person"
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
-from engine import compiles, faults, files, private
-from engine.bulk import budget, trouble
+from engine import compiles, faults, files
+from engine.bulk import budget, outputs, trouble
 from engine.bulk.album import Album, publish, remove
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.goals import Targets
 from engine.bulk.inputs import OWN_FOLDER, collect
-from engine.bulk.manifest import ASIDE, Manifest, Row, Status, finished, stamped
+from engine.bulk.manifest import ASIDE, Manifest, Row, Status, finished
 from engine.bulk.pipeline import Clock, Stages, stream
 from engine.bulk.plan import Options, Plan, Task, announce, dry, fingerprint, plan
 from engine.bulk.prepare import Prepared, prepare
 from engine.bulk.records import present
 from engine.bulk.results import Outcome
-from engine.bulk.sightings import Sightings, tidy
+from engine.bulk.sightings import Sightings
 from engine.bulk.stages import Stations, stages
 from engine.bulk.summary import Summary, summarise
 from engine.bulk.watch import Watch
 from engine.types import PhotoError
 
 log = logging.getLogger(__name__)
-BLANK = 4096
-"""Bytes of a file that are looked at to tell whether it is blank, as after a crash of the machine."""
-__all__ = ["Here", "Options", "Runner", "Task", "clean", "fingerprint", "run"]
+__all__ = ["Here", "Options", "Runner", "Task", "fingerprint", "run"]
 
 
 class Runner(Protocol):
@@ -140,7 +137,7 @@ def run(
         with trouble.opening(out):
             manifest = stack.enter_context(Manifest(out, shard="" if count == 1 else f"{index}-of-{count}"))
             album = stack.enter_context(Album(out, shard=options.shard)) if options.album else None
-            clean(out, shard=options.shard)
+            outputs.clean(out, shard=options.shard)
             todo = plan(items, out, settings, options)
         tasks, passed = todo.tasks, len(todo.passed)
         log.info(
@@ -153,7 +150,7 @@ def run(
         manifest.put(*todo.renewed)
         for row in todo.left:
             watch.left(row)
-        record = partial(_record, manifest, todo.holders, out)
+        record = partial(_record, manifest, todo.holders, out, shard=options.shard)
         rows = [record(row) for row in todo.passed]
         for row in rows:
             watch.row(row)
@@ -177,6 +174,7 @@ def run(
                 if why := trouble.ends_run(rows[-1]):
                     raise trouble.RunError(f"{why}: make room. {trouble.RESUME.format(out=out)}")
         manifest.forget(_superseded(manifest, todo.named, paths))
+        outputs.settle(out, manifest, shard=options.shard)
     seconds = time.perf_counter() - begun
     summary = summarise(rows, todo.earlier, clock, seconds, remaining=todo.left, again=len(todo.again))
     summary = replace(summary, compiles=compiled.as_dict())
@@ -214,7 +212,9 @@ def _superseded(manifest: Manifest, named: Collection[str], paths: Sequence[Path
     return [row.target for row in ends if row.target not in named and looked(row.at)]
 
 
-def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row, *, key: str = "") -> Row:
+def _record(
+    manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row, *, shard: tuple[int, int], key: str = ""
+) -> Row:
     """Put a row in the manifest; a file of an earlier call stays, unless it shows another photo. Returns the row.
 
     holders: as in `plan.Plan`. key: what the row's would be if the photo had been cloaked. Raises sqlite3.Error if no
@@ -223,6 +223,7 @@ def _record(manifest: Manifest, holders: Mapping[str, Row], out: Path, row: Row,
     try:
         row, earlier = _with_earlier(manifest, holders.get(row.target), out, row, key)
         manifest.put(row, kept=earlier)
+        outputs.recorded(out, row, shard=shard)
     except Exception as error:
         if isinstance(error, sqlite3.Error) and not isinstance(error, UNFIT):
             raise
@@ -288,59 +289,6 @@ def _published(summary: Summary, out: Path, options: Options, watch: Watch) -> S
     return replace(summary, seconds=seconds, report=None if report is None else str(report), unreported=reason)
 
 
-def clean(out: Path, *, shard: tuple[int, int]) -> None:
-    """Remove what a killed run left half-written."""
-    for path in (out / OWN_FOLDER).glob(f"{shard[0]}-of-{shard[1]}-*{files.PART}"):
-        path.unlink(missing_ok=True)
-    tidy(out / OWN_FOLDER)
-
-
-def _set_aside(task: Task, data: bytes, out: Path, *, shard: tuple[int, int]) -> str:
-    """Keep a copy of a file that somebody has changed since it was written, before `data` replaces it; its name in out.
-
-    "" if nothing of theirs can be in it: it is as it was written, as it will be, gone, empty or blank.
-    """
-    path = out / task.item.target
-    if stamped(path) in ("", task.stamp):
-        return ""
-    with files.opened(path) as file:
-        if not any(file.read(BLANK)):
-            return ""
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[bad-argument-type]
-        if digest == hashlib.sha256(data).hexdigest():
-            return ""
-        kept = Path(OWN_FOLDER) / "replaced" / f"{digest[:32]}{path.suffix[:16]}"
-        private.made(out / kept.parent)
-        file.seek(0)
-        pieces = iter(partial(file.read, 1 << 20), b"")
-        files.write(out / kept, pieces, parts=out / OWN_FOLDER, name=f"{shard[0]}-of-{shard[1]}")
-    return str(kept)
-
-
-def _write(out: Path, target: str, data: bytes, source: Path, *, shard: tuple[int, int]) -> None:
-    """Put a file in place whole or not at all, with the permissions and the modification time of its source.
-
-    Others may not read the copy of a photo that they may not read, and libraries sort photos by that time.
-    """
-    mode, modified = files.PRIVATE, None
-    with suppress(OSError):  # away since it was read
-        status, folders = source.stat(), source.absolute().parents[: len(Path(target).parts)]
-        modified = status.st_mtime_ns
-        entering = [folder.stat().st_mode for folder in folders]  # the collection's: who may not enter reads nothing
-        shown = (0o070 * all(bits & 0o010 for bits in entering)) | (0o007 * all(bits & 0o001 for bits in entering))
-        mode = status.st_mode & (0o700 | shown)
-    files.write(
-        out / target,
-        data,
-        root=out,
-        parts=out / OWN_FOLDER,
-        name=f"{shard[0]}-of-{shard[1]}",
-        mode=mode,
-        modified=modified,
-    )
-
-
 def _stages(
     cloaker: Cloaker,
     targets: Targets,
@@ -365,10 +313,11 @@ def _stages(
         row = task.row(outcome.status, reason, faces=[asdict(face) for face in outcome.faces])
         if outcome.data is not None:
             try:
-                if kept := _set_aside(task, outcome.data, out, shard=options.shard):
+                target, data, shard = task.item.target, outcome.data, options.shard
+                if kept := outputs.set_aside(out, target, data, stamp=task.stamp, shard=shard):
                     row = replace(row, reason=" ".join(filter(None, (row.reason, f"{ASIDE} {kept}."))))
-                _write(out, task.item.target, outcome.data, task.item.source, shard=options.shard)
-                row = finished(row, out, outcome.data)
+                outputs.write(out, target, data, task.item.source, shard=shard)
+                row = finished(row, out, data)
             except Exception as error:
                 return failed(task, error, writing=True)
         if album is not None:
