@@ -416,6 +416,39 @@ def test_what_failed_and_is_gone_or_elsewhere_now_is_no_failure_for_ever(
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("before", [("--shard", "0/2"), ("--shard", "1/2"), ()])
+def test_whoever_notes_that_a_photo_is_gone_notes_it_in_all_manifests(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], before: tuple[str, ...]
+) -> None:
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+    for number in range(6):
+        (folder / f"{number}.jpg").write_text(f"no picture {number}")
+    call(folder, "--out", out, *before, capsys=capsys)
+    for path in folder.glob("?.jpg"):
+        path.unlink()
+    assert cli.main(["status", str(out)]) == cli.FAILED
+    call(folder, "--out", out, *(() if before else ("--shard", "0/3")), capsys=capsys)
+    capsys.readouterr()
+    assert cli.main(["status", str(out), "--json"]) == cli.OK
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["counts"] == {
+        "cloaked": 1, "no_face": 0, "skipped": 0, "failed": 0,
+    }  # fmt: skip
+
+
+def test_of_a_photo_that_was_damaged_and_is_gone_its_cloaked_file_is_left(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+    call(folder, "--out", out, capsys=capsys)
+    before, files = rows(out), contents(out)
+    (folder / "a.png").write_text("damaged")
+    assert call(folder, "--out", out, capsys=capsys)[0] == cli.FAILED
+    (folder / "a.png").unlink()
+    call(folder, "--out", out, capsys=capsys)
+    assert (rows(out), contents(out)) == (before, files)
+    assert cli.main(["status", str(out)]) == cli.OK
+
+
 def test_a_refused_photo_keeps_its_row(
     tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

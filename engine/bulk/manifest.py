@@ -14,7 +14,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -177,13 +177,14 @@ class Manifest:
                 raise BusyError(
                     f"another run is writing to {out}{holder}: wait for it, or choose another --out"
                 ) from None
-            self._share(stack, out, shard.rpartition("-of-")[2] or "1")
+            self._share(stack, out, _shares(self.path))
             if not os.path.lexists(self.path):
                 files.write(self.path, _blank(), name=shard or "1-of-1")  # whole, so that one without a byte is damaged
             os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
             try:
                 if not self.path.stat().st_size:
                     raise sqlite3.DatabaseError("it is empty")
+                self._locks = locks
                 self._database = connected(self.path, locks=locks)
                 stack.callback(self._database.close)
                 with suppress(sqlite3.OperationalError):  # some shares have no shared memory, which WAL needs
@@ -264,18 +265,19 @@ class Manifest:
         values = ([stored(value) for value in (row.as_dict() | {"turn": self._turn}).values()] for row in rows)
         self._database.executemany(f"INSERT OR REPLACE INTO {table} ({COLUMNS}) VALUES ({marks})", values)
 
-    def open_ends(self) -> Iterator[Row]:
-        """The rows of what is not cloaked, and of which no earlier file is kept; by target."""
-        asked = "status <> 'cloaked' AND reason <> ? AND target NOT IN (SELECT target FROM kept)"
-        query = f"SELECT {COLUMNS} FROM photos WHERE {asked} ORDER BY target"
-        for values in self._database.execute(query, (INTERRUPTED,)).fetchall():
-            yield _row(values)
+    def forget(self, gone: Callable[[Row], bool]) -> None:
+        """Remove rows of what is not cloaked, or put back what they say of its earlier file if one is kept.
 
-    def forget(self, targets: Iterable[str]) -> None:
-        """Remove rows, all or none."""
-        with self._database:
-            self._database.execute("BEGIN")
-            self._database.executemany("DELETE FROM photos WHERE target = ?", [(stored(target),) for target in targets])
+        gone: whether the photo of a row is. Manifests of another number of shares are seen to as well, if the file
+        system has locks: no run is at work with them. One that cannot be used is left as it is.
+        """
+        _forget(self._database, gone)
+        count = _shares(self.path)
+        for path in self.path.parent.glob("manifest*.sqlite") if self._locks else ():
+            if _shares(path) != count:
+                with suppress(sqlite3.Error, OSError), closing(connected(path, locks=True)) as database:
+                    if database.execute("PRAGMA user_version").fetchone() == (SCHEMA,):
+                        _forget(database, gone)
 
     def rows(self) -> Iterator[Row]:
         """All rows, by target."""
@@ -329,6 +331,24 @@ class Survey:
             if self._chosen.get(values[0], (0, index))[1] == index:
                 row = read_row(dict(zip(columns, values, strict=True)))
                 yield (place, os.fsencode(row.target)), row
+
+
+def _forget(database: sqlite3.Connection, gone: Callable[[Row], bool]) -> None:
+    """See `Manifest.forget`; all or none of a manifest's rows."""
+    query = f"SELECT {COLUMNS} FROM photos WHERE status <> 'cloaked' AND reason <> ?"
+    rows = [_row(values) for values in database.execute(query, (INTERRUPTED,)).fetchall()]
+    if targets := [(stored(row.target),) for row in rows if gone(row)]:
+        with database:
+            database.execute("BEGIN")
+            database.executemany("DELETE FROM photos WHERE target = ?", targets)
+            again = f"INSERT INTO photos ({COLUMNS}) SELECT {COLUMNS} FROM kept WHERE target = ?"
+            database.executemany(again, targets)
+            database.executemany("DELETE FROM kept WHERE target = ?", targets)
+
+
+def _shares(path: Path) -> str:
+    """Number of shares into which the photos were divided, by the name of a manifest."""
+    return path.stem.rpartition("-of-")[2] if "-of-" in path.stem else "1"
 
 
 def last_written(path: Path) -> int:

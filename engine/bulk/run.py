@@ -173,7 +173,7 @@ def run(
                 watch.row(rows[-1])
                 if why := trouble.ends_run(rows[-1]):
                     raise trouble.RunError(f"{why}: make room. {trouble.RESUME.format(out=out)}")
-        manifest.forget(_superseded(manifest, todo.named, paths))
+        manifest.forget(partial(_is_gone, named=todo.named, paths=paths))
         outputs.settle(out, manifest, shard=options.shard)
     seconds = time.perf_counter() - begun
     summary = summarise(rows, todo.earlier, clock, seconds, remaining=todo.left, again=len(todo.again))
@@ -195,21 +195,16 @@ def _dry_run(cloaker: Callable[[], Cloaker], todo: Plan, options: Options, watch
     return [*todo.passed, *dry(instance, todo.tasks, options, watch)]
 
 
-def _superseded(manifest: Manifest, named: Collection[str], paths: Sequence[Path]) -> list[str]:
-    """Targets of what an earlier call did not cloak, and which are not what this one found in its paths.
+def _is_gone(row: Row, *, named: Collection[str], paths: Sequence[Path]) -> bool:
+    """Whether this call looked where the photo of an earlier call was, and did not find it there.
 
     Such a photo is gone, or has another place now, or it was a folder that could not be read then. named: as in
     `plan.Plan`.
     """
-    ends = list(manifest.open_ends())
-    if not ends:
-        return []
     roots = [os.path.abspath(path) for path in paths]
-
-    def looked(source: str) -> bool:
-        return any(source == root or source.startswith(os.path.join(root, "")) for root in roots)
-
-    return [row.target for row in ends if row.target not in named and looked(row.at)]
+    return row.target not in named and any(
+        row.at == root or row.at.startswith(os.path.join(root, "")) for root in roots
+    )
 
 
 def _record(
