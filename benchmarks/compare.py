@@ -265,7 +265,7 @@ def fawkes(
 
 def photos_per_hour(recipe: Recipe, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Our whole program on all photos, files to files, after a run on one of them that compiles."""
-    settings = fingerprint(recipe, Detection(), Output(), None)
+    settings = fingerprint(recipe, Detection(), Output())
     (folder / "photos").mkdir()
     for number, photo in enumerate(options.photos):  # by number: two folders may both have a 000.jpg
         shutil.copy(photo, folder / "photos" / f"{number:04d}{photo.suffix}")

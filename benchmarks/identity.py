@@ -6,8 +6,10 @@ Measured, on clean photos: (1) for each extractor the cosine of same and differe
 accept rate (TAR) at false accept rates (FAR) of 1e-3 and 1e-4; (2) the pairwise precision and recall of
 `engine.bulk.people.group` on 60 people with up to 10 photos each, alone and among strangers with one photo each (200,
 and all there are), for each threshold tried; (3) its time on 20,000 synthetic faces. The ceiling of (1) and (2) is 1
-less the folder's wrong labels (LFW has a few); that of (3) one n x n x d product, measured beside it. The people may
-have been in the extractors' training sets, so these figures choose thresholds and say nothing of strangers.
+less the folder's wrong labels (LFW has a few); that of (3) one n x n x d product, measured beside it. (4) Which part of
+a person's photos `--only` misses, and which part of other people's it takes for theirs, by the number of its reference
+photos. The people may have been in the extractors' training sets, so these figures choose thresholds and say nothing of
+strangers.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ FEW = 4
 STRANGERS = (0, 200, None)
 """People with one photo who are mixed in; None is all of them."""
 RATES = (1e-3, 1e-4)
+REFERENCES = (1, 2, 3, 5)
+"""Numbers of reference photos."""
 BLOCK = 2048
 """Rows of the product that is measured, at a time."""
 THRESHOLDS = tuple(round(0.3 + 0.02 * step, 2) for step in range(20))
@@ -71,6 +75,25 @@ def pairs(rows: np.ndarray, label: np.ndarray) -> dict[str, object]:
         tar = float((same_scores >= threshold).mean())
         result[f"far_{rate:g}"] = {"threshold": round(threshold, 4), "tar": round(tar, 4)}
     return result
+
+
+def references(rows: np.ndarray, label: np.ndarray) -> list[dict[str, float]]:
+    """What `--only` misses by the number of reference photos; of a person with enough photos the first ones."""
+    entries = []
+    most = max(REFERENCES)
+    several = np.flatnonzero(np.bincount(label) > most)
+    for count in REFERENCES:
+        missed: list[np.ndarray] = []
+        mistaken: list[np.ndarray] = []
+        for person in several:
+            mine = rows[label == person]
+            (reference,) = people.mean_embedding([(row,) for row in mine[:count]])
+            missed.append(mine[most:] @ reference < people.SAME_PERSON)
+            mistaken.append(rows[label != person] @ reference >= people.SAME_PERSON)
+        entry = {"references": count, "people": len(several), "photos": sum(map(len, missed))}
+        parts = {"missed": np.concatenate(missed), "mistaken": np.concatenate(mistaken)}
+        entries.append(entry | {name: round(float(values.mean()), 5) for name, values in parts.items()})
+    return entries
 
 
 def grouping(rows: np.ndarray, label: np.ndarray, thresholds: tuple[float, ...] = THRESHOLDS) -> list[dict[str, float]]:
@@ -166,6 +189,7 @@ def main() -> int:
                         **row
                     )
                 )
+    result["only"] = references(embedded[people.EXTRACTOR][seen], label)
     # The threshold was chosen on the tables above: this is what it does on people it was not chosen on.
     rows = embedded[people.EXTRACTOR][seen][in_rest]
     result["other_people"] = grouping(rows, label[in_rest], (people.SIMILARITY,))[0]

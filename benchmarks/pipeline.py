@@ -167,7 +167,7 @@ def worker(trial: Trial, index: int, photos: Path, out: Path, ready: Any, answer
     cv2.setNumThreads(1)
     made = cloaker(trial)
     assert made._networks
-    settings = fingerprint(made.recipe, Detection(), Output(), None)
+    settings = fingerprint(made.recipe, Detection(), Output())
     options = Options(shard=(index, trial.processes), album=True)
     ready.wait(LATE)
     begun, alone = resource.getrusage(resource.RUSAGE_SELF), time.thread_time()

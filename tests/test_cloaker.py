@@ -15,6 +15,7 @@ import tiny_cloak
 from PIL import Image
 
 from engine import Cloaker, Recipe
+from engine.bulk import people
 from engine.bulk.batching import FaceCloak
 from engine.bulk.prepare import prepare
 from engine.bulk.results import WeakerWarning
@@ -138,6 +139,15 @@ def test_only_one_person_of_a_group_is_cloaked(cloaker: Cloaker, photos: Path, t
     Image.fromarray(group).save(tmp_path / "group.png")
     with pytest.raises(ValueError, match="must show one face"):
         Cloaker(recipe=RECIPE, only=tmp_path / "group.png")
+    beside = Cloaker(recipe=RECIPE, batch=2, only=[tmp_path / "group.png", photos / "obama.jpg"])
+    assert beside.only is not None
+    assert only.only is not None
+    assert people.same_person(beside.only, only.only), "the one who is in both"
+    assert [len(result.faces) for result in beside.cloak([group, second])] == [1, 0]
+    with pytest.raises(ValueError, match=r"different people: .*photo .*biden.jpg and the reference photo .*obama.jpg"):
+        Cloaker(recipe=RECIPE, only=[photos / "biden.jpg", photos / "obama.jpg"])
+    with pytest.raises(ValueError, match=r"no face like the person's in the reference photo .*astronaut.png"):
+        Cloaker(recipe=RECIPE, only=[photos / "obama.jpg", first, photos / "astronaut.png"])
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def test_a_collection_is_not_cloaked_again_because_another_machine_chooses_other
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def settings(*extractors: str) -> str:
-        return fingerprint(Recipe(extractors=extractors, turn=None), Detection(), Output(), None)
+        return fingerprint(Recipe(extractors=extractors, turn=None), Detection(), Output())
 
     known = {}
     for suits in ("float32", "bfloat16"):

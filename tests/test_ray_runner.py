@@ -198,8 +198,8 @@ def test_wrong_usage_is_exit_2_and_says_what_is_wrong(
 
 def test_a_worker_refuses_what_would_come_out_otherwise(tmp_path: Path) -> None:
     recipe = Recipe()
-    settings = fingerprint(recipe, Detection(), Output(), None)
-    orders = ray_runner.Orders(recipe, Detection(), None, 2, 99, None, tmp_path, Options(), settings, Path.cwd())
+    settings = fingerprint(recipe, Detection(), Output())
+    orders = ray_runner.Orders(recipe, Detection(), (), 2, 99, None, tmp_path, Options(), settings, Path.cwd())
     with pytest.raises(ValueError, match="file system that all workers share"):
         orders.here()
     with pytest.raises(ValueError, match="file system that all workers share"):

@@ -98,7 +98,7 @@ class StandIn(cloaker.Cloaker):
         *,
         recipe: Recipe,
         detection: Detection,
-        only: Path | None,
+        only: Sequence[Path] | None,
         batch: int | None,
         devices: int | None,
         workers: int | None,

@@ -17,7 +17,7 @@ from engine.config import Detection, Output
 
 def rows(plan: Plan) -> Iterator[dict[str, Any]]:
     """The section `photos`, at the largest batch: each photo once, files into a folder that is removed."""
-    settings = fingerprint(plan.recipe, Detection(), Output(), None)
+    settings = fingerprint(plan.recipe, Detection(), Output())
     for devices in plan.devices:
         cloaker = Cloaker(recipe=plan.recipe, batch=plan.widest, devices=devices)
         cloaker.batcher.solve(plan.some(1))  # all that there is to compile is compiled before

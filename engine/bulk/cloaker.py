@@ -24,7 +24,7 @@ from engine.bulk.crowd import Crowd, Seen
 from engine.bulk.desk import Desk
 from engine.bulk.fit import Fitted, fit
 from engine.bulk.goals import Sample, Target, Targets, aims, bank_of, common, goal_of, grouped, samples
-from engine.bulk.person import LENGTH, Person, named, of_faces
+from engine.bulk.person import LENGTH, Person, named, of_faces, shown
 from engine.bulk.prepare import Prepared, Source, digest, prepare, subset
 from engine.bulk.results import Cloaked, CloakedFace, Encoded
 from engine.bulk.sightings import Matrix, Sightings, network_key
@@ -70,7 +70,7 @@ class Cloaker:
         recipe: Recipe | None = None,
         detection: Detection | None = None,
         detector: Detector | None = None,
-        only: str | Source | None = None,
+        only: str | Source | Iterable[str | Source] | None = None,
         goal: Target | None = None,
         batch: int | None = None,
         devices: int | None = None,
@@ -78,12 +78,12 @@ class Cloaker:
     ) -> None:
         """Load weights; compiling waits for the first photo.
 
-        mode: "low", "mid" (the default) or "high", or a whole `recipe` instead. only: a photo of the one person to
-        cloak. goal: under objective "target", an embedding of length one for each extractor to which all faces go,
-        whoever they are, instead of a far centroid. batch: faces solved at once, by default as many as `sharding.slots`
-        says. devices: how many to use, all by default. workers: threads that decode and write, by default
-        `budget.cores`. Raises ValueError for settings that make no sense, for both mode and recipe, and for a reference
-        photo without exactly one face.
+        mode: "low", "mid" (the default) or "high", or a whole `recipe` instead. only: photos of the one person to
+        cloak, three to miss fewer of their faces than with one. goal: under objective "target", an embedding of length
+        one for each extractor to which all faces go, whoever they are, instead of a far centroid. batch: faces solved
+        at once, by default as many as `sharding.slots` says. devices: how many to use, all by default. workers: threads
+        that decode and write, by default `budget.cores`. Raises ValueError for settings that make no sense, for both
+        mode and recipe, and for reference photos that do not show one person.
         """
         if isinstance(mode, Recipe):
             raise ValueError("mode must be low, mid or high; got a Recipe: pass it as recipe=")
@@ -112,7 +112,7 @@ class Cloaker:
         self.asks = goal is None
         """Whether it can matter who is in a photo."""
         self._bank = bank_of(self.recipe) if goal is None else ()
-        self.only = None if only is None else self._reference(source_of(only))
+        self.only = None if only is None else self._reference([source_of(photo) for photo in _several(only)])
 
     def cloak(self, images: str | Source | Iterable[str | Source]) -> list[Cloaked]:
         """The results of all images, in order. A bad image is a result with status "failed", not an exception.
@@ -187,7 +187,8 @@ class Cloaker:
         for face in self.look(sources, failed=failed, sightings=sightings):
             by_photo.setdefault(face.sha256, {})[face.index] = face
             photo_at[face.place] = face.sha256
-        person, chosen = of_faces([tuple(faces.values()) for faces in by_photo.values()], self._networks, names)
+        chosen = shown([tuple(faces.values()) for faces in by_photo.values()], names)
+        person = of_faces(chosen, self._networks)
         counted = {face.sha256 for face in chosen}
         if apart := [name for place, name in enumerate(names) if photo_at.get(place) not in counted]:
             weaker_warning(f"no face like the person's in {listed(apart)}: they do not count, give clearer ones")
@@ -467,17 +468,28 @@ class Cloaker:
         batcher = self.batcher
         return Batcher(self.recipe, (load(people.EXTRACTOR),), size=batcher.size, mesh=batcher.mesh)
 
-    def _reference(self, source: Source) -> Float32[np.ndarray, "d"]:
-        label = f"the reference photo {source}" if isinstance(source, Path) else "the reference photo"
-        try:
-            prepared = prepare(source, self.detector)
-        except PhotoError as error:
-            raise ValueError(f"{label}: {error}") from None
-        if len(prepared.cuts) != 1:
-            raise ValueError(
-                f"{label} must show one face, the person's; {len(prepared.cuts)} were found: crop it, or name another"
-            )
-        return self.identify([prepared.cuts[0].canvas])[0]
+    def _reference(self, sources: Sequence[Source]) -> Float32[np.ndarray, "d"]:
+        """The mean of one person's faces, one of each photo. Raises ValueError if any shows none."""
+        photos, names = [], []
+        for place, source in enumerate(sources):
+            which = f" {source}" if isinstance(source, Path) else f" {place + 1}" if len(sources) > 1 else ""
+            names.append(f"the reference photo{which}")
+            try:
+                cuts = (prepared := prepare(source, self.detector)).cuts
+            except PhotoError as error:
+                raise ValueError(f"{names[-1]}: {error}") from None
+            if not cuts or (len(cuts) > 1 and len(sources) == 1):
+                raise ValueError(
+                    f"{names[-1]} must show one face, the person's; {len(cuts)} were found: crop it, or name another"
+                )
+            identities = self.identify([cut.canvas for cut in cuts])
+            photos.append([Seen(prepared.sha256, i, (), row, place) for i, row in enumerate(identities)])
+        faces = shown(photos, names)
+        counted = {face.sha256 for face in faces}
+        if apart := [name for name, photo in zip(names, photos, strict=True) if photo[0].sha256 not in counted]:
+            raise ValueError(f"no face like the person's in {listed(apart)}: leave that out, or name a clearer one")
+        (identity,) = people.mean_embedding([(face.identity,) for face in faces])
+        return identity
 
 
 def _refuse(faults: Iterable[str | None]) -> None:

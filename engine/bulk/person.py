@@ -86,10 +86,15 @@ def named(networks: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(networks).encode()).hexdigest()
 
 
-def of_faces(
-    photos: Sequence[Sequence[Seen]], networks: Sequence[str], names: Sequence[str]
-) -> tuple[Person, list[Seen]]:
-    """The person whom photos show, whatever their order, and however often one of them is given; and their faces.
+def of_faces(faces: Sequence[Seen], networks: Sequence[str]) -> Person:
+    """The person of these faces."""
+    *embeddings, identity = people.mean_embedding([(*face.own, face.identity) for face in faces])
+    person = Person(tuple(embeddings), identity, named(networks))
+    return Person.from_bytes(person.to_bytes())
+
+
+def shown(photos: Sequence[Sequence[Seen]], names: Sequence[str]) -> list[Seen]:
+    """The faces of the person whom photos show, whatever their order, and however often one of them is given.
 
     Photos with one face say who it is: the person of more than half of them (`people.group`). The caller says that they
     are of one person, so they are grouped at SAME_PERSON and not at SIMILARITY. In each of the other photos the face
@@ -111,9 +116,7 @@ def of_faces(
         best = max(faces, key=lambda face: float(identity @ face.identity))
         if len(faces) > 1 and people.same_person(identity, best.identity):
             chosen.append(best)
-    *embeddings, identity = people.mean_embedding([(*face.own, face.identity) for face in chosen])
-    person = Person(tuple(embeddings), identity, named(networks))
-    return Person.from_bytes(person.to_bytes()), chosen
+    return chosen
 
 
 def _different(sure: Sequence[Seen], numbers: Int[np.ndarray, "_n"], names: Sequence[str]) -> str:

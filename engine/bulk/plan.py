@@ -122,22 +122,24 @@ def _covers(box: Sequence[float], other: Box) -> bool:
     return all(box[axis] <= middle[axis] <= box[axis] + box[axis + 2] for axis in (0, 1))
 
 
-def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Path | None) -> str:
+def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Sequence[Path] = ()) -> str:
     """One line naming everything besides the photo on which a result depends, all weights included.
 
-    Raises ValueError for an unknown extractor or a reference photo that cannot be read, and CheckpointError for weights
-    that cannot be used.
+    only: reference photos. Raises ValueError for an unknown extractor or a reference photo that cannot be read, and
+    CheckpointError for weights that cannot be used.
     """
-    try:
-        reference = None if only is None else digest(only)
-    except PhotoError as error:
-        raise ValueError(f"the reference photo {only}: {error}") from None
+    references = []
+    for photo in only:
+        try:
+            references.append(digest(photo))
+        except PhotoError as error:
+            raise ValueError(f"the reference photo {photo}: {error}") from None
     parts = {
         **dependencies(recipe),
         "recipe": asdict(recipe),
         "detection": asdict(detection),
         "output": asdict(output),
-        "only": reference,
+        "only": sorted(set(references)),
     }
     return json.dumps(parts, sort_keys=True)
 

@@ -53,7 +53,7 @@ class Orders:
 
     recipe: Recipe
     detection: Detection
-    only: Path | None
+    only: tuple[Path, ...]
     batch: int | None
     devices: int | None
     workers: int | None
@@ -77,7 +77,7 @@ class Orders:
         cloaker = Cloaker(
             recipe=self.recipe,
             detection=self.detection,
-            only=self.only,
+            only=self.only or None,
             batch=self.batch,
             devices=self.devices,
             workers=self.workers,

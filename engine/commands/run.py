@@ -28,7 +28,13 @@ FEW = 8
 class Selection:
     """Choice of the faces to cloak, and when a face is done."""
 
-    only: Annotated[Path | None, Parameter(help="A photo of one person: cloak that person's faces only.")] = None
+    only: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            show_default=False,
+            help="A photo of one person: cloak that person's faces only. Give three, each with --only, to miss fewer.",
+        ),
+    ] = ()
     min_score: Annotated[float, Parameter(help="Least confidence of the face detector, 0-1.")] = Detection.min_score
     min_size: Annotated[Whole, Parameter(help="Smallest face that counts, in pixels.")] = Detection.min_size
     enough: Annotated[
@@ -109,7 +115,7 @@ class Work:
 
     recipe: Recipe
     detection: Detection
-    only: Path | None
+    only: tuple[Path, ...]
     machine: Machine
     out: Path
     options: Options
@@ -127,7 +133,7 @@ class Work:
         return Cloaker(
             recipe=self.recipe,
             detection=self.detection,
-            only=self.only,
+            only=self.only or None,
             batch=self.machine.slots(photos),
             devices=self.machine.devices,
             workers=self.machine.workers,

@@ -129,7 +129,7 @@ class Study:
             lambda photos: Cloaker(recipe=wanted.recipe, detection=self.detection, batch=BATCH),
             [folder / "scraped"],
             folder / "cloaked",
-            settings=bulk.fingerprint(wanted.recipe, self.detection, wanted.output, None),
+            settings=bulk.fingerprint(wanted.recipe, self.detection, wanted.output),
             options=bulk.Options(wanted.output),
             watch=watch,
         )

@@ -170,7 +170,7 @@ def _cloaked(study: Study, place: Path, photos: Sequence[Path], goal: Target) ->
     (place / "scraped").mkdir(parents=True, exist_ok=True)
     for photo in photos:
         linked(place / "scraped" / photo.name, photo)
-    settings = bulk.fingerprint(recipe(study), study.detection, study.output, None)
+    settings = bulk.fingerprint(recipe(study), study.detection, study.output)
     goal_hash = hashlib.sha256(b"".join(embedding.tobytes() for embedding in goal)).hexdigest()
     bulk.run(
         lambda count: Cloaker(recipe=recipe(study), detection=study.detection, goal=goal, batch=min(BATCH, PHOTOS)),
