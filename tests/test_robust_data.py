@@ -59,7 +59,7 @@ def test_photos_without_a_face_are_left_out() -> None:
 
 
 def test_too_few_people_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 of them on two photos: too few to hold out 4"):
+    with pytest.raises(ValueError, match="3 of them two or more: too few to hold out 4"):
         data.split(rows(3), held_out=4, seed=0)
     with pytest.raises(ValueError, match="at least 2 people"):
         data.split(rows(), held_out=1, seed=0)

@@ -270,6 +270,7 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(
         (["--learning-rate", "inf"], "learning_rate must be positive and finite"),
         (["--name", "sface"], "comes with a package; choose another"),
         (["--validation", "40"], "too few to hold out 40"),
+        (["--validation", "40", "--dry-run"], "too few to hold out 40"),
         (["--batch", "6", "--devices", "4"], "cannot be split over 4 devices"),
         (["--norm", "dssim"], "needs an epsilon and a step size"),
         (["--frozen", "neck"], "no parameter lies below 'neck'"),

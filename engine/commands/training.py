@@ -94,6 +94,7 @@ def plan(
     )
     excluded = frozenset[str]().union(*(data.names_in(path) for path in without))
     people = photos_of(folder, without=excluded)
+    data.check_people({person: len(photos) for person, photos in people.items()}, held_out=settings.held_out)
     named_as = name or default_name(extractor)
     configure()
     if together.coordinator is not None:

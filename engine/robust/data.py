@@ -91,6 +91,21 @@ class Split(NamedTuple):
         return digest.hexdigest()
 
 
+def check_people(photos: Mapping[str, int], *, held_out: int, of: str = "photo") -> None:
+    """Raises ValueError if there are not enough people, by how many photos of each there are.
+
+    of: what is counted, for the message: photos, or those that show a face.
+    """
+    if held_out < 2:
+        raise ValueError(f"at least 2 people must be held out for validation; got {held_out}")
+    some, several = (sum(count >= least for count in photos.values()) for least in (1, 2))
+    if several < held_out or some - held_out < 2:
+        raise ValueError(
+            f"{some} people have a {of}, {several} of them two or more: too few to hold out {held_out} and train on at "
+            "least 2 others; give more photos or a smaller --validation"
+        )
+
+
 def split(rows: Mapping[str, Sequence[int]], *, held_out: int, seed: int) -> Split:
     """Draw `held_out` people with two faces each, by the seed, and train on everybody else.
 
@@ -98,14 +113,8 @@ def split(rows: Mapping[str, Sequence[int]], *, held_out: int, seed: int) -> Spl
     """
     seen = {name: [row for row in person_rows if row != NO_FACE] for name, person_rows in rows.items()}
     seen = {name: person_rows for name, person_rows in seen.items() if person_rows}
+    check_people({name: len(rows) for name, rows in seen.items()}, held_out=held_out, of="photo with a face")
     several = sorted(name for name, person_rows in seen.items() if len(person_rows) >= 2)
-    if held_out < 2:
-        raise ValueError(f"at least 2 people must be held out for validation; got {held_out}")
-    if len(several) < held_out or len(seen) - held_out < 2:
-        raise ValueError(
-            f"{len(seen)} people show a face, {len(several)} of them on two photos: too few to hold out {held_out} and "
-            "train on at least 2 others; give more photos or a smaller --validation"
-        )
     chosen = sorted(np.random.default_rng(seed).choice(several, held_out, replace=False).tolist())
     rest = [name for name in seen if name not in set(chosen)]
     return Split(
