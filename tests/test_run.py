@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -603,10 +604,7 @@ def test_what_changed_meanwhile_bares_no_face(
         with Image.open(file) as image:
             image.save(file, compress_level=1)
     elif change == "killed before its row":
-        with monkeypatch.context() as patch:
-            patch.setattr(runner, "finished", lambda *_: pytest.fail("killed here"))
-            with suppress(BaseException):
-                call(photo, "--out", out, "--rho", "0.01", capsys=capsys)
+        killed_before_a_row(out, monkeypatch, lambda: call(photo, "--out", out, "--rho", "0.01", capsys=capsys))
     else:
         with Image.open(photo) as image:
             note = PngInfo()
@@ -651,8 +649,23 @@ def test_an_edit_during_the_run_and_a_long_name_are_kept_too(
     assert not list((out / ".cloak").rglob("*.part"))
 
 
+def killed_before_a_row(out: Path, patch: pytest.MonkeyPatch, calls: Callable[[], object]) -> None:
+    """Leave the output folder as a call leaves it that is killed when its first file is in place."""
+    copy = out.with_name("killed")
+
+    def ends(*_: object, **__: object) -> None:
+        shutil.copytree(out, copy)
+        raise RunError("the end")
+
+    with patch.context() as during:
+        during.setattr(runner, "_record", ends)
+        calls()
+    shutil.rmtree(out)
+    copy.rename(out)
+
+
 @pytest.mark.parametrize("before", ["nothing", "a whole file"])
-def test_a_file_whose_row_was_never_written_is_not_taken_for_somebodys_work(
+def test_a_file_whose_row_was_never_written_is_as_good_as_recorded(
     tmp_path: Path,
     photos: Path,
     tiny_checkpoint: Path,
@@ -660,27 +673,112 @@ def test_a_file_whose_row_was_never_written_is_not_taken_for_somebodys_work(
     monkeypatch: pytest.MonkeyPatch,
     before: str,
 ) -> None:
-    """A call may have put the file in place and ended there; the next one has other settings."""
     folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
     earlier: dict[str, bytes] = {}
     if before == "a whole file":
         call(folder, "--out", out, capsys=capsys)
         earlier = contents(out)
-
-    def ends(*_: object, **__: object) -> None:
-        raise RunError("the end")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runner, "_record", ends)
-        call(folder, "--out", out, "--seed", "1", capsys=capsys)
+    killed_before_a_row(out, monkeypatch, lambda: call(folder, "--out", out, "--seed", "1", capsys=capsys))
     unrecorded = contents(out)
     assert unrecorded
     assert unrecorded != earlier
-    assert call(folder, "--out", out, "--seed", "2", capsys=capsys)[0] == cli.OK
+    assert list((out / ".cloak").glob(f"*{outputs.NOTE}"))
+    code, summary, _ = call(folder, "--out", out, "--seed", "1", "--dry-run", capsys=capsys)
+    assert (summary["counts"]["cloaked"], summary["earlier"]["cloaked"]) == (0, 1)
+    code, summary, _ = call(folder, "--out", out, "--seed", "2", capsys=capsys)
+    assert (code, summary["again"]) == (cli.OK, 1)
     assert contents(out) != unrecorded, "the file was replaced"
-    assert not (out / ".cloak" / "replaced").exists()
+    assert not (out / ".cloak" / "replaced").exists(), "it was nobody's work"
     assert not list((out / ".cloak").glob(f"*{outputs.NOTE}"))
     assert not any(ASIDE in reason for _, reason, *_ in rows(out).values())
+
+
+@pytest.mark.parametrize("then", [("--only",), ("--min-size", "2000"), ("--shard", "0/1"), ("--shard", "0/3")])
+def test_what_a_killed_call_has_written_stays_the_photos_whatever_comes_next(
+    tmp_path: Path,
+    photos: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    then: tuple[str, ...],
+) -> None:
+    """The next call may find nothing to cloak, have another shard or a damaged photo."""
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+    killed_before_a_row(out, monkeypatch, lambda: call(folder, "--out", out, "--shard", "0/1", capsys=capsys))
+    written = contents(out)
+    if then == ("--only",):
+        shutil.copy(photos / "obama.jpg", tmp_path / "nobody.jpg")
+        then = ("--only", str(tmp_path / "nobody.jpg"))
+    call(folder, "--out", out, *then, capsys=capsys)
+    assert contents(out) == written
+    whole = (folder / "a.png").read_bytes()
+    (folder / "a.png").write_text("damaged")
+    assert call(folder, "--out", out, capsys=capsys)[0] == cli.FAILED
+    assert contents(out) == written
+    (folder / "a.png").write_bytes(whole)
+    assert call(folder, "--out", out, capsys=capsys)[0] in (cli.OK, cli.NOTHING)
+    assert contents(out) == written
+    assert [row[0] for row in rows(out).values()] == ["cloaked"]
+
+
+def test_what_shares_of_another_number_left_half_done_is_taken_up(
+    tmp_path: Path,
+    photos: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+    for share in ("0/2", "1/2"):
+        if not contents(out):
+            run_share = partial(call, folder, "--out", out, "--shard", share, capsys=capsys)
+            with suppress(FileNotFoundError):  # it has no photo of this share
+                killed_before_a_row(out, monkeypatch, run_share)
+    written = contents(out)
+    assert written
+    (out / ".cloak" / f"0-of-2-{'0' * 32}.part").write_bytes(b"half")
+    (out / ".cloak" / f"1-of-2-{'0' * 32}.next").write_bytes(b"half")
+    code, summary, _ = call(folder, "--out", out, capsys=capsys)
+    assert (code, summary["counts"]["cloaked"], contents(out)) == (cli.NOTHING, 0, written)
+    assert not [path for path in (out / ".cloak").iterdir() if path.suffix in (".part", ".next")]
+
+
+def test_a_call_that_is_interrupted_records_what_it_has_written(
+    tmp_path: Path,
+    photos: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+
+    def ends(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_record", ends)
+        arguments = [str(folder), "--out", str(out), *SETTINGS]
+        assert cli.main(["run", *arguments]) == cli.INTERRUPTED
+    assert [row[0] for row in rows(out).values()] == ["cloaked"]
+    assert cli.main(["status", str(out)]) == cli.OK
+
+
+def test_a_file_of_an_earlier_state_of_a_photo_is_kept(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+    call(folder, "--out", out, capsys=capsys)
+    first = contents(out)
+    with Image.open(folder / "a.png") as image:
+        image.crop((0, 3, *image.size)).save(folder / "a.png")
+    call(folder, "--out", out, "--only", photos / "obama.jpg", capsys=capsys)
+    assert contents(out) == first, "who is not wanted is there all the same"
+    assert "earlier state of this photo" in rows(out)["a.png"][1]
+    Image.fromarray(np.full((120, 160, 3), 90, np.uint8)).save(folder / "a.png")
+    call(folder, "--out", out, capsys=capsys)
+    (kept,) = (out / ".cloak" / "replaced").iterdir()
+    assert ({}, first["a.png"]) == (contents(out), kept.read_bytes())
+    assert f".cloak/replaced/{kept.name}" in rows(out)["a.png"][1]
 
 
 def test_an_edit_of_a_file_whose_row_was_never_written_is_kept(
@@ -691,15 +789,11 @@ def test_an_edit_of_a_file_whose_row_was_never_written_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
-
-    def ends(*_: object, **__: object) -> None:
-        raise RunError("the end")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runner, "_record", ends)
-        call(folder, "--out", out, capsys=capsys)
+    killed_before_a_row(out, monkeypatch, lambda: call(folder, "--out", out, capsys=capsys))
     (edited,) = contents(out)
     (out / edited).write_bytes(b"an edit")
+    call(folder, "--out", out, "--only", photos / "obama.jpg", capsys=capsys)
+    assert contents(out) == {edited: b"an edit"}
     assert call(folder, "--out", out, capsys=capsys)[0] == cli.OK
     (kept,) = (out / ".cloak" / "replaced").iterdir()
     assert kept.read_bytes() == b"an edit"
@@ -955,13 +1049,13 @@ def test_what_comes_to_lie_where_a_folder_has_to_be_is_that_photos_row(
     out, before = tmp_path / "out", contents(collection)
     write = outputs.write
 
-    def plant(*arguments: object, **named: object) -> None:
+    def plant(*arguments: object, **named: object) -> Row:
         if not os.path.lexists(out / "album"):
             if lies == "a file":
                 (out / "album").write_text("mine")
             else:
                 (out / "album").symlink_to(collection / "album", target_is_directory=True)
-        write(*arguments, **named)  # type: ignore[arg-type]
+        return write(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(outputs, "write", plant)
     code, summary, _ = call(collection, "--out", out, capsys=capsys)

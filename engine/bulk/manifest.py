@@ -1,7 +1,7 @@
 """The record of a run, in its output folder: what became of every input, so that a second call resumes.
 
-SQLite in WAL mode. A row is written after the photo's file is in place. Whatever is killed between the two is done
-again, and comes out the same. On a file system without locks a file names who holds the manifest.
+SQLite in WAL mode. A row is written after the photo's file is in place. If a kill comes between the two, a note has the
+row (`outputs`). On a file system without locks a file names who holds the manifest.
 """
 
 from __future__ import annotations
@@ -184,7 +184,8 @@ class Manifest:
             try:
                 if not self.path.stat().st_size:
                     raise sqlite3.DatabaseError("it is empty")
-                self._locks = locks
+                self.alone = locks
+                """Whether no run with another number of shares is at work: only with locks is that known."""
                 self._database = connected(self.path, locks=locks)
                 stack.callback(self._database.close)
                 with suppress(sqlite3.OperationalError):  # some shares have no shared memory, which WAL needs
@@ -273,7 +274,7 @@ class Manifest:
         """
         _forget(self._database, gone)
         count = _shares(self.path)
-        for path in self.path.parent.glob("manifest*.sqlite") if self._locks else ():
+        for path in self.path.parent.glob("manifest*.sqlite") if self.alone else ():
             if _shares(path) != count:
                 with suppress(sqlite3.Error, OSError), closing(connected(path, locks=True)) as database:
                     if database.execute("PRAGMA user_version").fetchone() == (SCHEMA,):
@@ -341,7 +342,7 @@ def _forget(database: sqlite3.Connection, gone: Callable[[Row], bool]) -> None:
         with database:
             database.execute("BEGIN")
             database.executemany("DELETE FROM photos WHERE target = ?", targets)
-            again = f"INSERT INTO photos ({COLUMNS}) SELECT {COLUMNS} FROM kept WHERE target = ?"
+            again = f"INSERT INTO photos ({COLUMNS}) SELECT {COLUMNS} FROM kept WHERE target = ? AND status = 'cloaked'"
             database.executemany(again, targets)
             database.executemany("DELETE FROM kept WHERE target = ?", targets)
 

@@ -1,26 +1,32 @@
 """Cloaked files on their way to their places: whole or not at all, and nobody's work is lost under them.
 
-A file that was changed since it was written is somebody's work. A kill between a file and its row must not look like
-that. So before a file gets its place, a note in the tool's own folder says which bytes it will have; its row ends that.
+Before a file gets its place, a note in the tool's own folder holds the row that the manifest will have of it. So
+whatever is killed between the two, the next call knows whose the file is and which faces it protects.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
+import sqlite3
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 
 from engine import files, private
 from engine.bulk.inputs import OWN_FOLDER
-from engine.bulk.manifest import Manifest, Row, stamped
+from engine.bulk.manifest import Manifest, Row, finished, read_row, stamped
 from engine.bulk.sightings import tidy
 
 BLANK = 4096
 """Bytes of a file that are looked at to tell whether it is blank, as after a crash of the machine."""
 NOTE = ".next"
-"""The suffix of a note. Its name has hashes of the file's name and bytes, and its content is the file's name."""
+"""The suffix of a note."""
 
 
 def clean(out: Path, *, shard: tuple[int, int]) -> None:
@@ -36,42 +42,42 @@ def set_aside(out: Path, target: str, data: bytes, *, stamp: str, shard: tuple[i
     "" if nothing of theirs can be in it: it is as it was written, as it will be, gone, empty or blank. stamp: `stamped`
     of the file as it was written. Raises OSError.
     """
-    path = out / target
-    if stamped(path) in ("", stamp):
+    if stamped(out / target) in ("", stamp):
         return ""
-    with files.opened(path) as file:
+    with files.opened(out / target) as file:
         if not any(file.read(BLANK)):
             return ""
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[bad-argument-type]
-        if digest == hashlib.sha256(data).hexdigest() or _noted(out, target, digest):
-            return ""
-        kept = Path(OWN_FOLDER) / "replaced" / f"{digest[:32]}{path.suffix[:16]}"
-        private.made(out / kept.parent)
-        file.seek(0)
-        pieces = iter(partial(file.read, 1 << 20), b"")
-        files.write(out / kept, pieces, parts=out / OWN_FOLDER, name=_prefix(shard))
-    return str(kept)
+        digest = _digest(file)
+        return "" if digest == hashlib.sha256(data).hexdigest() else _kept(out, target, file, digest, shard)
 
 
-def write(out: Path, target: str, data: bytes, source: Path, *, shard: tuple[int, int]) -> None:
-    """Put a file in place whole or not at all, with the permissions and the modification time of its source.
+def retire(out: Path, target: str, *, shard: tuple[int, int]) -> str:
+    """Move a file from its place to where `set_aside` keeps others; its name in out. Raises OSError."""
+    with files.opened(out / target) as file:
+        kept = _kept(out, target, file, _digest(file), shard)
+    files.remove(out / target, root=out)
+    return kept
+
+
+def write(out: Path, row: Row, data: bytes, source: Path, *, shard: tuple[int, int]) -> Row:
+    """Put a file in place whole or not at all, with the permissions and the modification time of its source; its row.
 
     Others may not read the copy of a photo that they may not read, and libraries sort photos by that time. Raises
     OSError.
     """
     mode, modified = files.PRIVATE, None
     with suppress(OSError):  # away since it was read
-        status, folders = source.stat(), source.absolute().parents[: len(Path(target).parts)]
+        status, folders = source.stat(), source.absolute().parents[: len(Path(row.target).parts)]
         modified = status.st_mtime_ns
         entering = [folder.stat().st_mode for folder in folders]  # the collection's: who may not enter reads nothing
         shown = (0o070 * all(bits & 0o010 for bits in entering)) | (0o007 * all(bits & 0o001 for bits in entering))
         mode = status.st_mode & (0o700 | shown)
-    note = out / OWN_FOLDER / f"{_prefix(shard)}-{_name(target, hashlib.sha256(data).hexdigest())}"
+    row = replace(finished(row, out, data), stamp="")
+    note = _note(out, row, shard)
     note.unlink(missing_ok=True)
-    files.append(note, os.fsencode(target))
+    files.append(note, json.dumps(row.as_dict() | {"faces": json.dumps(row.faces)}).encode())
     files.write(
-        out / target,
+        out / row.target,
         data,
         root=out,
         parts=out / OWN_FOLDER,
@@ -79,22 +85,43 @@ def write(out: Path, target: str, data: bytes, source: Path, *, shard: tuple[int
         mode=mode,
         modified=modified,
     )
+    return replace(row, stamp=stamped(out / row.target))
 
 
 def recorded(out: Path, row: Row, *, shard: tuple[int, int]) -> None:
     """The manifest has the row of a file that `write` has put in place: its note has served."""
-    if row.output:
-        with suppress(OSError):
-            (out / OWN_FOLDER / f"{_prefix(shard)}-{_name(row.target, row.output)}").unlink()
+    with suppress(OSError):
+        _note(out, row, shard).unlink()
 
 
-def settle(out: Path, manifest: Manifest, *, shard: tuple[int, int]) -> None:
-    """Remove the notes of earlier calls about files that are now as their rows say, or that no row speaks of."""
-    for note in (out / OWN_FOLDER).glob(f"{_prefix(shard)}-*{NOTE}"):
-        with suppress(OSError, ValueError):
-            row = manifest.get(os.fsdecode(note.read_bytes()))
-            if row is None or (row.status == "cloaked" and row.intact(out)):
-                note.unlink()
+def unrecorded(out: Path) -> Iterator[tuple[Path, Row]]:
+    """The notes, with their rows, of files that are in place as they were written."""
+    for path in sorted((out / OWN_FOLDER).glob(f"*{NOTE}")):
+        # Half a note is of a file that never got its place.
+        with suppress(OSError, ValueError, TypeError, AttributeError, sqlite3.DatabaseError):
+            row = read_row(json.loads(path.read_bytes()))
+            if row.status == "cloaked" and row.intact(out):
+                yield path, row
+
+
+def record(out: Path, manifest: Manifest) -> None:
+    """Put into the manifest what notes say of files that are in place. Raises sqlite3.Error."""
+    for path, row in unrecorded(out):
+        manifest.put(replace(row, stamp=stamped(out / row.target)))
+        path.unlink(missing_ok=True)
+
+
+def recover(out: Path, manifest: Manifest, *, shard: tuple[int, int]) -> None:
+    """Take up what calls before this one left: notes of files in place are recorded, other notes and halves removed.
+
+    What shares of the same number left, their own calls remove. Raises sqlite3.Error and OSError.
+    """
+    record(out, manifest)
+    clean(out, shard=shard)
+    for path in (out / OWN_FOLDER).glob("*-of-*"):
+        owner = re.fullmatch(rf"(\d+)-of-(\d+)-[0-9a-f]+({NOTE}|{files.PART})", path.name)
+        if owner and ((int(owner[1]), int(owner[2])) == shard or (int(owner[2]) != shard[1] and manifest.alone)):
+            path.unlink(missing_ok=True)
 
 
 def _prefix(shard: tuple[int, int]) -> str:
@@ -102,11 +129,20 @@ def _prefix(shard: tuple[int, int]) -> str:
     return f"{shard[0]}-of-{shard[1]}"
 
 
-def _noted(out: Path, target: str, digest: str) -> bool:
-    """Whether any call was about to put a file with this SHA-256 there."""
-    return any((out / OWN_FOLDER).glob(f"*-{_name(target, digest)}"))
+def _note(out: Path, row: Row, shard: tuple[int, int]) -> Path:
+    """The place of the note of a file."""
+    return out / OWN_FOLDER / f"{_prefix(shard)}-{hashlib.sha256(os.fsencode(row.target)).hexdigest()[:32]}{NOTE}"
 
 
-def _name(target: str, digest: str) -> str:
-    """The end of a note's name."""
-    return hashlib.sha256(os.fsencode(f"{digest} {target}")).hexdigest()[:32] + NOTE
+def _digest(file: BufferedReader) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[bad-argument-type]
+
+
+def _kept(out: Path, target: str, file: BufferedReader, digest: str, shard: tuple[int, int]) -> str:
+    """The name in out of a copy of a file."""
+    kept = Path(OWN_FOLDER) / "replaced" / f"{digest[:32]}{Path(target).suffix[:16]}"
+    private.made(out / kept.parent)
+    file.seek(0)
+    files.write(out / kept, iter(partial(file.read, 1 << 20), b""), parts=out / OWN_FOLDER, name=_prefix(shard))
+    return str(kept)

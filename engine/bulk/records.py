@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.bulk.manifest import INTERRUPTED, Row, columns_of, connected, naming, read_row, stored
+from engine.bulk.outputs import unrecorded
 from engine.bulk.untouched import manifests, reading
 
 
 class _Entry(NamedTuple):
-    """A row without its faces. path: of its manifest. table: in which it is there."""
+    """A row without its faces. path: of its manifest. table: in which it is there, "" for a note, with its faces."""
 
     row: Row
     path: Path
@@ -59,6 +60,9 @@ class Records:
                         self._entries[fold(row.target)].append(_Entry(row, path, table))
                         if row.output:
                             self._outputs.setdefault(row.output, row)
+        for path, row in unrecorded(out):
+            self._entries[fold(row.target)].append(_Entry(row, path, ""))
+            self._outputs.setdefault(row.output, row)
         for entries in self._entries.values():
             entries.sort(key=lambda entry: -entry.row.turn)  # of equals the manifest that was written last stays first
 
@@ -92,7 +96,10 @@ class Records:
         places = {id(entry.row): entry for row in rows for entry in self._entries[self.fold(row.target)]}
         by_path: dict[Path, list[_Entry]] = defaultdict(list)
         for row in rows:
-            by_path[places[id(row)].path].append(places[id(row)])
+            if (entry := places[id(row)]).table:
+                by_path[entry.path].append(entry)
+            else:
+                yield row
         for path, entries in by_path.items():
             with naming(path), _reading(path, untouched=self._untouched) as database:
                 for entry in entries:
@@ -109,7 +116,7 @@ def present(path: Path) -> bool:
     """Whether anything lies at a path, a link to nothing too. Raises OSError if that cannot be known."""
     try:
         os.lstat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 

@@ -1,8 +1,9 @@
 """`cloak run`: a collection of files, cloaked into an output folder, resumable at any point.
 
-Order of events for a photo: its row says "interrupted", and its file is written beside and renamed into place. Then its
-row says what became of it. Whatever is killed in between is done again, and comes out the same. The cloak of a face
-depends on the photo, the settings and the weights, and under objective "person" on who else is in the collection.
+Order of events for a photo: its row says "interrupted", a note has the row that it will get (`outputs`), and its file
+is written beside and renamed into place. Then the row replaces the other. Whatever is killed before the file is in
+place is done again. The cloak of a face depends on the photo, the settings and the weights, and under objective
+"person" on who else is in the collection.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
-from engine import compiles, faults, files
+from engine import compiles, faults
 from engine.bulk import budget, outputs, trouble
 from engine.bulk.album import Album, publish, remove
 from engine.bulk.cloaker import Cloaker
 from engine.bulk.goals import Targets
 from engine.bulk.inputs import OWN_FOLDER, collect
-from engine.bulk.manifest import ASIDE, Manifest, Row, Status, finished
+from engine.bulk.manifest import ASIDE, Manifest, Row, Status
 from engine.bulk.pipeline import Clock, Stages, stream
 from engine.bulk.plan import Options, Plan, Task, announce, dry, fingerprint, plan
 from engine.bulk.prepare import Prepared, prepare
-from engine.bulk.records import present
+from engine.bulk.records import owns, present
 from engine.bulk.results import Outcome
 from engine.bulk.sightings import Sightings
 from engine.bulk.stages import Stations, stages
@@ -137,7 +138,7 @@ def run(
         with trouble.opening(out):
             manifest = stack.enter_context(Manifest(out, shard="" if count == 1 else f"{index}-of-{count}"))
             album = stack.enter_context(Album(out, shard=options.shard)) if options.album else None
-            outputs.clean(out, shard=options.shard)
+            outputs.recover(out, manifest, shard=options.shard)
             todo = plan(items, out, settings, options)
         tasks, passed = todo.tasks, len(todo.passed)
         log.info(
@@ -168,13 +169,17 @@ def run(
             log.info("who is who is known after %.1f s: %d faces have a target", clock.group, len(targets))
             watch.solving(0, 0)
             begin = partial(announce, manifest)
-            for task, row in work.cloak(tasks, targets, begin=begin, album=album, clock=clock, watch=watch):
-                rows.append(record(row, key=task.key))
-                watch.row(rows[-1])
-                if why := trouble.ends_run(rows[-1]):
-                    raise trouble.RunError(f"{why}: make room. {trouble.RESUME.format(out=out)}")
+            try:
+                for task, row in work.cloak(tasks, targets, begin=begin, album=album, clock=clock, watch=watch):
+                    rows.append(record(row, key=task.key))
+                    watch.row(rows[-1])
+                    if why := trouble.ends_run(rows[-1]):
+                        raise trouble.RunError(f"{why}: make room. {trouble.RESUME.format(out=out)}")
+            except BaseException:
+                with suppress(Exception):  # else the next call does it
+                    outputs.record(out, manifest)
+                raise
         manifest.forget(partial(_is_gone, named=todo.named, paths=paths))
-        outputs.settle(out, manifest, shard=options.shard)
     seconds = time.perf_counter() - begun
     summary = summarise(rows, todo.earlier, clock, seconds, remaining=todo.left, again=len(todo.again))
     summary = replace(summary, compiles=compiled.as_dict())
@@ -216,9 +221,10 @@ def _record(
     row can be written. If this row alone cannot, its photo has failed.
     """
     try:
-        row, earlier = _with_earlier(manifest, holders.get(row.target), out, row, key)
+        row, earlier = _with_earlier(manifest, holders.get(row.target), out, row, key, shard=shard)
         manifest.put(row, kept=earlier)
-        outputs.recorded(out, row, shard=shard)
+        if row.status == "cloaked":
+            outputs.recorded(out, row, shard=shard)
     except Exception as error:
         if isinstance(error, sqlite3.Error) and not isinstance(error, UNFIT):
             raise
@@ -241,23 +247,25 @@ class _Again:
         return replace(self.old, status=status, reason=reason, **{"faces": [], "written": 0, **more})  # type: ignore[arg-type]
 
 
-def _with_earlier(manifest: Manifest, good: Row | None, out: Path, row: Row, key: str) -> tuple[Row, Row | None]:
+def _with_earlier(
+    manifest: Manifest, good: Row | None, out: Path, row: Row, key: str, *, shard: tuple[int, int]
+) -> tuple[Row, Row | None]:
     """The row of a photo that is not cloaked now, and the row of its file of an earlier call. The first row also tells
     of that file.
 
-    good: the row of a whole file of an earlier call, whichever manifest has it. Such a file is removed if the photo was
-    read, is another one than then, and there is nothing to cloak in it.
+    good: the row of a whole file of an earlier call, whichever manifest has it. Such a file is set aside if the photo
+    was read, is another one than then, and has no face any more.
     """
     if row.status == "cloaked":
         return row, None
     old = manifest.get(row.target)
-    known = old if old is not None and old.status == "cloaked" else None
+    known = old if old is not None and owns(old) else None
     if good is None or not good.intact(out):
         # Else a file that its owner changed would be nobody's from now on.
         return row, known if known is not None and present(out / row.target) else None
-    if row.status != "failed" and row.sha256 and row.sha256 != good.sha256:
-        files.remove(out / row.target, root=out)
-        return row, None
+    if row.status == "no_face" and row.sha256 and row.sha256 != good.sha256:
+        kept = outputs.retire(out, row.target, shard=shard)
+        return replace(row, reason=f"{row.reason} The cloaked file of an earlier state of it is kept as {kept}."), None
     if row.sha256 != good.sha256:
         of = "it was made from an earlier state of this photo"
     else:
@@ -308,11 +316,10 @@ def _stages(
         row = task.row(outcome.status, reason, faces=[asdict(face) for face in outcome.faces])
         if outcome.data is not None:
             try:
-                target, data, shard = task.item.target, outcome.data, options.shard
-                if kept := outputs.set_aside(out, target, data, stamp=task.stamp, shard=shard):
+                data, shard = outcome.data, options.shard
+                if kept := outputs.set_aside(out, row.target, data, stamp=task.stamp, shard=shard):
                     row = replace(row, reason=" ".join(filter(None, (row.reason, f"{ASIDE} {kept}."))))
-                outputs.write(out, target, data, task.item.source, shard=shard)
-                row = finished(row, out, data)
+                row = outputs.write(out, row, data, task.item.source, shard=shard)
             except Exception as error:
                 return failed(task, error, writing=True)
         if album is not None:
