@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from test_batching import RECIPE, alone, assert_equal, job
 
 from engine.bulk.batching import Batcher, FaceCloak, FaceJob, Lane
 from engine.bulk.desk import ClosedError, Desk
-from engine.bulk.pipeline import Stages, stream
+from engine.bulk.pipeline import BEHIND, Stages, stream
 from engine.bulk.prepare import Prepared
 from engine.types import Photo
 
@@ -178,6 +179,46 @@ def test_what_a_callers_iterator_raises_comes_after_what_it_gave(desk: Desk) -> 
     with pytest.raises(OSError, match="the camera is gone"):
         done.extend(number for number, _ in stream(numbers(), stages(), desk))
     assert done == [1, 2]
+
+
+@pytest.mark.parametrize("first", [[], [0]])
+def test_results_come_though_no_other_photo_has_a_face(desk: Desk, first: list[int]) -> None:
+    taken = 0
+
+    def feed() -> Iterator[int]:
+        nonlocal taken
+        for number in [*first, *[-1] * 5000]:
+            taken += 1
+            yield number
+
+    results = stream(feed(), stages(), desk)
+    assert next(results)[0] == [*first, -1][0]
+    assert taken <= BEHIND * desk.batcher.size + 2 * desk.workers + 2
+    before = taken
+    assert [number for number, _ in islice(results, 100)] == [-1] * 100
+    assert taken - before <= 100 + BEHIND * desk.batcher.size
+    results.close()
+
+
+def test_a_stream_that_is_collected_in_a_thread_of_the_desk_does_not_wait_for_itself() -> None:
+    """Rubbish is collected in whatever thread makes some."""
+    one = Desk(batcher(), workers=1)
+    begun, left = threading.Event(), threading.Event()
+
+    def prepare(number: int) -> Prepared | str:
+        if number == 1:
+            begun.set()
+            left.wait(60)
+            leaving.clear()  # the stream's last reference
+        return "bad"
+
+    leaving = [stream(range(5), replace(stages(), prepare=prepare), one)]
+    next(leaving[0])
+    assert begun.wait(60)
+    left.set()
+    assert [number for number, _ in stream([-1, -2], stages(), one)] == [-1, -2]
+    assert not leaving
+    one.close()
 
 
 def test_a_forked_process_is_told_instead_of_left_waiting(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,10 @@ class Desk:
     def __init__(self, batcher: Batcher, *, workers: int) -> None:
         """workers: threads that prepare and finish photos, for all callers together."""
         self.batcher, self.workers = batcher, workers
-        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="cloak")
+        self._threads = threading.local()
+        self.pool = ThreadPoolExecutor(
+            workers, thread_name_prefix="cloak", initializer=lambda: setattr(self._threads, "own", True)
+        )
         self.chunk = float("inf")
         """Seconds that the last chunk of steps took; the first may have to be compiled."""
         self.closed = False
@@ -103,6 +106,10 @@ class Desk:
         with self.lock:
             self.closed = True
             self._end()
+
+    def is_own_thread(self) -> bool:
+        """Whether the current thread is one that prepares and finishes photos here."""
+        return getattr(self._threads, "own", False)
 
     def _end(self) -> None:
         if self.closed and not self._callers:

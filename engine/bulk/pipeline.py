@@ -1,9 +1,9 @@
 """Photos through the three stages at once: prepare in threads, solve in the slots of a desk, finish in threads.
 
-Results come in the order of the sources. Every queue is bounded. In flight are at most the photos whose faces fill the
-slots twice, and a few more. They take no more bytes than `budget.allowed`. So memory grows neither with the collection
-nor with the size of its photos. Several streams at one desk share its slots, threads and bytes. The Clock tells who
-waited for whom.
+Results come in the order of the sources, as soon as they can. Every queue is bounded. In flight are at most the photos
+whose faces fill the slots twice, and a few more, or BEHIND for each slot if few have faces. They take no more bytes
+than `budget.allowed`. So memory grows neither with the collection nor with the size of its photos. Several streams at
+one desk share its slots, threads and bytes. The Clock tells who waited for whom.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from engine.bulk.prepare import Prepared
 
 S = TypeVar("S")
 R = TypeVar("R")
+
+BEHIND = 8
+"""Photos in line for each slot: with a face in one of four photos, they fill the slots twice."""
 
 
 @dataclass
@@ -156,10 +159,15 @@ class _Line(Generic[S, R]):
             raise ClosedError("the Cloaker was closed before all photos were begun: make another one for the rest")
 
     def end(self) -> None:
-        """Begin nothing more, and wait for what threads are at."""
+        """Begin nothing more, and wait for what threads are at.
+
+        A stream that was left may be collected in any thread. One of the desk's own may be what would be waited for.
+        """
         futures: list[Future] = [future for _, _, future in self.pending]
         futures += [photo.done for photo in self.photos if photo.done is not None]
-        wait([future for future in futures if not future.cancel()])
+        running = [future for future in futures if not future.cancel()]
+        if not self.desk.is_own_thread():
+            wait(running)
 
     def _fetch(self) -> None:
         """Begin with sources while there are threads and bytes for them; with one at a time in any case."""
@@ -203,7 +211,7 @@ class _Line(Generic[S, R]):
         device waits until waiting has cost as much as the empty slots will.
         """
         waited, size = 0.0, self.desk.batcher.size
-        while self.pending and self.caller.faces < 2 * size:
+        while self.pending and self.caller.faces < 2 * size and not self._due():
             future = self.pending[0][2]
             if future.done():
                 self._take()
@@ -222,6 +230,15 @@ class _Line(Generic[S, R]):
                 waited += time.perf_counter() - begun
                 self.clock.add("wait", time.perf_counter() - begun)
             self._fetch()
+
+    def _due(self) -> bool:
+        """Whether results are to be handed on now, or as many wait behind a photo that is at work as may."""
+        if not self.photos:
+            return False
+        first = self.photos[0].done
+        if first is not None and first.done() and not self.caller.faces:
+            return True
+        return len(self.photos) >= BEHIND * self.desk.batcher.size
 
     def _take(self) -> None:
         source, cost, future = self.pending.popleft()
