@@ -1,9 +1,9 @@
 """Photos through the three stages at once: prepare in threads, solve in the slots of a desk, finish in threads.
 
 Results come in the order of the sources, as soon as they can. Every queue is bounded. In flight are at most the photos
-whose faces fill the slots twice, and a few more, or BEHIND for each slot if few have faces. They take no more bytes
-than `budget.allowed`. So memory grows neither with the collection nor with the size of its photos. Several streams at
-one desk share its slots, threads and bytes. The Clock tells who waited for whom.
+whose faces fill the slots twice, and a few more. If few have faces, they are at most BEHIND for each slot. They take no
+more bytes than `budget.allowed`. So memory grows neither with the collection nor with the size of its photos. Several
+streams at one desk share its slots, threads and bytes. The Clock tells who waited for whom.
 """
 
 from __future__ import annotations

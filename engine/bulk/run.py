@@ -1,6 +1,6 @@
 """`cloak run`: a collection of files, cloaked into an output folder, resumable at any point.
 
-Order of events for a photo: its row says "interrupted", a note has the row that it will get (`outputs`), and its file
+Order of events for a photo: its row says "interrupted", and a note has the row that it will get (`outputs`). Its file
 is written beside and renamed into place. Then the row replaces the other. Whatever is killed before the file is in
 place is done again. The cloak of a face depends on the photo, the settings and the weights, and under objective
 "person" on who else is in the collection.

@@ -94,7 +94,7 @@ class Split(NamedTuple):
 def check_people(photos: Mapping[str, int], *, held_out: int, of: str = "photo") -> None:
     """Raises ValueError if there are not enough people, by how many photos of each there are.
 
-    of: what is counted, for the message: photos, or those that show a face.
+    of: what is counted, for the message.
     """
     if held_out < 2:
         raise ValueError(f"at least 2 people must be held out for validation; got {held_out}")
