@@ -47,8 +47,33 @@ def test_nobody_is_both_trained_on_and_held_out() -> None:
     assert len(trained) == part.people == 5
     assert not trained & set(held)
     assert (part.gallery != part.probes).all()
-    assert data.split(rows(), held_out=3, seed=5).sha256 == part.sha256
-    assert data.split(rows(), held_out=3, seed=6).sha256 != part.sha256
+    photos = [f"{row:064x}" for row in range(24)]
+    assert data.split(rows(), held_out=3, seed=5).sha256(photos) == part.sha256(photos)
+    assert data.split(rows(), held_out=3, seed=6).sha256(photos) != part.sha256(photos)
+
+
+def prepared(folder: Path) -> tuple[str, list]:
+    """The hash of a training's faces, and its first batches; folder: with `people` and `faces` of `tiny_robust`."""
+    faces = Store(folder / "faces")
+    photos = photos_of(folder / "people")
+    aligned = {name: faces.align(paths).tolist() for name, paths in photos.items()}
+    part = data.split(aligned, held_out=2, seed=1)
+    anchors = faces.embeddings(tiny.extractor())
+    stream = data.batches(faces.canvases(), anchors, part, window=WINDOW, augmentation=Augmentation(), size=4, seed=3)
+    return part.sha256(faces.photos()), [next(stream) for _ in range(5)]
+
+
+def test_a_training_is_told_by_its_photos_not_by_rows_of_the_store(tmp_path: Path) -> None:
+    for name, first, backwards in (("one", 0, False), ("turned", 0, True), ("other", 50, False)):
+        tiny_robust.people(
+            tmp_path / name / "people", tmp_path / name / "faces", count=6, first=first, backwards=backwards
+        )
+    one, turned, other = (prepared(tmp_path / name) for name in ("one", "turned", "other"))
+    assert Store(tmp_path / "turned" / "faces").photos() == Store(tmp_path / "one" / "faces").photos()[::-1]
+    assert one[0] == turned[0] != other[0]
+    for batch, same in zip(one[1], turned[1], strict=True):
+        assert_equal(batch._replace(anchor=0), same._replace(anchor=0))
+        np.testing.assert_allclose(batch.anchor, same.anchor, atol=1e-6)
 
 
 def test_photos_without_a_face_are_left_out() -> None:

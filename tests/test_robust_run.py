@@ -43,8 +43,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def arguments(home: Path, out: Path, *more: str, steps: int = STEPS) -> list[str]:
-    folders = ["--data", str(home / "people"), "--cache", str(home / "faces"), "--out", str(out)]
     values = {
+        "--data": str(home / "people"),
+        "--cache": str(home / "faces"),
         "--learning-rate": "0.003",
         "--steps": str(steps),
         "--every": str(EVERY),
@@ -53,7 +54,7 @@ def arguments(home: Path, out: Path, *more: str, steps: int = STEPS) -> list[str
         "--epsilon": "0.0314",
     }
     sizes = [word for option, value in values.items() if option not in more for word in (option, value)]
-    return ["train-robust", "small", *folders, *sizes, *more]
+    return ["train-robust", "small", "--out", str(out), *sizes, *more]
 
 
 def train(home: Path, out: Path, *more: str, devices: int = 1, **changes: int) -> None:
@@ -181,6 +182,22 @@ def test_a_finished_training_is_told_again_and_another_one_refused(
     assert "another faces, seed; give another --out, or --restart" in capsys.readouterr().err
 
 
+def test_other_photos_are_another_training_and_the_same_in_another_cache_are_not(
+    home: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "log.jsonl").read_text()
+    tiny_robust.people(tmp_path / "same", tmp_path / "turned", backwards=True)
+    train(home, finished, "--cache", str(tmp_path / "turned"))
+    assert (finished / "log.jsonl").read_text() == before
+    tiny_robust.people(tmp_path / "others", tmp_path / "faces", first=50)
+    (tmp_path / "people.json").write_text(json.dumps({"users": {"person-03": {}}, "others": {}, "public": {}}))
+    others = ["--data", str(tmp_path / "others"), "--cache", str(tmp_path / "faces")]
+    for more in (others, ["--without", str(tmp_path / "people.json")]):
+        capsys.readouterr()
+        assert cli.main(arguments(home, finished, *more)) == cli.USAGE
+        assert "another faces; give another --out, or --restart" in capsys.readouterr().err
+
+
 def test_a_collapse_goes_back_to_the_last_checkpoint(home: Path, tmp_path: Path, monkeypatch) -> None:
     script = [(1.9, 0.1), (0.6, 0.9), (1.5, 0.2), (0.6, 0.9)]
     seen: list[dict[str, np.ndarray]] = []
@@ -216,7 +233,8 @@ def test_a_training_that_is_stopped_before_its_second_checkpoint_goes_on(
         patch.setattr(checkpoints, "save", first_only)
         assert cli.main(arguments(home, out)) == cli.INTERRUPTED
     assert checkpoints.steps(out / "checkpoints") == [0]
-    train(home, out)
+    tiny_robust.people(tmp_path / "same", tmp_path / "turned", backwards=True)
+    train(home, out, "--cache", str(tmp_path / "turned"))  # the order of a store's rows is nothing to a training
     train(home, tmp_path / "straight")
     for seen, straight in zip(validations(out), validations(tmp_path / "straight"), strict=True):
         assert seen == pytest.approx(straight, rel=1e-4)

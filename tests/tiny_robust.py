@@ -74,18 +74,22 @@ def face(person: int, photo: int) -> np.ndarray:
     return np.rint((texture + light).clip(0, 1) * 255).astype(np.uint8)
 
 
-def people(root: Path, cache: Path, *, count: int = 14, photos: int = 3) -> None:
-    """root/person-N/M.jpg, whose bytes mean nothing, and in `cache` a store that has their faces aligned already."""
+def people(
+    root: Path, cache: Path, *, count: int = 14, photos: int = 3, first: int = 0, backwards: bool = False
+) -> None:
+    """root/person-N/M.jpg, whose bytes mean nothing, and in `cache` a store that has their faces aligned already.
+
+    first: who person 0 is; other numbers are other people. backwards: the store has the last photo in its first row.
+    """
     cache.mkdir(parents=True)
+    shots = [(person, photo) for person in range(count) for photo in range(photos)]
     lines, canvases = [], []
-    for person in range(count):
-        folder = root / f"person-{person:02d}"
-        folder.mkdir(parents=True)
-        for photo in range(photos):
-            content = f"{person} {photo}".encode()
-            (folder / f"{photo}.jpg").write_bytes(content)
-            lines.append(json.dumps({"sha256": hashlib.sha256(content).hexdigest(), "row": len(lines)}) + "\n")
-            canvases.append(face(person, photo).tobytes())
+    for person, photo in reversed(shots) if backwards else shots:
+        path = root / f"person-{person:02d}" / f"{photo}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content := f"{first + person} {photo}".encode())
+        lines.append(json.dumps({"sha256": hashlib.sha256(content).hexdigest(), "row": len(lines)}) + "\n")
+        canvases.append(face(first + person, photo).tobytes())
     (cache / "canvases.u8").write_bytes(b"".join(canvases))
     (cache / "index.jsonl").write_text("".join(lines))
 

@@ -82,13 +82,14 @@ class Split(NamedTuple):
     probes: Int[np.ndarray, " v"]
     people: int
 
-    @property
-    def sha256(self) -> str:
-        """The hash of which face is whose, and who is held out."""
-        digest = hashlib.sha256()
-        for part in (self.rows, self.labels, self.gallery, self.probes):
-            digest.update(np.ascontiguousarray(part, np.int64).tobytes() + b"|")
-        return digest.hexdigest()
+    def sha256(self, photos: Sequence[str]) -> str:
+        """The hash of which photo is whose, in which order, and who is held out: the same in every store.
+
+        photos: the SHA-256 of each row's photo, as `Store.photos` gives them.
+        """
+        trained = list(zip([photos[row] for row in self.rows], self.labels.tolist(), strict=True))
+        held = [[photos[row] for row in part] for part in (self.gallery, self.probes)]
+        return hashlib.sha256(json.dumps([trained, *held]).encode()).hexdigest()
 
 
 def check_people(photos: Mapping[str, int], *, held_out: int, of: str = "photo") -> None:

@@ -97,7 +97,7 @@ def prepare(
     settings = {
         "extractor": extractor,
         "weights": clean.weights_sha256,
-        "faces": part.sha256,
+        "faces": part.sha256(store.photos()),
         "training": asdict(training),
         "batch": preset.batch,
         "guard": None if preset.guard is None else asdict(preset.guard),

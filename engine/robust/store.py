@@ -67,6 +67,12 @@ class Store:
                         progress("photos aligned", first + len(chunk), len(new))
         return np.array([index[key] for key in keys], np.int64)
 
+    def photos(self) -> list[str]:
+        """The SHA-256 of each canvas's photo, in the order of the rows."""
+        with self._lock():
+            keys = {row: key for key, row in self._index().items() if row != NO_FACE}
+        return [keys[row] for row in range(len(keys))]
+
     def canvases(self) -> UInt8[np.ndarray, "n c c 3"]:
         """All canvases, mapped into memory: a row is read from the disk when it is used."""
         return _mapped(self.folder / "canvases.u8", np.dtype(np.uint8), (CANVAS, CANVAS, 3))
