@@ -83,6 +83,24 @@ def test_photos_without_a_face_are_left_out() -> None:
     assert part.labels.max() == part.people - 1 == 6
 
 
+def test_copies_of_photos_are_split_as_if_they_were_not_there() -> None:
+    copies = {name: [person_rows[0], *person_rows] for name, person_rows in rows().items()}
+    assert_equal(data.split(copies, held_out=4, seed=1), data.split(rows(), held_out=4, seed=1))
+
+
+def test_a_photo_of_several_people_is_nobodys() -> None:
+    shared = {name: [*person_rows, 24] for name, person_rows in rows().items()}
+    assert_equal(data.split(shared, held_out=4, seed=1), data.split(rows(), held_out=4, seed=1))
+    for seed in range(20):
+        part = data.split({**rows(4), "a": [0, 12], "b": [12, 3, 13, 13]}, held_out=3, seed=seed)
+        held = {*part.gallery.tolist(), *part.probes.tolist()}
+        assert len(held) == 6
+        assert not held & set(part.rows.tolist())
+        assert not {0, 3, 12} & {*held, *part.rows.tolist()}
+    with pytest.raises(ValueError, match="3 people have a photo with a face that nobody else has, 1 of them two or"):
+        data.split({"a": [0, 0], "b": [1, 1], "c": [0, 0, 2], "d": [3, 4]}, held_out=2, seed=0)
+
+
 def test_too_few_people_are_refused() -> None:
     with pytest.raises(ValueError, match="3 of them two or more: too few to hold out 4"):
         data.split(rows(3), held_out=4, seed=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -110,11 +111,16 @@ def check_people(photos: Mapping[str, int], *, held_out: int, of: str = "photo")
 def split(rows: Mapping[str, Sequence[int]], *, held_out: int, seed: int) -> Split:
     """Draw `held_out` people with two faces each, by the seed, and train on everybody else.
 
-    rows: of each person's photos, as `Store.align` gives them. Raises ValueError if there are not enough people.
+    rows: of each person's photos, as `Store.align` gives them: equal ones are copies of a photo. A copy does not count,
+    nor does a photo that several people have, as whose it is nobody knows. Raises ValueError if there are not enough
+    people.
     """
-    seen = {name: [row for row in person_rows if row != NO_FACE] for name, person_rows in rows.items()}
+    distinct = {name: set(person_rows) - {NO_FACE} for name, person_rows in rows.items()}
+    owners = Counter(row for person_rows in distinct.values() for row in person_rows)
+    seen = {name: [row for row in dict.fromkeys(person_rows) if owners[row] == 1] for name, person_rows in rows.items()}
     seen = {name: person_rows for name, person_rows in seen.items() if person_rows}
-    check_people({name: len(rows) for name, rows in seen.items()}, held_out=held_out, of="photo with a face")
+    photos = {name: len(person_rows) for name, person_rows in seen.items()}
+    check_people(photos, held_out=held_out, of="photo with a face that nobody else has")
     several = sorted(name for name, person_rows in seen.items() if len(person_rows) >= 2)
     chosen = sorted(np.random.default_rng(seed).choice(several, held_out, replace=False).tolist())
     rest = [name for name in seen if name not in set(chosen)]
