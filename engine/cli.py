@@ -100,7 +100,7 @@ def _called(words: list[str], output: terminal.Stream) -> int:
         except CycloptsError as error:
             said = _mistake(error)
         except KeyboardInterrupt:
-            return interrupted("The same command goes on from where it ended.", as_json=as_json)
+            return interrupted("The same command, without any --restart, goes on from where it ended.", as_json=as_json)
         except Exception as error:
             from engine import faults
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 GRACE = 4.0
 """Seconds for an end in order, in which photos that are all but done are written."""
 CODE = 130
-SAID = b"Interrupted. The same command goes on from where it ended.\n"
+SAID = b"Interrupted. The same command, without any --restart, goes on from where it ended.\n"
 
 
 @contextmanager

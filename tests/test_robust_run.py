@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -238,6 +239,58 @@ def test_a_training_that_is_stopped_before_its_second_checkpoint_goes_on(
     train(home, tmp_path / "straight")
     for seen, straight in zip(validations(out), validations(tmp_path / "straight"), strict=True):
         assert seen == pytest.approx(straight, rel=1e-4)
+
+
+def test_a_restart_leaves_nothing_of_the_training_before(
+    home: Path,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    shutil.copytree(home / "engine" / "extractors" / "small", out / "extractors" / "mine")
+    (out / "notes.txt").touch()
+    save = checkpoints.save
+
+    def first_only(folder: Path, state: Any, position: Position) -> None:
+        save(folder, state, position)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", first_only)
+        assert cli.main(arguments(home, out, "--restart", "--seed", "1")) == cli.INTERRUPTED
+        assert (
+            f"The same command without --restart goes on from the last checkpoint in {out}." in capsys.readouterr().err
+        )
+    assert [path.name for path in (out / "extractors").iterdir()] == ["mine"]
+    assert {path.name for path in out.iterdir()} == {
+        *("checkpoints", "extractors", "lock", "log.jsonl", "notes.txt", "training.json")
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", first_only)
+        assert cli.main(arguments(home, out, "--seed", "1")) == cli.INTERRUPTED
+        assert f"The same command goes on from the last checkpoint in {out}." in capsys.readouterr().err
+    assert checkpoints.steps(out / "checkpoints") == [0, 4]
+    assert (out / "extractors" / "small-robust").exists()
+
+
+def test_a_restart_keeps_what_no_training_made_and_the_network_that_it_starts_from(
+    home: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save", interrupt)
+    mine = shutil.copytree(home / "engine" / "extractors" / "small", tmp_path / "mine" / "extractors" / "small-robust")
+    assert cli.main(arguments(home, tmp_path / "mine", "--restart")) == cli.INTERRUPTED
+    assert (mine / "card.toml").exists()
+    out = shutil.copytree(finished, tmp_path / "further")
+    monkeypatch.setenv("FAWKES_ENGINE_HOME", str(out))
+    words = arguments(home, out, "--restart", "--name", "small-robust")
+    assert cli.main([words[0], "small-robust", *words[2:]]) == cli.INTERRUPTED
+    assert checkpoints.steps(out / "checkpoints") == []
+    assert (out / "extractors" / "small-robust" / "card.toml").exists()
 
 
 def test_settings_that_cannot_be_read_are_named(finished: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,7 +110,8 @@ def train_robust(
     except Overfitting as error:
         return failed(str(error), as_json=telling.json)
     except KeyboardInterrupt:
-        return interrupted(f"The same command goes on from the last checkpoint in {out}.", as_json=telling.json)
+        command = "The same command without --restart" if restart else "The same command"
+        return interrupted(f"{command} goes on from the last checkpoint in {out}.", as_json=telling.json)
     if telling.json:
         print_json(summary.as_dict())
     else:

@@ -1,8 +1,8 @@
 """The training loop: batches in; checkpoints, a log, a plot and the best network so far, as an extractor, out.
 
 In the output folder: `checkpoints/`, `log.jsonl`, `training.json` (all that decides the result), `training.svg`, and
-`extractors/NAME`, which makes the folder a FAWKES_ENGINE_HOME. The same call goes on from the last checkpoint, with the
-same losses as if it had never been stopped.
+`extractors/NAME`, which makes the folder a FAWKES_ENGINE_HOME. The same call, without a restart, goes on from the last
+checkpoint, with the same losses as if it had never been stopped.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from engine import files
+from engine.extractors import converted
 from engine.robust import checkpoints, data, distributed, export, guard, log, train, validation
 from engine.robust import job as jobs
 from engine.robust.checkpoints import Position
@@ -251,12 +252,16 @@ def _summary(job: Job, out: Path, *, name: str, position: Position) -> Summary:
 
 
 def _agree(job: Job, out: Path, *, name: str, restart: bool) -> None:
-    """Raises ValueError if `out` has a training with other settings; clears it for a restart."""
+    """Raises ValueError if `out` has a training with other settings; for a restart, removes what a training made."""
     path = out / "training.json"
     wanted = json.loads(json.dumps({"name": name, **job.settings}))
     if restart:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        (out / "log.jsonl").unlink(missing_ok=True)
+        for made in ("log.jsonl", "training.svg"):
+            (out / made).unlink(missing_ok=True)
+        card = converted.read(out)[0].get(name, {})
+        if "training" in card and card["sha256"] != job.extractor.weights_sha256:  # nor the network to start from
+            shutil.rmtree(out / "extractors" / name)
     elif path.exists():
         try:
             settings = dict(json.loads(path.read_text(encoding="utf-8")))
