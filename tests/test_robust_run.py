@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import tiny_robust
@@ -167,6 +168,9 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(interrupted: Path,
     assert figures(interrupted) == figures(finished)
     cards = [(path / "extractors" / "small-robust" / "card.toml").read_text() for path in (interrupted, finished)]
     assert cards[0] == cards[1]  # with the SHA-256 of the weights
+    states = [checkpoints.restore(path / "checkpoints", STEPS, _like()) for path in (interrupted, finished)]
+    assert states[0][1] == states[1][1]
+    jax.tree.map(np.testing.assert_array_equal, states[0][0], states[1][0])
 
 
 def test_a_finished_training_is_told_again_and_another_one_refused(
@@ -328,8 +332,18 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(
     assert cli.main(arguments(home, tmp_path / "out", "--dry-run", "--json", "--devices", "1")) == cli.OK
     cost = json.loads(capsys.readouterr().out)
     assert (cost["photos"], cost["people"], cost["steps"], cost["faces"], cost["passes"]) == (42, 14, STEPS, 8, 2)
-    assert cost["total"] > cost["steps"] * cost["seconds"] > 0
+    assert cost["total"] == pytest.approx(STEPS * cost["seconds"] + 4 * cost["validation"])
+    assert cost["seconds"] > 0
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("every", "validations"), [(12, 2), (5, 4), (11, 3), (100, 2)])
+def test_a_dry_run_counts_the_validations_that_a_training_makes(
+    every: int, validations: int, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments(home, tmp_path, "--every", str(every), "--dry-run", "--json", "--devices", "1")) == cli.OK
+    cost = json.loads(capsys.readouterr().out)
+    assert cost["total"] == pytest.approx(STEPS * cost["seconds"] + validations * cost["validation"])
 
 
 @pytest.mark.parametrize(
@@ -347,6 +361,10 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(
         (["--frozen", "neck"], "no parameter lies below 'neck'"),
         (["--without", "nobody.json"], "nobody.json is no list of people"),
         (["--coordinator", "here"], "must be HOST:PORT"),
+        (["--processes", "2"], "--processes and --process need the --coordinator, HOST:PORT of process 0"),
+        (["--process", "1", "--dry-run"], "--processes and --process need the --coordinator"),
+        (["--seed", "-1"], "--seed must be 0 or more; got -1"),
+        (["--seed", "-1", "--dry-run"], "--seed must be 0 or more; got -1"),
     ],
 )
 def test_what_cannot_be_done_is_exit_2(

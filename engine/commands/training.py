@@ -81,6 +81,8 @@ def plan(
     without: lists of people who are not to be used. cache: folder of aligned faces. Raises ValueError for what cannot
     be used.
     """
+    if together.coordinator is None and (together.processes, together.process) != (1, 0):
+        raise ValueError("--processes and --process need the --coordinator, HOST:PORT of process 0")
     chosen = changed(find(options.preset), options)
     settings = Options(
         steps=options.steps,

@@ -51,6 +51,8 @@ class Options:
             raise ValueError(f"steps must be at least 1; got {self.steps}")
         if self.every < 1 or self.check_steps < 1:
             raise ValueError(f"every and check_steps must be at least 1; got {self.every} and {self.check_steps}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must be 0 or more; got {self.seed}")
 
 
 class Job(NamedTuple):
@@ -174,7 +176,8 @@ def estimate(extractor: str, photos: int, people: int, *, preset: Preset, option
     seconds = (time.perf_counter() - begun) * training.optimiser.accumulate
     faces = preset.batch * training.optimiser.accumulate
     validation = seconds / (faces * training.passes) * options.held_out * (options.check_steps + 1)
-    total = training.steps * seconds + (training.steps / options.every + 1) * validation
+    validations = 1 + -(-training.steps // options.every)  # before the first step, and at every checkpoint
+    total = training.steps * seconds + validations * validation
     return Cost(training.steps, faces, training.passes, seconds, validation, total)
 
 
