@@ -134,6 +134,9 @@ def test_the_log_has_figures_and_every_checkpoint_a_validation(finished: Path) -
     assert learned[-1]["figures"]["loss"] < learned[0]["figures"]["loss"]
     timed = [row for row in log.read(finished / "log.jsonl") if "figures" in row]
     assert all(row["images_per_second"] > 0 and row["seconds_left"] >= 0 for row in timed)
+    *_, before, last = [row for row in log.read(finished / "log.jsonl") if "validation" in row]
+    assert timed[-1]["step"] == last["step"] == STEPS
+    assert timed[-1]["seconds_left"] == pytest.approx(before["seconds"], abs=1e-3)  # the last validation is to come
 
 
 def test_the_best_network_is_an_extractor_that_the_registry_loads(

@@ -96,7 +96,7 @@ class Split(NamedTuple):
 def check_people(photos: Mapping[str, int], *, held_out: int, of: str = "photo") -> None:
     """Raises ValueError if there are not enough people, by how many photos of each there are.
 
-    of: what is counted, for the message.
+    of: what the message says is counted, photos or those of them that count.
     """
     if held_out < 2:
         raise ValueError(f"at least 2 people must be held out for validation; got {held_out}")
@@ -111,9 +111,8 @@ def check_people(photos: Mapping[str, int], *, held_out: int, of: str = "photo")
 def split(rows: Mapping[str, Sequence[int]], *, held_out: int, seed: int) -> Split:
     """Draw `held_out` people with two faces each, by the seed, and train on everybody else.
 
-    rows: of each person's photos, as `Store.align` gives them: equal ones are copies of a photo. A copy does not count,
-    nor does a photo that several people have, as whose it is nobody knows. Raises ValueError if there are not enough
-    people.
+    rows: of each person's photos, as `Store.align` gives them. A second copy of a photo does not count. Nor does a
+    photo that several people have, as nobody knows whose it is. Raises ValueError if there are not enough people.
     """
     distinct = {name: set(person_rows) - {NO_FACE} for name, person_rows in rows.items()}
     owners = Counter(row for person_rows in distinct.values() for row in person_rows)

@@ -73,7 +73,7 @@ class _Meter:
 
     def row(self, step: int, *, faces: int, every: int) -> dict[str, Any]:
         rate = self.seconds / max(self.steps, 1)
-        checks = -(-self.total // every) - step // every
+        checks = -(-self.total // every) - (step - 1) // every  # with that of this step, which is still to come
         return {
             "step": step,
             "figures": {
