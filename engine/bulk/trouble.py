@@ -21,7 +21,7 @@ from engine.types import PhotoError, UnsettledError
 
 log = logging.getLogger(__name__)
 
-RESUME = "What was done is in {out}; the same command goes on from there."
+RESUME = "What was done is in {out}; the same command, without any --restart, goes on from there."
 DISK_FULL = "The disk of the output folder is full"
 OF_RUN = (sqlite3.OperationalError, sqlite3.InternalError)
 """Errors in a photo's stage through no fault of the photo: the manifest cannot be written."""

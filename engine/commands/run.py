@@ -175,7 +175,7 @@ def run(
     from engine.bulk.manifest import BusyError
     from engine.bulk.run import Options, fingerprint
     from engine.bulk.run import run as run_collection
-    from engine.bulk.trouble import RunError
+    from engine.bulk.trouble import RESUME, RunError
     from engine.checkpoint import CheckpointError
     from engine.view import View
 
@@ -204,7 +204,7 @@ def run(
     except RunError as error:
         return failed(str(error), as_json=telling.json)
     except KeyboardInterrupt:
-        return interrupted(f"What was done is in {out}; the same command goes on from there.", as_json=telling.json)
+        return interrupted(RESUME.format(out=out), as_json=telling.json)
     if telling.json:
         print(summary.as_json())
     else:
