@@ -8,8 +8,10 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -663,6 +665,27 @@ def test_arguments_that_do_not_fit():
     for format in ("keep", "png"):
         with pytest.raises(ValueError, match=r"must be one of .*JPEG.*; it is 'PSD'"):
             photo.encode(by_hand, by_hand.pixels, format=format)
+
+
+def test_a_pillow_image_that_several_threads_read_is_decoded_by_one(monkeypatch):
+    data = io.BytesIO()
+    Image.fromarray(scene()).save(data, "PNG")
+    image, expected = Image.open(data), photo.from_array(scene()).pixels
+    decode, at_work = image.load, []
+
+    def slow():
+        at_work.append(len(at_work))
+        time.sleep(0.01)
+        decode()
+        at_work.pop()
+        assert not at_work
+
+    monkeypatch.setattr(image, "load", slow)
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(photo.from_array, [image] * 4))
+    assert all((one.pixels == expected).all() for one in read)
+    others = [Image.open(data) for _ in range(9)]
+    assert len({id(photo._lock(other)) for other in others}) > 1, "others wait for it"
 
 
 def test_from_array():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 MAX_BYTES = 4 * MAX_PIXELS
+
+_locks = tuple(threading.Lock() for _ in range(64))
 
 
 def read(source: Path | bytes) -> Photo:
@@ -89,21 +92,24 @@ def from_array(array: np.ndarray | Image.Image) -> Photo:
     """A Photo from pixels in memory: uint8 (h, w, 3) or (h, w), or a Pillow image, which keeps its metadata.
 
     Raises PhotoError for other types, shapes and modes. What was not read from a file is written as PNG by default.
+    One Pillow image may be given in several threads.
     """
     if isinstance(array, Image.Image):
         name = {"MPO": "JPEG"}.get(array.format or "", array.format or "PNG")
-        exif = meta.parse_exif(array.info.get("exif"))
-        xmp = array.info.get("xmp")
-        if getattr(array, "is_animated", False) and array.format != "MPO":
-            raise refusal(*ANIMATED)
         try:
+            with _lock(array):
+                if getattr(array, "is_animated", False) and array.format != "MPO":
+                    raise refusal(*ANIMATED)
+                image = array.copy()
+            exif = meta.parse_exif(image.info.get("exif"))
+            xmp = image.info.get("xmp")
             xmp = xmp if isinstance(xmp, bytes) else None
             # Pillow has already turned a TIFF, and its HEIF plugin states the orientation as 1.
             turned = 1 if name == "TIFF" else meta.orientation(exif, None if name in ("HEIF", "AVIF") else xmp)
             return make_photo(
-                array.copy(), name if name in KINDS and KINDS[name].write else STEAD.name, turned=turned, exif=exif,
+                image, name if name in KINDS and KINDS[name].write else STEAD.name, turned=turned, exif=exif,
                 xmp=xmp,
-                icc=array.info.get("icc_profile"), dpi=array.info.get("dpi"),
+                icc=image.info.get("icc_profile"), dpi=image.info.get("dpi"),
             )  # fmt: skip
         except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
             raise PhotoError(f"The image cannot be decoded ({error}): load it again, or save it anew.") from error
@@ -124,6 +130,14 @@ def from_array(array: np.ndarray | Image.Image) -> Photo:
     check_size(array.shape[1], array.shape[0])
     array = np.asarray(array)  # of a matrix or a masked array what an array holds
     return Photo(np.repeat(array[..., None], 3, axis=2) if grey else array.copy(), "PNG", grey=grey)
+
+
+def _lock(image: Image.Image) -> threading.Lock:
+    """What a thread holds while it asks an image that another may have too for anything that decodes or seeks.
+
+    Pillow decodes an image when its pixels are first asked for, in whatever thread that is. Others would see half of it.
+    """
+    return _locks[hash((id(image),)) % len(_locks)]
 
 
 def decode_pixels(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
