@@ -6,15 +6,18 @@ import copy
 import hashlib
 import io
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import tiny_cloak
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageSequence
 from there import there
 
 from engine import Cloaker, Encoded, Output, Person, Recipe, WeakerWarning, cli
@@ -192,6 +195,72 @@ def test_a_closed_cloaker_begins_nothing(files: dict[str, bytes], cloaker: Cloak
     with pytest.raises(RuntimeError, match="closed"):
         closed.encode(files["text.jpg"])
     assert cloaker.encode(files["text.jpg"]).status == "failed"
+
+
+# --- kinds of what is given ---------------------------------------------------------------------------------------
+
+
+def test_of_an_iterator_that_refills_one_buffer_each_picture_counts(
+    cloaker: Cloaker, knowing: Cloaker, face: Image.Image
+) -> None:
+    pictures = [np.asarray(face), np.asarray(face)[:, ::-1]]
+
+    def refilled() -> Iterator[np.ndarray]:
+        buffer = np.empty_like(pictures[0])
+        for picture in pictures:
+            buffer[:] = picture
+            yield buffer
+
+    results = cloaker.encode_all(pictures)
+    assert results[0].data != results[1].data
+    assert cloaker.encode_all(refilled()) == results == list(cloaker.encode_stream(refilled()))
+    assert knowing.person(refilled()).to_bytes() == knowing.person(pictures).to_bytes()
+    frames = io.BytesIO(saved(face, "MPO", save_all=True, append_images=[Image.fromarray(pictures[1])]))
+    first, second = cloaker.cloak(ImageSequence.Iterator(Image.open(frames)))
+    assert (first.status, second.status) == ("cloaked", "cloaked")
+    assert not np.array_equal(there(first.image), there(second.image))
+
+
+class Tensor:
+    """An array of another library."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.ndim = array, array.ndim
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        return self.array
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self.array)
+
+
+def test_an_array_of_any_library_is_one_image_and_so_is_a_path_of_any_kind(
+    cloaker: Cloaker, face: Image.Image, tmp_path: Path
+) -> None:
+    pixels = np.asarray(face)
+    (expected,) = cloaker.encode_all(pixels)
+    arrays: list[Any] = [jax.numpy.asarray(pixels), Tensor(pixels)]
+    for made in arrays:
+        assert cloaker.encode_all(made) == cloaker.encode_all([made]) == [expected]
+        assert list(cloaker.encode_stream(made)) == [cloaker.encode(made)] == [expected]
+    (tmp_path / "me.png").write_bytes(saved(face, "PNG"))
+    path = PurePosixPath(tmp_path / "me.png")
+    expected = cloaker.encode(Path(path))
+    assert expected.status == "cloaked"
+    assert cloaker.encode_all(path) == cloaker.encode_all([path]) == [expected]
+    column: Any = Tensor(np.array([str(path), str(path)]))
+    assert cloaker.encode_all(column) == [expected, expected], "of paths, as a table has them"
+
+
+def test_what_is_no_photo_and_holds_none_is_refused_at_the_call(cloaker: Cloaker, files: dict[str, bytes]) -> None:
+    file = io.BytesIO(files["grey.png"])
+    for call in (cloaker.cloak, cloaker.stream, cloaker.encode_all, cloaker.encode_stream, cloaker.person):
+        with pytest.raises(TypeError, match=r"got a BytesIO: pass its bytes, \.read\(\), or its path"):
+            call(file)  # type: ignore[arg-type]
+        for wrong in (None, 5):
+            with pytest.raises(TypeError, match=f"photos must be .*; got a {type(wrong).__name__}$"):
+                call(wrong)  # type: ignore[arg-type]
+    assert "this is a BytesIO: pass its bytes" in cloaker.encode(file).reason  # type: ignore[arg-type]
 
 
 # --- who is in a photo --------------------------------------------------------------------------------------------

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard, TypeVar
+
+import jax
+import numpy as np
+from PIL import Image
 
 from engine import faults
 from engine.bulk import budget, people, trouble
@@ -21,7 +26,7 @@ from engine.bulk.results import Cloaked, Encoded, WeakerWarning
 from engine.bulk.sightings import Sightings
 from engine.bulk.stages import Stations, stages
 from engine.config import Output
-from engine.types import PhotoError
+from engine.types import Photo, PhotoError
 
 if TYPE_CHECKING:
     from engine.bulk.cloaker import Cloaker
@@ -29,11 +34,14 @@ if TYPE_CHECKING:
 
 Whose = Person | Sequence[Person | None] | None
 """People in a photo: one person, or one for each face that `Cloaker.look` finds, or None or () if nobody knows."""
-Item = str | Source | tuple[str | Source, Whose]
+Given = str | os.PathLike[str] | bytearray | memoryview | jax.Array | Source
+"""A photo, as a caller may give it."""
+Item = Given | tuple[Given, Whose]
 """A photo, or a photo and who is in it."""
 NOT_NAMED = "Nobody said who is in it, so each face was moved from its own embedding, which protects less."
 NOT_THERE = "The person is not among its faces, so each was moved from its own embedding, which protects less."
 R = TypeVar("R", Cloaked, Encoded)
+T = TypeVar("T")
 
 
 class Work(NamedTuple):
@@ -97,11 +105,43 @@ def results(
             yield result
 
 
-def source_of(image: str | bytearray | memoryview | Source) -> Source:
-    """A path that was given as text as a path, bytes of any kind as bytes; all else as it is."""
+def several(images: Given | Iterable[T]) -> Iterable[Given | T]:
+    """The photos that a caller gives, one in a list. Raises TypeError for what is neither a photo nor holds any."""
+    if _is_one(images):
+        return [images]
+    advice = ""
+    if hasattr(images, "read"):
+        advice = ": pass its bytes, .read(), or its path"
+    elif isinstance(images, Iterable) or hasattr(images, "__getitem__"):
+        return images  # type: ignore[return-value]
+    raise TypeError(
+        "photos must be an array, a Pillow image, bytes, a path, or several of these; "
+        f"got a {type(images).__name__}{advice}"
+    )
+
+
+def gathered(images: Given | Iterable[Given]) -> list[Source]:
+    """All photos that a caller gives. Those of an iterator are copied as they come, as it may refill one buffer."""
+    photos = several(images)
+    return [source_of(photo) if isinstance(photos, Sequence) else still(source_of(photo)) for photo in photos]
+
+
+def source_of(image: Given) -> Source:
+    """A path of any kind as a Path, bytes of any kind as bytes, an array of any kind as NumPy's; all else as it is."""
     if isinstance(image, (bytearray, memoryview)):
         return bytes(image)
-    return Path(image) if isinstance(image, str) else image
+    if isinstance(image, (str, os.PathLike)):
+        return Path(os.fsdecode(image))
+    if _is_one(image) and hasattr(image, "__array__") and not isinstance(image, np.ndarray):
+        with suppress(Exception):  # an array that is on another device, or gone: `prepare` says what is wrong with it
+            return np.asarray(image)
+    return image  # type: ignore[return-value]
+
+
+def _is_one(images: object) -> TypeGuard[Given]:
+    """Whether that is one photo, and not several."""
+    kinds = str, os.PathLike, bytes, bytearray, memoryview, Photo, np.ndarray, jax.Array, Image.Image
+    return isinstance(images, kinds) or (hasattr(images, "__array__") and getattr(images, "ndim", None) in (2, 3))
 
 
 def logged(error: Exception) -> str:

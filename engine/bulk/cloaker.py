@@ -13,12 +13,22 @@ from typing import Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image
 
 from engine import sharding, yunet
 from engine.bulk import budget, people, trouble
 from engine.bulk.batching import Batcher, FaceCloak, FaceJob, Usage, loaded
-from engine.bulk.calls import Item, Whose, Work, logged, results, source_of, weaker_warning, works
+from engine.bulk.calls import (
+    Given,
+    Item,
+    Whose,
+    Work,
+    gathered,
+    logged,
+    results,
+    several,
+    weaker_warning,
+    works,
+)
 from engine.bulk.claims import listed
 from engine.bulk.crowd import Crowd, Seen
 from engine.bulk.desk import Desk
@@ -31,10 +41,9 @@ from engine.bulk.sightings import Matrix, Sightings, network_key
 from engine.config import CLOAKS, LEAD, Detection, Mode, Output, Recipe
 from engine.detect import Detector
 from engine.extractors import load
-from engine.types import Photo, PhotoError
+from engine.types import PhotoError
 
 R = TypeVar("R", Cloaked, Encoded)
-T = TypeVar("T")
 
 
 class _Look(NamedTuple):
@@ -70,7 +79,7 @@ class Cloaker:
         recipe: Recipe | None = None,
         detection: Detection | None = None,
         detector: Detector | None = None,
-        only: str | Source | Iterable[str | Source] | None = None,
+        only: Given | Iterable[Given] | None = None,
         goal: Target | None = None,
         batch: int | None = None,
         devices: int | None = None,
@@ -112,27 +121,27 @@ class Cloaker:
         self.asks = goal is None
         """Whether it can matter who is in a photo."""
         self._bank = bank_of(self.recipe) if goal is None else ()
-        self.only = None if only is None else self._reference([source_of(photo) for photo in _several(only)])
+        self.only = None if only is None else self._reference(gathered(only))
 
-    def cloak(self, images: str | Source | Iterable[str | Source]) -> list[Cloaked]:
+    def cloak(self, images: Given | Iterable[Given]) -> list[Cloaked]:
         """The results of all images, in order. A bad image is a result with status "failed", not an exception.
 
-        images: RGB uint8 arrays (h, w, 3), grey ones (h, w), Pillow images, encoded bytes or paths.
+        images: RGB uint8 arrays (h, w, 3), grey ones (h, w), Pillow images, encoded bytes or paths. Of what an iterator
+        gives, arrays and Pillow images are copied as they come. Those of a sequence must not change during the call.
+        Raises TypeError for what is none of these nor holds any.
         """
         return self._together(images, Cloaked, None)
 
-    def encode_all(
-        self, photos: str | Source | Iterable[str | Source], *, output: Output | None = None
-    ) -> list[Encoded]:
+    def encode_all(self, photos: Given | Iterable[Given], *, output: Output | None = None) -> list[Encoded]:
         """The cloaked files of all photos, in order, with the guarantees of `cloak run`. Memory holds all of them.
 
         The photos are grouped into people first, as `cloak` does it. photos: as `images` of `cloak`; what was not read
         from a file becomes a PNG. output: how they are written, by default as they came. Raises TypeError for another
-        output.
+        output, else as `cloak`.
         """
         return self._together(photos, Encoded, _output(output))
 
-    def stream(self, images: str | Source | Iterable[Item]) -> Iterator[Cloaked]:
+    def stream(self, images: Given | Iterable[Item]) -> Iterator[Cloaked]:
         """The results as they come, in order, for input of any length; memory stays flat.
 
         images: as in `cloak`, each alone or as a pair (image, person). A stream cannot group faces into people. So
@@ -140,11 +149,9 @@ class Cloaker:
         Raises ValueError for an image without a person under objective "target". Raises it too for a person whom other
         networks describe, and for one whom the objective does not use.
         """
-        return results(self, works(self, _several(images)), Cloaked, None)
+        return results(self, works(self, several(images)), Cloaked, None)
 
-    def encode_stream(
-        self, photos: str | Source | Iterable[Item], *, output: Output | None = None
-    ) -> Iterator[Encoded]:
+    def encode_stream(self, photos: Given | Iterable[Item], *, output: Output | None = None) -> Iterator[Encoded]:
         """The cloaked files of photos as they come; all else as in `stream` and `encode_all`.
 
         Example:
@@ -152,9 +159,9 @@ class Cloaker:
             >>> for result in cloaker.encode_stream(pairs):  # doctest: +SKIP
             ...     store(result.data, result.status, result.reason)
         """
-        return results(self, works(self, _several(photos)), Encoded, _output(output))
+        return results(self, works(self, several(photos)), Encoded, _output(output))
 
-    def encode(self, data: str | Source, *, person: Whose = None, output: Output | None = None) -> Encoded:
+    def encode(self, data: Given, *, person: Whose = None, output: Output | None = None) -> Encoded:
         """The cloaked file of one photo; whatever is wrong with the photo is its result. Call it from many threads.
 
         data, output: as in `encode_all`. person: who is in it (`person`). Errors and warnings as in `stream`.
@@ -165,13 +172,13 @@ class Cloaker:
         finally:
             results.close()  # type: ignore[attr-defined]
 
-    def person(self, photos: str | Source | Iterable[str | Source]) -> Person:
+    def person(self, photos: Given | Iterable[Given]) -> Person:
         """A person, by some photos of theirs, the more the better; the same whatever their order.
 
         At least one must show their face alone. In a photo with several faces those count that are like the person's.
         Three or more are best, since two of one person may differ as much as two people do. Warns of photos that do not
         count, as no face in them is like the person's. Raises ValueError if a photo cannot be read or if it is not
-        clear who is meant.
+        clear who is meant. photos: as `images` of `cloak`.
         """
 
         def failed(source: Source, error: Exception) -> None:
@@ -180,7 +187,7 @@ class Cloaker:
                 f"{which}, a photo of the person, cannot be used: {trouble.reason(error, logged)}"
             ) from error
 
-        sources, sightings = [source_of(photo) for photo in _several(photos)], Sightings(self.detector)
+        sources, sightings = gathered(photos), Sightings(self.detector)
         names = [str(source) if isinstance(source, Path) else f"photo {n}" for n, source in enumerate(sources, 1)]
         by_photo: dict[str, dict[int, Seen]] = {}
         photo_at: dict[int, str] = {}
@@ -212,9 +219,8 @@ class Cloaker:
     ) -> None:
         self.close()
 
-    def _together(self, photos: str | Source | Iterable[str | Source], kind: type[R], output: Output | None) -> list[R]:
-        sources = [source_of(photo) for photo in _several(photos)]
-        sightings = Sightings(self.detector)
+    def _together(self, photos: Given | Iterable[Given], kind: type[R], output: Output | None) -> list[R]:
+        sources, sightings = gathered(photos), Sightings(self.detector)
         targets = self.targets(sources, sightings=sightings)
         return list(results(self, map(Work, sources), kind, output, targets=targets, sightings=sightings))
 
@@ -513,8 +519,3 @@ def _output(output: Output | None) -> Output:
     if output is not None and not isinstance(output, Output):
         raise TypeError(f"output must be an Output, as Output(format='png'); got {output!r}")
     return output or Output()
-
-
-def _several(images: str | Source | Iterable[T]) -> Iterable[str | Source | T]:
-    single = isinstance(images, (str, bytes, bytearray, memoryview, Path, Photo, np.ndarray, Image.Image))
-    return [images] if single else images  # type: ignore[return-value]

@@ -114,9 +114,8 @@ def from_array(array: np.ndarray | Image.Image) -> Photo:
         except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
             raise PhotoError(f"The image cannot be decoded ({error}): load it again, or save it anew.") from error
     if not isinstance(array, np.ndarray):
-        raise PhotoError(
-            f"An image must be a numpy array, a Pillow image, bytes or a path; this is a {type(array).__name__}."
-        )
+        kind = type(array).__name__ + (": pass its bytes, .read()" if hasattr(array, "read") else "")
+        raise PhotoError(f"An image must be a numpy array, a Pillow image, bytes or a path; this is a {kind}.")
     if array.dtype != np.uint8:
         advice = "multiply by 255 and round" if array.dtype.kind == "f" else "scale to 0..255"
         raise PhotoError(
@@ -135,7 +134,8 @@ def from_array(array: np.ndarray | Image.Image) -> Photo:
 def _lock(image: Image.Image) -> threading.Lock:
     """What a thread holds while it asks an image that another may have too for anything that decodes or seeks.
 
-    Pillow decodes an image when its pixels are first asked for, in whatever thread that is. Others would see half of it.
+    Pillow decodes an image when its pixels are first asked for, in whatever thread that is. Others would see a part of
+    them.
     """
     return _locks[hash((id(image),)) % len(_locks)]
 
