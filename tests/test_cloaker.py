@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +87,34 @@ def test_a_mode_and_a_recipe_are_not_both_given(cloaker: Cloaker) -> None:
         Cloaker("high", recipe=RECIPE)
     with pytest.raises(ValueError, match="pass it as recipe="):
         Cloaker(RECIPE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"recipe": "mid"}, TypeError, r"recipe must be a Recipe, as Recipe\.of\('mid', steps=80\); got 'mid'"),
+        ({"detection": "x"}, TypeError, r"detection must be a Detection, as Detection\(min_size=40\); got 'x'"),
+        ({"detector": 5}, TypeError, "detector must have a method detect, .*; got 5"),
+        *(
+            ({name: value}, TypeError, f"{name} must be a whole number; got {value!r}")
+            for name in ("batch", "devices", "workers")
+            for value in (1.5, "3", True, np.True_)
+        ),
+        ({"batch": 0}, ValueError, "batch must be at least 1; got 0"),
+        ({"workers": -1}, ValueError, "workers must be at least 1; got -1"),
+        ({"devices": 0}, ValueError, "devices must be .*1.*; got 0"),
+    ],
+)
+def test_what_is_no_setting_is_refused_by_name(settings: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        Cloaker(**settings)
+
+
+def test_a_cloaker_says_that_it_cannot_be_pickled(cloaker: Cloaker) -> None:
+    for copied in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="make one in each process"):
+            copied(cloaker)
+    assert Cloaker(recipe=RECIPE, batch=np.int64(2), workers=np.int32(2)).workers == 2  # type: ignore[arg-type]
 
 
 def test_one_image_need_not_be_a_list_and_alone_it_gets_the_same_cloak(

@@ -154,13 +154,18 @@ def _persons(whose: Whose | Iterable[Person | None]) -> Whose:
     """The people that a caller names, as they will be looked at more than once. Raises TypeError for what is none."""
     if whose is None or isinstance(whose, Person):
         return whose
-    if isinstance(whose, Iterable):
-        return tuple(whose)
-    raise TypeError(f"person must be made by Cloaker.person, or a list of such; got a {type(whose).__name__}")
+    alone = isinstance(whose, (str, bytes, bytearray, memoryview)) or not isinstance(whose, Iterable)
+    persons: tuple[Person | None, ...] = (whose,) if alone else tuple(whose)  # type: ignore[bad-assignment]
+    for person in persons:
+        if person is not None and not isinstance(person, Person):
+            raise TypeError(
+                f"person must be made by Cloaker.person or Person.from_bytes; got a {type(person).__name__}"
+            )
+    return persons
 
 
 def _check(cloaker: Cloaker, whose: Whose) -> None:
-    """Raises TypeError or ValueError for who is said to be in a photo, if this Cloaker cannot use that."""
+    """Raises ValueError for who is said to be in a photo, if this Cloaker cannot use that."""
     objective = cloaker.recipe.objective
     if whose is None:
         if cloaker.asks and objective == "target":
@@ -170,8 +175,6 @@ def _check(cloaker: Cloaker, whose: Whose) -> None:
             )
         return
     persons = [whose] if isinstance(whose, Person) else list(whose)
-    if not all(person is None or isinstance(person, Person) for person in persons):
-        raise TypeError(f"person must be made by Cloaker.person, or a list of such; got a {type(whose).__name__}")
     if not cloaker.asks or objective == "away":
         setting = 'objective "away"' if cloaker.asks else "a goal"
         raise ValueError(f"with {setting} nobody asks who is in a photo: leave the person out")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Self, TypeVar
+from typing import Literal, NamedTuple, Never, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -92,7 +93,7 @@ class Cloaker:
         one for each extractor to which all faces go, whoever they are, instead of a far centroid. batch: faces solved
         at once, by default as many as `sharding.slots` says. devices: how many to use, all by default. workers: threads
         that decode and write, by default `budget.cores`. Raises ValueError for settings that make no sense, for both
-        mode and recipe, and for reference photos that do not show one person.
+        mode and recipe, and for reference photos that do not show one person. Raises TypeError for what is no setting.
         """
         if isinstance(mode, Recipe):
             raise ValueError("mode must be low, mid or high; got a Recipe: pass it as recipe=")
@@ -100,10 +101,14 @@ class Cloaker:
             raise ValueError(
                 f"a mode is a recipe, so give one of the two: mode={mode!r}, or recipe=Recipe.of({mode!r}, ...)"
             )
+        if recipe is not None and not isinstance(recipe, Recipe):
+            raise TypeError(f"recipe must be a Recipe, as Recipe.of('mid', steps=80); got {recipe!r}")
+        if detection is not None and not isinstance(detection, Detection):
+            raise TypeError(f"detection must be a Detection, as Detection(min_size=40); got {detection!r}")
+        if detector is not None and not callable(getattr(detector, "detect", None)):
+            raise TypeError(f"detector must have a method detect, as engine.detect.Detector has; got {detector!r}")
+        batch, devices, workers = _count("batch", batch), _count("devices", devices), _count("workers", workers)
         sharding.configure()
-        for name, value in (("batch", batch), ("workers", workers)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
         self.recipe = recipe or Recipe.of(mode or "mid")
         self.detection = detection or Detection()
         self.workers = workers or budget.cores()
@@ -177,8 +182,8 @@ class Cloaker:
 
         At least one must show their face alone. In a photo with several faces those count that are like the person's.
         Three or more are best, since two of one person may differ as much as two people do. Warns of photos that do not
-        count, as no face in them is like the person's. Raises ValueError if a photo cannot be read or if it is not
-        clear who is meant. photos: as `images` of `cloak`.
+        count: no face in them is like the person's, or they were given before. Raises ValueError if a photo cannot be
+        read or if it is not clear who is meant. photos: as `images` of `cloak`.
         """
 
         def failed(source: Source, error: Exception) -> None:
@@ -197,6 +202,9 @@ class Cloaker:
         chosen = shown([tuple(faces.values()) for faces in by_photo.values()], names)
         person = of_faces(chosen, self._networks)
         counted = {face.sha256 for face in chosen}
+        first = {sha256: place for place, sha256 in reversed(photo_at.items())}
+        if again := [names[place] for place, sha256 in photo_at.items() if first[sha256] != place]:
+            weaker_warning(f"given before and counted once: {listed(again)}; give other photos of the person")
         if apart := [name for place, name in enumerate(names) if photo_at.get(place) not in counted]:
             weaker_warning(f"no face like the person's in {listed(apart)}: they do not count, give clearer ones")
         probed = self.probe(sources, samples(self.recipe, chosen, person.own), sightings=sightings)
@@ -210,6 +218,9 @@ class Cloaker:
     def close(self) -> None:
         """Begin nothing more: later calls raise RuntimeError, those at work finish what they have begun."""
         self.desk.close()
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a Cloaker cannot be pickled or copied: make one in each process")
 
     def __enter__(self) -> Self:
         return self
@@ -496,6 +507,21 @@ class Cloaker:
             raise ValueError(f"no face like the person's in {listed(apart)}: leave that out, or name a clearer one")
         (identity,) = people.mean_embedding([(face.identity,) for face in faces])
         return identity
+
+
+def _count(name: str, value: int | None) -> int | None:
+    """A number of things as an int. Raises TypeError for no whole number, ValueError for one below 1."""
+    if value is None:
+        return None
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a whole number; got {value!r}")
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1; got {count}")
+    return count
 
 
 def _refuse(faults: Iterable[str | None]) -> None:

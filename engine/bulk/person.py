@@ -99,8 +99,10 @@ def shown(photos: Sequence[Sequence[Seen]], names: Sequence[str]) -> list[Seen]:
     Photos with one face say who it is: the person of more than half of them (`people.group`). The caller says that they
     are of one person, so they are grouped at SAME_PERSON and not at SIMILARITY. In each of the other photos the face
     most like that one counts, if it is alike enough. names: what to call each photo, by its place. Raises ValueError if
-    no photo shows one face alone, or if those that do show different people.
+    there is no photo, if none shows one face alone, or if those that do show different people.
     """
+    if not names:
+        raise ValueError("no photo was given: give some of the person, three or more are best")
     unique = {faces[0].sha256: faces for faces in photos if faces and _sound(faces)}
     sure = [unique[sha256][0] for sha256 in sorted(unique) if len(unique[sha256]) == 1]
     if not sure:
