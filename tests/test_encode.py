@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import pickle
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -311,14 +312,21 @@ def test_a_person_is_the_same_whatever_the_order_and_survives_being_kept(
     assert len(repr(me)) < 60, "no embedding is to get into a log"
     assert again.to_bytes() == stored == Person.from_bytes(stored).to_bytes()
     assert len(stored) < 10_000
-    assert stored != knowing.person(others["first"]).to_bytes()
+    for kept in (bytearray(stored), memoryview(stored)):
+        assert Person.from_bytes(kept).to_bytes() == stored
+    other = knowing.person(others["first"])
+    assert {me, again, Person.from_bytes(stored), pickle.loads(pickle.dumps(me))} == {me}
+    assert me != other
+    assert me != replace(me, networks="0" * 64)
+    assert len({me, other}) == 2
+    assert me != stored
     body = stored[:-32]
     turned = bytearray(stored)
     turned[len(stored) // 2] ^= 1
     whole = [body + hashlib.sha256(body).digest() for body in (body[:-4], body[:60], body[:-4] + b"\0\0\xc0\x7f")]
-    for wrong in (b"", stored[:-4], stored + b"0000", b"x" + stored[1:], bytes(turned), *whole):
+    for wrong in (b"", "x", None, stored[:-4], stored + b"0000", b"x" + stored[1:], bytes(turned), *whole):
         with pytest.raises(ValueError, match="no Person"):
-            Person.from_bytes(wrong)
+            Person.from_bytes(wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"another version .* make it again"):
         Person.from_bytes(stored.replace(b"person 2", b"person 1"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,6 +41,14 @@ class Person:
         """Without the embeddings, which are not to get into logs."""
         return f"<Person for the networks {self.networks[:8]}{'' if self.lead is None else ', with a lead'}>"
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same by `to_bytes`."""
+        return self.to_bytes() == other.to_bytes() if isinstance(other, Person) else NotImplemented
+
+    def __hash__(self) -> int:
+        """That of `to_bytes`."""
+        return hash(self.to_bytes())
+
     def going(self, lead: tuple[Float32[np.ndarray, "_d"], ...] | None) -> Person:
         """The same person with that lead."""
         return Person.from_bytes(replace(self, lead=lead).to_bytes())
@@ -52,9 +61,11 @@ class Person:
         return data + hashlib.sha256(data).digest()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Person:
-        """A Person of what `to_bytes` gave. Raises ValueError for anything else."""
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> Person:
+        """A Person of what `to_bytes` gave, in a buffer of any kind. Raises ValueError for anything else."""
         start = len(_HEAD) + 32
+        with suppress(TypeError):
+            data = memoryview(data).tobytes()
         if isinstance(data, bytes) and data.startswith(_KIND) and not data.startswith(_HEAD):
             raise ValueError("this Person is of another version of this program: make it again from photos")
         try:
