@@ -161,7 +161,7 @@ class Recipe:
     spectrum: range of the random change of every frequency of the canvas at every step, as a share of it.
     smoothing: sigma, in canvas pixels, of the Gaussian that the gradient passes through.
     coarse: weight of the gradient's coarse part (sigma 4) beside all of it.
-    seed: seed for all random choices.
+    seed: seed for all random choices, 0 to 2**32 - 1.
     enough: the extractors' weighted mean shift at which a face is left as it is, checked every 10 steps. None runs all
         steps.
     cap: largest change of a pixel at rho .007, 1 for none.
@@ -206,6 +206,8 @@ class Recipe:
             raise ValueError(f"rho must be in (0, 0.5), the paper uses .007; got {self.rho}")
         if not 1 <= self.steps <= MOST_STEPS:
             raise ValueError(f"steps must be 1 to {MOST_STEPS}; got {self.steps}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be 0 to {2**32 - 1}; got {self.seed}")
         if not self.extractors:
             raise ValueError("extractors must name at least one; `cloak models` lists them")
         if len(set(self.names)) < len(self.names):

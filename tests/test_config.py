@@ -29,6 +29,9 @@ INF = float("inf")
         (Recipe, "rho", NAN),
         (Recipe, "steps", 0),
         (Recipe, "steps", -1),
+        (Recipe, "seed", -1),
+        (Recipe, "seed", 2**32),
+        (Recipe, "seed", 2**70),
         (Recipe, "extractors", ()),
         (Recipe, "objective", "towards"),
         (Recipe, "solver", "adam"),
@@ -54,6 +57,10 @@ INF = float("inf")
 def test_bad_value_is_refused_by_name(kind: type, field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"^{field} .*{value if value != () else ''}"):
         kind(**{field: value})
+
+
+def test_the_largest_seed_is_taken() -> None:
+    assert Recipe(seed=2**32 - 1).seed == 2**32 - 1
 
 
 @pytest.mark.parametrize(
