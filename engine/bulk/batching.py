@@ -1,8 +1,8 @@
 """Faces of many photos in a fixed number of slots: the only edge between host and device.
 
 Continuous batching: the device works on `size` slots, some solver steps at a time. Faces that are done leave, waiting
-ones take their slots, the others go on where they are. Every program has one shape, so nothing is compiled twice, and a
-face's cloak does not depend on the others nor on when it came.
+ones take their slots, the others go on where they are. Every program has one shape, so nothing is compiled twice. A
+face's cloak depends on the others, and on when it came, by rounding alone: XLA may round differently by slot.
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ class Cloaker:
     """Cloaks faces. Holds the extractors and the compiled solver; make one and keep it.
 
     Any number of threads may call it: their faces share its slots, their photos its threads, and each caller gets its
-    own results in order. A photo's result does not depend on who else calls.
+    own results in order. Who else calls changes a photo's result by rounding alone. XLA may round differently with the
+    face's slot, the number of slots (`batch`), and the number and kind of devices. The solver's steps enlarge that, so
+    a face can get another cloak of the same strength.
 
     Example:
         >>> from engine import Cloaker

@@ -2,7 +2,8 @@
 
 The process that was called plans, finds out who is who and alone writes the manifest, as without Ray. Ray Data hands
 out chunks of photos. A worker holds a `Cloaker`, does a chunk as `run.Here` does it, with files renamed into place, and
-returns the rows. Ray starts a worker that died again and hands its chunk out again, which comes out the same.
+returns the rows. Ray starts a worker that died again and hands its chunk out again, which comes out the same up to
+rounding.
 
 All see the same files: the folder in which the command was called, the photos and the output folder.
 """

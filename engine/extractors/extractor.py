@@ -96,7 +96,8 @@ def embed_all(
 ) -> Float32[np.ndarray, "n d"]:
     """The embeddings of any number of canvases (c, c, 3), `batch` at a time: float32 in [0, 1], or uint8.
 
-    The last batch is filled up with black. So one program serves all, and no embedding depends on how many there are.
+    The last batch is filled up with black. So one program serves all, and an embedding depends on how many there are by
+    rounding alone.
     """
     rows = np.empty((len(canvases), extractor.dim), np.float32)
     for first in range(0, len(canvases), batch):
