@@ -205,8 +205,8 @@ class Cloaker:
         person = of_faces(chosen, self._networks)
         counted = {face.sha256 for face in chosen}
         first = {sha256: place for place, sha256 in reversed(photo_at.items())}
-        if again := [names[place] for place, sha256 in photo_at.items() if first[sha256] != place]:
-            weaker_warning(f"given before and counted once: {listed(again)}; give other photos of the person")
+        if again := {names[place]: None for place, sha256 in photo_at.items() if first[sha256] != place}:
+            weaker_warning(f"given before and counted once: {listed(list(again))}; give other photos of the person")
         if apart := [name for place, name in enumerate(names) if photo_at.get(place) not in counted]:
             weaker_warning(f"no face like the person's in {listed(apart)}: they do not count, give clearer ones")
         probed = self.probe(sources, samples(self.recipe, chosen, person.own), sightings=sightings)
