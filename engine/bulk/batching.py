@@ -305,4 +305,4 @@ def _columns(put: Callable[[Any], Any], rows: Sequence[tuple[np.ndarray, ...]]) 
 
 
 def _identity(seed: int, job: FaceJob) -> tuple[int, int, int, int]:
-    return seed % 2**32, int(job.sha256[:8], 16), int(job.sha256[8:16], 16), job.index
+    return seed, int(job.sha256[:8], 16), int(job.sha256[8:16], 16), job.index

@@ -3,7 +3,7 @@
 Every `pipeline.stream` is a caller, in a thread of its own, and all put their faces into one lane. No thread belongs to
 the device. One of the callers that wait for faces leads, and runs the next chunk of steps for all of them. A caller
 that fails or is interrupted while it leads takes nothing but its own faces with it. The others' faces begin anew in a
-new lane. They come out the same, since a cloak does not depend on when its face came.
+new lane. They come out the same up to rounding, whenever a face came.
 """
 
 from __future__ import annotations
