@@ -127,7 +127,7 @@ def gathered(images: Given | Iterable[Given]) -> list[Source]:
 
 
 def source_of(image: Given) -> Source:
-    """A path of any kind as a Path, bytes of any kind as bytes, an array of any kind as NumPy's; all else as it is."""
+    """A path of any kind as a Path, bytes as bytes, an array as NumPy's; all else as it is."""
     if isinstance(image, (bytearray, memoryview)):
         return bytes(image)
     if isinstance(image, (str, os.PathLike)):

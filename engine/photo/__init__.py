@@ -132,10 +132,10 @@ def from_array(array: np.ndarray | Image.Image) -> Photo:
 
 
 def _lock(image: Image.Image) -> threading.Lock:
-    """What a thread holds while it asks an image that another may have too for anything that decodes or seeks.
+    """Lock of a caller's image, to be held while it is asked for anything that decodes or seeks.
 
-    Pillow decodes an image when its pixels are first asked for, in whatever thread that is. Others would see a part of
-    them.
+    Pillow decodes an image when its pixels are first asked for, in whatever thread that is. Another thread would see a
+    part of them.
     """
     return _locks[hash((id(image),)) % len(_locks)]
 
