@@ -2,8 +2,8 @@
 
 Ray reads and writes Parquet, WebDataset or files, wherever they are, so machines need no folder that all of them share.
 A row goes in with a photo's bytes and comes out with those of its cloaked file, and with what became of it. Both take
-`batch_format="pyarrow"`. Rows depend on the photo and the settings, up to rounding. So do those of a batch that Ray hands
-out again.
+`batch_format="pyarrow"`. Rows depend on the photo and the settings, up to rounding. So do those of a batch that Ray
+hands out again.
 
 Who is who is a stage of its own. `Look` gives a row for every face, `group` says whose each is, and `Cloak` gets that
 table. It can be kept as a Parquet file, looked at and used again; it describes faces, so it is private.
