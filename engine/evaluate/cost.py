@@ -46,9 +46,10 @@ def prices(study: Study, presets: Sequence[Preset]) -> list[Price]:
     for number, preset in enumerate(presets):
         cloaks, seconds = 0, preset.seconds(study)
         for wanted in preset.cloaks(study):
-            fresh = tuple(person for person in wanted.people if (wanted.label, person.name) not in priced)
-            priced |= {(wanted.label, person.name) for person in fresh}
-            missing = study.missing(type(wanted)(wanted.recipe, fresh, wanted.output))
+            if (label := wanted.label) in priced:
+                continue
+            priced.add(label)
+            missing = study.missing(wanted)
             cloaks += missing
             seconds += missing * seconds_per_cloak(wanted.recipe)
         embeddings = preset.embeddings(study) + (clean if number == 0 else 0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from engine import files
+from engine.bulk.prepare import digest
 from engine.dataset import photos_of
 
 SMALLEST = 3
@@ -73,6 +75,25 @@ class People:
         """All of them."""
         everybody = (*self.users, *self.others, *self.public)
         return [photo for person in everybody for photo in (*person.scraped, *person.tests)]
+
+
+def content(photo: Path) -> str:
+    """SHA-256 of a photo's file in hex, read once for as long as the file has the same size and time.
+
+    Raises OSError for a file that is not there, and PhotoError for one that cannot be read.
+    """
+    status = photo.stat()
+    return _digest(photo, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 16)
+def _digest(photo: Path, size: int, modified: int) -> str:
+    return digest(photo)
+
+
+def contents(photos: Sequence[Path]) -> list[tuple[str, str]]:
+    """Name and `content` of each photo: the same wherever they lie, others if one is exchanged."""
+    return [(photo.name, content(photo)) for photo in photos]
 
 
 def choose(

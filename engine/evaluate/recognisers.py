@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -18,9 +18,10 @@ from jaxtyping import Float32, UInt8
 
 from engine import checkpoint, extractors, private
 from engine.bulk.dependencies import weights_of
-from engine.bulk.prepare import digest, prepare
+from engine.bulk.prepare import prepare
 from engine.config import CROPS, Detection
 from engine.detect import YuNet
+from engine.evaluate.dataset import content
 from engine.extractors import Extractor, registry
 from engine.faces import central
 from engine.types import Face, PhotoError
@@ -198,11 +199,11 @@ class Remembered:
 
     def missing(self, photos: Sequence[Path]) -> int:
         """How many different photos have yet to be embedded."""
-        return len({_sha256(photo) for photo in photos} - self._known().keys())
+        return len({content(photo) for photo in photos} - self._known().keys())
 
     def embed(self, photos: Sequence[Path]) -> list[Float32[np.ndarray, "d"] | None]:
         """Embeddings that are known, and the rest computed, CHUNK by CHUNK, each written down when it is there."""
-        hashes = [_sha256(photo) for photo in photos]
+        hashes = [content(photo) for photo in photos]
         known = self._known()
         todo = dict(zip(reversed(hashes), reversed(photos), strict=True))  # of one content, the first photo
         new = [(sha256, todo[sha256]) for sha256 in dict.fromkeys(hashes) if sha256 not in known]
@@ -236,16 +237,6 @@ class Remembered:
 
     def _open(self) -> closing[sqlite3.Connection]:
         return closing(sqlite3.connect(self._file, timeout=60))
-
-
-def _sha256(path: Path) -> str:
-    status = path.stat()
-    return _digest(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=1 << 16)
-def _digest(path: Path, size: int, modified: int) -> str:
-    return digest(path)
 
 
 def available() -> tuple[str, ...]:

@@ -6,6 +6,8 @@ embeddings under cache/, and changed copies of photos under copies/.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -23,13 +25,15 @@ from engine.bulk.watch import Counting
 from engine.config import Detection, Output, Recipe
 from engine.detect import YuNet
 from engine.dssim import dssim_pixels
-from engine.evaluate.dataset import People, Person
+from engine.evaluate.dataset import People, Person, contents
 from engine.evaluate.recognisers import Recogniser
 from engine.faces import central
 from engine.photo import read
 from engine.types import PhotoError
 
 BATCH = 8
+READABLE = 150
+"""Most bytes of a label that tell its settings; with a hash behind them it is a folder's name on every file system."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,11 @@ class CloakSet:
 
     @property
     def label(self) -> str:
-        """A folder's name that tells all in which sets differ."""
+        """A folder's name of at most 167 bytes: the settings, and a hash of them and of whose photos they are.
+
+        What a cloak is depends on all photos of a set, so sets of other people or photos never share a folder. Raises
+        OSError and PhotoError for a photo that cannot be read.
+        """
         recipe = self.recipe
         parts = ["+".join(recipe.extractors).replace(":", "="), f"rho{_number(recipe.rho)}", recipe.objective]
         named = ("extractors", "rho", "objective")
@@ -52,7 +60,10 @@ class CloakSet:
                 parts.append(field_.name + (_number(value) if isinstance(value, (int, float)) else f"-{value}"))
         parts += [self.output.format] if self.output.format != "keep" else []
         parts += [f"q{self.output.quality}"] if self.output.quality is not None else []
-        return "_".join(parts)
+        settings = "_".join(parts)
+        people = [(person.name, contents(person.scraped)) for person in self.people]
+        hashed = hashlib.sha256(json.dumps([settings, people]).encode()).hexdigest()[:16]
+        return f"{settings.encode()[:READABLE].decode(errors='ignore')}_{hashed}"
 
 
 def _number(value: float) -> str:
@@ -116,14 +127,14 @@ class Study:
 
     def cloaks(self, wanted: CloakSet) -> Cloaks:
         """The cloaked files of a set; those that are not there yet are made now. Raises PhotoError if any failed."""
-        folder = self.folder(wanted)
+        label, folder = wanted.label, self.folder(wanted)
         originals: dict[str, Path] = {}
         for person in wanted.people:
             (folder / "scraped" / person.name).mkdir(parents=True, exist_ok=True)
             for photo in person.scraped:
                 linked(folder / "scraped" / person.name / photo.name, photo)
                 originals[f"{person.name}/{photo.name}"] = photo
-        watch = Counting(lambda made: self.progress(f"cloaks {wanted.label}", made, len(originals)))
+        watch = Counting(lambda made: self.progress(f"cloaks {label}", made, len(originals)))
         begun = time.perf_counter()
         bulk.run(
             lambda photos: Cloaker(recipe=wanted.recipe, detection=self.detection, batch=BATCH),
@@ -134,7 +145,7 @@ class Study:
             watch=watch,
         )
         if watch.done:
-            self.say(f"cloaks {wanted.label}: {watch.done} photos in {time.perf_counter() - begun:.0f} s")
+            self.say(f"cloaks {label}: {watch.done} photos in {time.perf_counter() - begun:.0f} s")
         with Survey(folder / "cloaked") as survey:
             rows = {_key(row): row for row in survey.rows()}
         failed = {originals[key]: row for key, row in rows.items() if key in originals and row.status == "failed"}

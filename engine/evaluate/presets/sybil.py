@@ -34,7 +34,7 @@ from engine.evaluate.presets.common import (
 )
 from engine.evaluate.presets.plots import curves
 from engine.evaluate.protocol import classify, judged
-from engine.evaluate.study import BATCH, Study, linked
+from engine.evaluate.study import BATCH, CloakSet, Study, linked
 from engine.evaluate.tables import percent
 from engine.types import PhotoError
 
@@ -82,9 +82,9 @@ def chosen(study: Study) -> list[tuple[Person, tuple[Path, ...]]]:
     return [(user, (*person.scraped, *person.tests)[:PHOTOS]) for user, person in zip(users, public, strict=False)]
 
 
-def folder(study: Study, user: Person) -> Path:
-    """Folder of the photos of a user's fake account."""
-    return study.out / "sybil" / study.wanted().label / user.name
+def folder(study: Study, user: Person, photos: Sequence[Path]) -> Path:
+    """Folder of a user's fake account with these photos."""
+    return study.out / "sybil" / CloakSet(recipe(study), (Person(user.name, tuple(photos), ()),), study.output).label
 
 
 def decoys(study: Study) -> list[Decoy]:
@@ -93,7 +93,7 @@ def decoys(study: Study) -> list[Decoy]:
     goals = clean_means(study, [user for user, _ in wanted])
     made = []
     for (user, photos), goal in zip(wanted, goals, strict=True):
-        files = _cloaked(study, folder(study, user), photos, goal)
+        files = _cloaked(study, folder(study, user, photos), user, photos, goal)
         if not files:
             raise RuntimeError(
                 f"no face was found in {', '.join(map(str, photos))}: no fake account can be made of them"
@@ -165,7 +165,7 @@ def run(study: Study) -> Findings:
     return Findings(rows, figure, sentences, deviations)
 
 
-def _cloaked(study: Study, place: Path, photos: Sequence[Path], goal: Target) -> dict[Path, Path]:
+def _cloaked(study: Study, place: Path, user: Person, photos: Sequence[Path], goal: Target) -> dict[Path, Path]:
     """Cloaked files by photo, of those in which a face was found; resumes as `bulk.run` does."""
     (place / "scraped").mkdir(parents=True, exist_ok=True)
     for photo in photos:
@@ -178,7 +178,7 @@ def _cloaked(study: Study, place: Path, photos: Sequence[Path], goal: Target) ->
         place / "cloaked",
         settings=f"{settings} {goal_hash}",
         options=bulk.Options(study.output),
-        watch=Counting(lambda done: study.progress(f"fake account {place.name}", done, len(photos))),
+        watch=Counting(lambda done: study.progress(f"fake account for {user.name}", done, len(photos))),
     )
     with Manifest(place / "cloaked") as manifest:
         rows = {Path(row.source).name: row for row in manifest.rows()}
