@@ -151,19 +151,29 @@ def test_results_are_unrounded_and_hold_what_they_rest_on(tmp_path: Path) -> Non
 
 
 def test_what_a_study_rests_on(tmp_path: Path) -> None:
-    def people(root: str, photo: str = "b.jpg") -> People:
-        person = Person("One", (Path(root) / "One" / "a.jpg",), (Path(root) / "One" / photo,))
+    def people(root: str, photo: str = "b.jpg", test: str = "test", further: str = "further") -> People:
+        photos = [tmp_path / root / "One" / name for name in ("a.jpg", photo)]
+        for path, text in zip([*photos, tmp_path / root / "Two" / "c.jpg"], ("scraped", test, further), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        person = Person("One", (photos[0],), (photos[1],))
         return People(users=(person,), others=(), public=())
 
-    rests = report.about(Study(people("/here"), tmp_path, Recipe(extractors=("sface:2",))))
+    def further(text: str) -> dict:
+        study = Study(people("here", further=text), tmp_path, Recipe(), faces=tmp_path / "here")
+        return report.about(study)["people"]["further"]
+
+    rests = report.about(Study(people("here"), tmp_path, Recipe(extractors=("sface:2",))))
     assert rests["weights"] == {"sface": registry.find("sface").sha256}
     assert rests["people"]["users"] == 1
     assert rests["recipe"]["rho"] == 0.007
     assert rests["versions"]["jax"]
     assert (rests["cloaks"], rests["crops"]) == (CLOAKS, CROPS)
     json.dumps(rests)
-    assert rests["people"]["sha256"] == report.people_sha256(people("/there")), "it depends on where photos lie"
-    assert rests["people"]["sha256"] != report.people_sha256(people("/here", "c.jpg"))
+    assert rests["people"]["sha256"] == report.people_sha256(people("there")), "it depends on where photos lie"
+    assert rests["people"]["sha256"] != report.people_sha256(people("here", "c.jpg"))
+    assert rests["people"]["sha256"] != report.people_sha256(people("here", test="exchanged"))
+    assert further("one") == further("one") != further("exchanged")
 
 
 def test_the_summary_says_what_is_protected_and_what_is_not() -> None:

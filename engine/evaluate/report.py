@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from engine import __version__, files, html
 from engine.config import CLOAKS, CROPS
 from engine.evaluate import figures, galleries, tables
-from engine.evaluate.dataset import People
+from engine.evaluate.dataset import People, contents
 from engine.evaluate.presets import Findings, Preset
 from engine.evaluate.study import Study
 from engine.extractors import registry
@@ -78,15 +78,13 @@ def about(study: Study) -> dict[str, Any]:
 
 
 def people_sha256(people: People) -> str:
-    """The hash of the lists by names of folders and files.
+    """The hash of the lists by names of folders and files, and by the contents of the files.
 
-    It is the same wherever the photos lie, and another when one is exchanged.
+    It is the same wherever the photos lie, and another when one is exchanged, under the same name too. Raises OSError
+    and PhotoError for a photo that cannot be read.
     """
     lists = {
-        kind: {
-            person.name: [[photo.name for photo in half] for half in (person.scraped, person.tests)]
-            for person in members
-        }
+        kind: {person.name: [contents(half) for half in (person.scraped, person.tests)] for person in members}
         for kind, members in (("users", people.users), ("others", people.others), ("public", people.public))
     }
     return hashlib.sha256(json.dumps(lists, sort_keys=True).encode()).hexdigest()
@@ -96,8 +94,8 @@ def _further(study: Study) -> dict[str, Any]:
     """Other people in the folder that the people were chosen from: large galleries have them."""
     known = {person.name for kind in (study.people.users, study.people.others, study.people.public) for person in kind}
     people = galleries.further(study.faces, known) if study.faces is not None else {}
-    names = [[name, *(photo.name for photo in photos)] for name, photos in people.items()]
-    return {"count": len(people), "sha256": hashlib.sha256(json.dumps(names).encode()).hexdigest()}
+    photos = [(name, contents(photos)) for name, photos in people.items()]
+    return {"count": len(people), "sha256": hashlib.sha256(json.dumps(photos).encode()).hexdigest()}
 
 
 def write(findings: Mapping[Preset, Findings], about: Mapping[str, Any], out: Path) -> Path:
