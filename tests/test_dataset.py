@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,11 @@ from engine.evaluate.dataset import People, Person
 
 
 def folder(root: Path, **counts: int) -> Path:
-    """Empty files: nothing here looks into a photo."""
+    """No photos, but files that differ."""
     for name, count in counts.items():
         (root / name).mkdir(parents=True)
         for number in range(count):
-            (root / name / f"{name}_{number:03}.jpg").touch()
+            (root / name / f"{name}_{number:03}.jpg").write_text(f"{name} {number}")
     return root
 
 
@@ -135,6 +136,70 @@ def test_saved_people_come_back_also_in_another_place(crowd, tmp_path):
     moved = crowd.rename(tmp_path / "moved")
     there = People.load(tmp_path / "people.json", moved)
     assert [p.relative_to(moved) for p in there.photos()] == [p.relative_to(crowd) for p in people.photos()]
+
+
+def test_a_photo_is_taken_once_also_if_there_are_copies(tmp_path):
+    """Without its three copies one has too few photos for a user, and keeps those that differ."""
+    root = folder(tmp_path / "faces", a=8, b=8, c=8, d=4)
+    sizes = {"photos": 8, "others": 1, "public": 0}
+    for number in (1, 3, 5):
+        shutil.copy(root / "a" / "a_000.jpg", root / "a" / f"a_00{number}.jpg")
+    people = dataset.choose(root, users=2, **sizes)
+    assert {user.name for user in people.users} == {"b", "c"}
+    with pytest.raises(ValueError, match="2 people who can be users"):
+        dataset.choose(root, users=3, **sizes)
+    people = dataset.choose(root, users=3, photos=5, others=1, public=0)
+    (a,) = (user for user in people.users if user.name == "a")
+    assert [photo.name for photo in (*a.scraped, *a.tests)] == [f"a_00{number}.jpg" for number in (0, 4, 7, 2, 6)]
+
+
+def test_a_photo_that_two_people_have_is_taken_once_and_named(tmp_path):
+    root = folder(tmp_path / "faces", a=8, b=9, c=3)
+    for copy in (root / "a" / "a_009.jpg", root / "b" / "b_000.jpg"):
+        shutil.copy(root / "a" / "a_001.jpg", copy)
+    said: list[str] = []
+    people = dataset.choose(root, users=2, photos=8, others=1, public=0, warn=said.append)
+    assert [user.name for user in people.users] == ["a", "b"]
+    assert root / "a" / "a_001.jpg" in people.users[0].tests
+    assert root / "b" / "b_000.jpg" not in people.photos()
+    own, shared = said
+    same = f"is left out: it is the same file as {root / 'a' / 'a_001.jpg'}"
+    assert own == f"{root / 'a' / 'a_009.jpg'} {same}"
+    assert shared == f"{root / 'b' / 'b_000.jpg'} {same}, so one of the two people is wrong"
+
+
+def test_a_folder_without_copies_is_drawn_from_as_it_is(crowd, tmp_path):
+    """The draw depends on names and numbers of photos alone."""
+    said: list[str] = []
+    people = dataset.choose(crowd, users=3, photos=8, others=4, public=2, seed=5, warn=said.append)
+    assert said == []
+    shutil.copy(crowd / "poor1" / "poor1_000.jpg", crowd / "poor1" / "poor1_001.jpg")
+    assert dataset.choose(crowd, users=3, photos=8, others=4, public=2, seed=5, warn=said.append) == people
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        (({"a": (["a/1"], ["a/2"])}, {"a": (["a/3"], [])}, {}), "has a more than once.*keep one"),
+        (({"a": (["a/1"], ["a/2"])}, {}, {"a": (["a/3"], [])}), "has a more than once.*keep one"),
+        (({"a": (["a/1"], ["a/1"])}, {}, {}), "1 .scraped of a. is the same as .*1 .tests of a.*keep one"),
+        (({"a": (["a/1"], ["a/copy"])}, {}, {}), "1 .scraped of a. is the same as .*copy .tests of a."),
+        (({"a": (["a/1"], ["a/2"])}, {"b": (["a/copy"], [])}, {}), "scraped of a. is the same as .*scraped of b."),
+        (({"a": (["a/1"], ["a/2"])}, {"b": (["a/3", "a/3"], [])}, {}), "scraped of b. is the same as .*scraped of b."),
+    ],
+)
+def test_lists_in_which_a_tracker_would_know_its_tests_are_refused(tmp_path, lists, said):
+    (tmp_path / "a").mkdir()
+    for name, text in {"1": "one", "2": "two", "3": "other", "copy": "one"}.items():
+        (tmp_path / "a" / name).write_text(text)
+    written = {
+        kind: {name: {"scraped": scraped, "tests": tests} for name, (scraped, tests) in people.items()}
+        for kind, people in zip(("users", "others", "public"), lists, strict=True)
+    }
+    (tmp_path / "people.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=said):
+        People.load(tmp_path / "people.json", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from engine.commands.options import FACES, STUDY, CloakOptions, OutputOptions, StudyOptions, Telling, Whole, names
-from engine.commands.outcome import OK, failed, interrupted, print_json, usage
+from engine.commands.outcome import OK, failed, interrupted, print_json, say, usage
 
 if TYPE_CHECKING:
     from engine.evaluate.presets import Preset
@@ -76,6 +76,7 @@ def evaluate(
             recognisers=names(recognisers),
             consent=names(services) or (),
             say=board.say,
+            warn=say,
             progress=board.progress,
         )
     except (ValueError, CheckpointError) as error:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from engine.commands.evaluate import EXTRA, evaluated
 from engine.commands.options import FACES, STUDY, Budget, StudyOptions, Telling, names
-from engine.commands.outcome import usage
+from engine.commands.outcome import say, usage
 from engine.config import Output
 
 
@@ -52,6 +52,7 @@ def evaluate_extractor(
             counts={"users": study.users, "photos": study.photos, "others": study.others, "public": 0},
             recognisers=judges and (extractor, reference, *judges),
             say=board.say,
+            warn=say,
             progress=board.progress,
         )
     except (ValueError, CheckpointError) as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 from engine import files
 from engine.bulk.prepare import digest
 from engine.dataset import photos_of
+from engine.types import PhotoError
 
 SMALLEST = 3
 """Fewest photos of one of the others: two for the tracker to learn from and one to test it."""
@@ -53,7 +56,10 @@ class People:
 
     @classmethod
     def load(cls, path: Path, root: Path) -> People:
-        """The lists of `save`. Raises ValueError for a file that is not one, or photos that are not there."""
+        """The lists of `save`.
+
+        Raises ValueError for a file that is not one, photos that are not there, and people or photos listed twice.
+        """
         try:
             lists = json.loads(path.read_text())
             kinds = {
@@ -69,7 +75,26 @@ class People:
         missing = [photo for photo in people.photos() if not photo.is_file()]
         if missing:
             raise ValueError(f"{path} names {len(missing)} photos that are not in {root}, the first {missing[0]}")
+        people._listed_once(path)
         return people
+
+    def _listed_once(self, path: Path) -> None:
+        everybody = (*self.users, *self.others, *self.public)
+        name, count = Counter(person.name for person in everybody).most_common(1)[0] if everybody else ("", 0)
+        if count > 1:
+            raise ValueError(f"{path} has {name} more than once among users, others and public: keep one of them")
+        places = [
+            f"{photo} ({part} of {person.name})"
+            for person in everybody
+            for part in ("scraped", "tests")
+            for photo in getattr(person, part)
+        ]
+        for place, before in zip(places, copies(self.photos()), strict=True):
+            if before is not None:
+                raise ValueError(
+                    f"{path} has one photo twice: {places[before]} is the same as {place}. A tracker must not be "
+                    "tested on what it has learnt: keep one of them"
+                )
 
     def photos(self) -> list[Path]:
         """All of them."""
@@ -96,6 +121,36 @@ def contents(photos: Sequence[Path]) -> list[tuple[str, str]]:
     return [(photo.name, content(photo)) for photo in photos]
 
 
+def copies(photos: Sequence[Path]) -> list[int | None]:
+    """For each photo the index of the first one before it of the same content, None for a new one.
+
+    Only files of one size are read. Of a file that cannot be read nothing is known.
+    """
+    sizes = [photo.stat().st_size for photo in photos]
+    alike, seen = Counter(sizes), {}
+    found: list[int | None] = []
+    for index, (photo, size) in enumerate(zip(photos, sizes, strict=True)):
+        first = index
+        if alike[size] > 1:
+            with suppress(PhotoError):
+                first = seen.setdefault(content(photo), index)
+        found.append(first if first < index else None)
+    return found
+
+
+def _distinct(by_name: Mapping[str, Sequence[Path]], warn: Callable[[str], None]) -> dict[str, list[Path]]:
+    """The photos without copies of an earlier one. warn: gets a line for each of these."""
+    owned = [(name, photo) for name, photos in by_name.items() for photo in photos]
+    kept: dict[str, list[Path]] = {name: [] for name in by_name}
+    for (name, photo), first in zip(owned, copies([photo for _, photo in owned]), strict=True):
+        if first is None:
+            kept[name].append(photo)
+        else:
+            wrong = "" if owned[first][0] == name else ", so one of the two people is wrong"
+            warn(f"{photo} is left out: it is the same file as {owned[first][1]}{wrong}")
+    return kept
+
+
 def choose(
     root: Path,
     *,
@@ -105,19 +160,21 @@ def choose(
     public: int = 40,
     practised: bool = True,
     seed: int = 0,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> People:
     """Users with at least twice `photos` photos if there are enough, else `photos`; then the others and the public.
 
     photos: of a user, every second one scraped, the rest tests. The others have up to six photos, the last the test;
-    the public up to four. practised: whether anybody practises on the public, which may else be smaller. Raises
-    ValueError, which names the options, if the folder has too few people with enough photos.
+    the public up to four. practised: whether anybody practises on the public, which may else be smaller. A photo of
+    which there are copies is taken once; warn: gets a line for each copy. Raises ValueError, which names
+    the options, if the folder has too few people with enough photos.
     """
     if users < 2 or photos < 4 or others < 1 or public < 0:
         raise ValueError(
             "an evaluation needs at least 2 users with 4 photos each and 1 other person (--users, --photos, --others); "
             f"got {users} users, {photos} photos, {others} others, {public} public"
         )
-    by_name = photos_of(root)
+    by_name = _distinct(photos_of(root), warn)
     random = np.random.default_rng(seed)
 
     def draw(eligible: Sequence[str], count: int, role: str, options: str) -> list[str]:

@@ -101,12 +101,14 @@ def study_of(
     recognisers: Sequence[str] | None = None,
     consent: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
+    warn: Callable[[str], None] = lambda line: None,
     progress: Callable[[str, int, int], None] = lambda label, done, all: None,
 ) -> Study:
     """The study of a call: its people chosen, or read from a list, and written to OUT/people.json.
 
     counts, practised: as `dataset.choose` takes them. recognisers: as `recognisers.recogniser` takes them, by default
-    all extractors, and dlib if it is installed. consent: the services that may be sent photos. Raises ValueError for
+    all extractors, and dlib if it is installed. consent: the services that may be sent photos. warn: gets a line for
+    each photo of the dataset that is left out. Raises ValueError for
     settings that make no sense, CheckpointError for an extractor whose weights are damaged or not installed.
     """
     sharding.configure()
@@ -114,7 +116,7 @@ def study_of(
     for name in recipe.names:
         registry.loadable(name)
     chosen = (
-        choose(dataset, seed=recipe.seed, practised=practised, **counts)
+        choose(dataset, seed=recipe.seed, practised=practised, warn=warn, **counts)  # type: ignore[bad-argument-type]
         if people is None
         else People.load(people, dataset)
     )
