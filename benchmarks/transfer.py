@@ -232,6 +232,7 @@ def main() -> None:
         recognisers=arguments.recognisers.split(",") if arguments.recognisers else None,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
+    study.out.mkdir(mode=0o700, parents=True, exist_ok=True)  # faces and embeddings of people lie there
     first, last = arguments.skip, arguments.skip + arguments.users
     known = {person.name for person in (*study.people.users, *study.people.others)}
     users = [replace(user, scraped=user.scraped[: arguments.photos]) for user in study.people.users[first:last]]

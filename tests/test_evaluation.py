@@ -163,6 +163,7 @@ def test_a_study_keeps_its_lists_and_takes_them_again(tmp_path: Path) -> None:
     root = folder(tmp_path / "faces", 6, 8)
     choices = {"recipe": Recipe(seed=3), "output": Output(), "recognisers": ["sface", "sface"]}
     first = study_of(root, tmp_path / "a", people=None, counts=COUNTS, **choices)
+    evaluate(first, [])
     again = study_of(root, tmp_path / "b", people=tmp_path / "a" / "people.json", counts={}, **choices)
     assert again.people == first.people
     assert [recogniser.name for recogniser in first.recognisers] == ["sface"]
@@ -195,7 +196,21 @@ def test_a_preset_that_does_not_practise_needs_no_public(tmp_path: Path, capsys:
     counts = [f"--{name}={value}" for name, value in (COUNTS | {"public": 50}).items()]
     command = ["evaluate", str(root), "--out", str(tmp_path / "out"), *counts, "--recognisers=sface", "--dry-run"]
     assert cli.main([*command, "--presets=protection"]) == cli.OK
-    assert len(json.loads((tmp_path / "out" / "people.json").read_text())["public"]) == 2
+    assert "photos to cloak" in capsys.readouterr().out
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither into a fresh folder nor over the list of an earlier call."""
+    root = folder(tmp_path / "faces", 6, 8)
+    command = ["evaluate", str(root), "--out", str(tmp_path / "out"), "--recognisers=sface", "--extractors=sface"]
+    command += [f"--{name}={value}" for name, value in COUNTS.items()]
+    assert cli.main([*command, "--dry-run"]) == cli.OK
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*command, "--presets=services"]) == cli.OK
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert tmp_path / "out" / "people.json" in before
+    assert cli.main([*command, "--seed=1", "--dry-run"]) == cli.OK
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     capsys.readouterr()
 
 

@@ -261,6 +261,13 @@ def test_missing_counts_contents_and_progress_tells_of_what_is_new(tmp_path, fil
     assert told == [("embeddings of counts", 1, 1), ("embeddings of counts", 2, 2)]
 
 
+def test_nothing_is_written_before_there_is_something_to_remember(tmp_path, files):
+    remembered = Remembered(Counts(), tmp_path / "cache")
+    assert remembered.missing(files) == 3
+    assert remembered.embed([]) == []
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_photo_that_is_not_there_is_not_remembered_as_faceless(tmp_path):
     with pytest.raises(FileNotFoundError):
         Remembered(Counts(), tmp_path).embed([tmp_path / "gone.jpg"])
@@ -308,7 +315,8 @@ def test_a_killed_run_has_lost_one_chunk_at_most(tmp_path):
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    Remembered(Counts(), tmp_path)
+    (tmp_path / "first").write_bytes(b"first")
+    Remembered(Counts(), tmp_path).embed([tmp_path / "first"])
     connection = sqlite3.connect(tmp_path / "embeddings.sqlite", isolation_level=None, check_same_thread=False)
     yield connection
     connection.close()

@@ -39,10 +39,15 @@ def evaluate(
 ) -> dict[Preset, Findings]:
     """Run the presets and write report.html, results.json, tables and figures into the study's folder, after each.
 
+    Its people are written to people.json there before anything else, if the folder of all faces is known.
+
     What an earlier call with the same settings finished is not done again, unless `restart`. Raises what a preset
     raises; those before it are kept.
     """
     about = report.about(study)
+    study.out.mkdir(mode=0o700, parents=True, exist_ok=True)  # faces and embeddings of people lie there
+    if study.faces is not None:
+        study.people.save(study.out / PEOPLE, study.faces)
     results: dict[Preset, Findings] = {}
     for preset in presets:
         place, key = study.out / DONE / f"{preset.name}.json", _key(about, preset)
@@ -104,7 +109,7 @@ def study_of(
     warn: Callable[[str], None] = lambda line: None,
     progress: Callable[[str, int, int], None] = lambda label, done, all: None,
 ) -> Study:
-    """The study of a call: its people chosen, or read from a list, and written to OUT/people.json.
+    """The study of a call: its people chosen, or read from a list. Nothing is written.
 
     counts, practised: as `dataset.choose` takes them. recognisers: as `recognisers.recogniser` takes them, by default
     all extractors, and dlib if it is installed. consent: the services that may be sent photos. warn: gets a line for
@@ -122,9 +127,7 @@ def study_of(
     )
     names = [*registry.available(), *(["dlib"] if find_spec("dlib") else [])] if recognisers is None else recognisers
     detector = DetectedOnce()
-    out.mkdir(mode=0o700, parents=True, exist_ok=True)  # faces and embeddings of people lie there
     known = tuple(Remembered(recogniser(name, detector), out / "cache", progress) for name in dict.fromkeys(names))
-    chosen.save(out / PEOPLE, dataset)
     return Study(
         people=chosen,
         out=out,

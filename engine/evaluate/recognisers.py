@@ -163,14 +163,19 @@ class Remembered:
     def __init__(
         self, recogniser: Recogniser, folder: Path, progress: Callable[[str, int, int], None] | None = None
     ) -> None:
-        """folder: is made. progress: gets what is done, and how many of how many photos that were not known.
+        """folder: is made once there is something to remember. progress: gets what is done, and how many of how many
+        photos that were not known.
 
         Raises ValueError if the folder has something else under that name.
         """
         self._recogniser = recogniser
         self._progress = progress
         self._file = folder / "embeddings.sqlite"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._file.exists():
+            self._make()
+
+    def _make(self) -> None:
+        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         private.claim(self._file)  # SQLite gives its other files the mode of this one
         with self._open() as database:
             try:
@@ -207,6 +212,8 @@ class Remembered:
         known = self._known()
         todo = dict(zip(reversed(hashes), reversed(photos), strict=True))  # of one content, the first photo
         new = [(sha256, todo[sha256]) for sha256 in dict.fromkeys(hashes) if sha256 not in known]
+        if new:
+            self._make()
         for first in range(0, len(new), CHUNK):
             some = new[first : first + CHUNK]
             rows = dict(
@@ -226,6 +233,8 @@ class Remembered:
         return [known[sha256] for sha256 in hashes]
 
     def _known(self) -> dict[str, Float32[np.ndarray, "d"] | None]:
+        if not self._file.exists():
+            return {}
         with self._open() as database:
             rows = database.execute(
                 "SELECT sha256, embedding FROM embeddings WHERE recogniser = ? AND version = ?",
