@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from engine import cli
 from engine.config import Output, Recipe
 from engine.evaluate import cost, figures
 from engine.evaluate import report as reports
+from engine.evaluate.dataset import Person
 from engine.evaluate.evaluation import evaluate, study_of
 from engine.evaluate.presets import Findings, Preset, catalogue
 from engine.evaluate.study import CloakSet, Study
@@ -212,6 +214,34 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert cli.main([*command, "--seed=1", "--dry-run"]) == cli.OK
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     capsys.readouterr()
+
+
+def test_what_cannot_be_read_is_said_by_name_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Photos of others are left out, and whoever has none to learn from; those of a user are an error."""
+    root = folder(tmp_path / "faces", 6, 8)
+    choices = {"recipe": Recipe(), "output": Output(), "recognisers": ["sface"]}
+    first = study_of(root, tmp_path / "a", people=None, counts=COUNTS, **choices)
+    (one, two), (user, _) = first.people.others, first.people.users
+    damaged = [one.scraped[1], one.tests[0], *two.scraped]
+    for photo in damaged:
+        photo.write_bytes(photo.read_bytes()[:100])
+    said: list[str] = []
+    study = study_of(root, tmp_path / "a", people=None, counts=COUNTS, warn=said.append, **choices)
+    assert study.people.others == (Person(one.name, (one.scraped[0], *one.scraped[2:]), ()),)
+    assert (study.people.users, study.people.public) == (first.people.users, first.people.public)
+    assert [line.partition(" is left out: ")[0] for line in said] == [*map(str, damaged), two.name]
+    user.tests[1].write_text("no photo")
+    user.scraped[0].chmod(0)
+    unreadable = [user.tests[1]] if os.access(user.scraped[0], os.R_OK) else [user.scraped[0], user.tests[1]]
+    command = ["evaluate", str(root), "--out", str(tmp_path / "out"), "--recognisers=sface", "--extractors=sface"]
+    command += [f"--{name}={value}" for name, value in COUNTS.items()]
+    assert cli.main(command) == cli.USAGE
+    told = capsys.readouterr().err
+    assert "photos of users cannot be read: replace them" in told
+    assert all(str(photo) in told for photo in unreadable)
+    assert not (tmp_path / "out").exists()
 
 
 def test_services_are_sent_nothing_without_consent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

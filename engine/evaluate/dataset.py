@@ -105,10 +105,13 @@ class People:
 def content(photo: Path) -> str:
     """SHA-256 of a photo's file in hex, read once for as long as the file has the same size and time.
 
-    Raises OSError for a file that is not there, and PhotoError for one that cannot be read.
+    Raises OSError for a file that is not there, and PhotoError, which names it, for one that cannot be read.
     """
     status = photo.stat()
-    return _digest(photo, status.st_size, status.st_mtime_ns)
+    try:
+        return _digest(photo, status.st_size, status.st_mtime_ns)
+    except PhotoError as error:
+        raise PhotoError(f"{photo}: {error}") from error
 
 
 @lru_cache(maxsize=1 << 16)

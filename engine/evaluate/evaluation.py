@@ -18,12 +18,14 @@ from matplotlib.figure import Figure
 from engine import files, sharding
 from engine.config import Output, Recipe
 from engine.evaluate import figures, report
-from engine.evaluate.dataset import People, choose
+from engine.evaluate.dataset import People, Person, choose
 from engine.evaluate.presets import Findings, Preset
-from engine.evaluate.recognisers import DetectedOnce, Remembered, recogniser
+from engine.evaluate.recognisers import DetectedOnce, Remembered, in_threads, recogniser
 from engine.evaluate.services import check
 from engine.evaluate.study import Study
 from engine.extractors import registry
+from engine.photo import read
+from engine.types import PhotoError
 
 PEOPLE = "people.json"
 DONE = "findings"
@@ -94,6 +96,45 @@ def _number(value: object) -> float | int:
     return value.item()
 
 
+def _readable(people: People, warn: Callable[[str], None]) -> People:
+    """The people without photos that cannot be read, and without whoever has none left to learn from.
+
+    warn: gets a line for each. Raises ValueError, which names them, for such photos of users.
+    """
+    photos = people.photos()
+    faults = {photo: fault for photo, fault in zip(photos, in_threads(_fault, photos), strict=True) if fault}
+    users = [
+        f"{photo}: {faults[photo]}"
+        for user in people.users
+        for photo in (*user.scraped, *user.tests)
+        if photo in faults
+    ]
+    if users:
+        raise ValueError("\n".join(["photos of users cannot be read: replace them or take them away", *users]))
+    for photo, fault in faults.items():
+        warn(f"{photo} is left out: {fault}")
+
+    def kept(members: Sequence[Person]) -> tuple[Person, ...]:
+        whole = [
+            Person(person.name, *(tuple(p for p in half if p not in faults) for half in (person.scraped, person.tests)))
+            for person in members
+        ]
+        for person in whole:
+            if not person.scraped:
+                warn(f"{person.name} is left out: there is no photo to learn from")
+        return tuple(person for person in whole if person.scraped)
+
+    return replace(people, others=kept(people.others), public=kept(people.public))
+
+
+def _fault(photo: Path) -> str:
+    try:
+        read(photo)
+    except PhotoError as error:
+        return str(error)
+    return ""
+
+
 def study_of(
     dataset: Path,
     out: Path,
@@ -113,8 +154,9 @@ def study_of(
 
     counts, practised: as `dataset.choose` takes them. recognisers: as `recognisers.recogniser` takes them, by default
     all extractors, and dlib if it is installed. consent: the services that may be sent photos. warn: gets a line for
-    each photo of the dataset that is left out. Raises ValueError for
-    settings that make no sense, CheckpointError for an extractor whose weights are damaged or not installed.
+    each photo of the dataset that is left out: copies, and what cannot be read. Raises ValueError for settings that make
+    no sense and photos of users that cannot be read, CheckpointError for an extractor whose weights are damaged or not
+    installed.
     """
     sharding.configure()
     sharding.devices_here()
@@ -129,7 +171,7 @@ def study_of(
     detector = DetectedOnce()
     known = tuple(Remembered(recogniser(name, detector), out / "cache", progress) for name in dict.fromkeys(names))
     return Study(
-        people=chosen,
+        people=_readable(chosen, warn),
         out=out,
         recipe=recipe,
         output=output,
