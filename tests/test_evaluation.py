@@ -72,6 +72,35 @@ def test_other_settings_and_restart_do_it_again(study: fake_study.FakeStudy) -> 
     assert len(log) == 3
 
 
+def test_a_restart_that_is_cut_short_leaves_nothing_old(study: fake_study.FakeStudy) -> None:
+    """A call without restart then goes on: what is done anew is kept, and what is old is not taken for it."""
+    log: list[str] = []
+    one, two, other = preset("one", log), preset("two", log), preset("other", log)
+    evaluate(study, [one, two, other])
+    broken = two._replace(run=preset("broken", log, fails=True).run)
+    with pytest.raises(RuntimeError, match="no more"):
+        evaluate(study, [one, broken], restart=True)
+    evaluate(study, [one, two, other])
+    assert log == ["one", "two", "other", "one", "broken", "two"]
+
+
+@pytest.mark.parametrize(("restart", "same"), [(["--restart"], "without --restart goes on"), ([], "command goes on")])
+def test_how_to_go_on_is_said(
+    restart: list[str], same: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder(tmp_path / "faces", 6, 8)
+    monkeypatch.setitem(catalogue.PRESETS, "services", preset("services", [])._replace(run=_interrupted))
+    command = ["evaluate", str(root), "--out", str(tmp_path / "out"), "--recognisers=sface", "--extractors=sface"]
+    command += [*(f"--{name}={value}" for name, value in COUNTS.items()), "--presets=services", *restart]
+    assert cli.main(command) == cli.INTERRUPTED
+    assert f"What was done is in {tmp_path / 'out'}; the same command" in (told := capsys.readouterr().err)
+    assert same in told
+
+
+def _interrupted(study: Study) -> Findings:
+    raise KeyboardInterrupt
+
+
 def test_findings_do_not_outlive_the_code_that_made_them(
     study: fake_study.FakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,7 +117,8 @@ def evaluated(
             as_json=telling.json,
         )
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was uploaded is deleted also then
-    resume = f"What was done is in {study.out}; the same command goes on from there."
+    same = "the same command without --restart" if options.restart else "the same command"
+    resume = f"What was done is in {study.out}; {same} goes on from there."
     try:
         with board:
             run_presets(study, presets, restart=options.restart, started=board.preset)

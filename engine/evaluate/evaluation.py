@@ -43,17 +43,20 @@ def evaluate(
 
     Its people are written to people.json there before anything else, if the folder of all faces is known.
 
-    What an earlier call with the same settings finished is not done again, unless `restart`. Raises what a preset
-    raises; those before it are kept.
+    What an earlier call with the same settings finished is not done again. restart: forget it first, so that a later
+    call without goes on where this one ended. Raises what a preset raises; those before it are kept.
     """
+    places = {preset: study.out / DONE / f"{preset.name}.json" for preset in presets}
+    for place in places.values() if restart else ():
+        place.unlink(missing_ok=True)
     about = report.about(study)
     study.out.mkdir(mode=0o700, parents=True, exist_ok=True)  # faces and embeddings of people lie there
     if study.faces is not None:
         study.people.save(study.out / PEOPLE, study.faces)
     results: dict[Preset, Findings] = {}
-    for preset in presets:
-        place, key = study.out / DONE / f"{preset.name}.json", _key(about, preset)
-        findings = None if restart else _recalled(place, key)
+    for preset, place in places.items():
+        key = _key(about, preset)
+        findings = _recalled(place, key)
         if findings is None:
             started(preset)
             _keep(place, key, preset.run(study))
@@ -154,9 +157,9 @@ def study_of(
 
     counts, practised: as `dataset.choose` takes them. recognisers: as `recognisers.recogniser` takes them, by default
     all extractors, and dlib if it is installed. consent: the services that may be sent photos. warn: gets a line for
-    each photo of the dataset that is left out: copies, and what cannot be read. Raises ValueError for settings that make
-    no sense and photos of users that cannot be read, CheckpointError for an extractor whose weights are damaged or not
-    installed.
+    each photo of the dataset that is left out: copies, and what cannot be read. Raises ValueError for settings that
+    make no sense and photos of users that cannot be read, CheckpointError for an extractor whose weights are damaged
+    or not installed.
     """
     sharding.configure()
     sharding.devices_here()
