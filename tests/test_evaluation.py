@@ -209,7 +209,7 @@ def test_a_study_keeps_its_lists_and_takes_them_again(tmp_path: Path) -> None:
         (["--users", "50"], "50 were asked for: lower --users or --photos"),
         (["--public", "50", "--presets", "detection"], "50 were asked for: lower --public"),
         (["--services", "clearview"], "clearview"),
-        (["--people", "nowhere.json"], "nowhere.json"),
+        (["--seed", "-1"], "--seed must be 0 or more; got -1"),
     ],
 )
 def test_wrong_use_is_named(
@@ -220,6 +220,26 @@ def test_wrong_use_is_named(
     assert cli.main(["evaluate", str(root), "--out", str(tmp_path / "out"), *counts, *arguments]) == cli.USAGE
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_list_of_people_goes_without_counts(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that are the defaults are as if they were not given."""
+    root = folder(tmp_path / "faces", 6, 8)
+    people = study_of(
+        root, tmp_path, recipe=Recipe(), output=Output(), people=None, counts=COUNTS, recognisers=["sface"]
+    ).people
+    people.save(tmp_path / "list.json", root)
+    command = ["evaluate", str(root), "--out", str(tmp_path / "out"), "--recognisers=sface", "--extractors=sface"]
+    command += ["--dry-run", "--people"]
+    assert cli.main([*command, str(tmp_path / "list.json"), f"--{name}=5"]) == cli.USAGE
+    assert f"list.json already says who takes part, with which photos: leave out --{name}, or --people" in (
+        capsys.readouterr().err
+    )
+    defaults = ("--users=20", "--photos=10", "--others=100", "--public=40")
+    assert cli.main([*command, str(tmp_path / "list.json"), *defaults]) == cli.OK
+    assert cli.main([*command, "nowhere.json"]) == cli.USAGE
+    assert "nowhere.json is no list of people" in capsys.readouterr().err
 
 
 def test_a_preset_that_does_not_practise_needs_no_public(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

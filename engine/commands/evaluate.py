@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from engine.view import Board
 
 EXTRA = "pip install 'fawkes-engine[evaluate]'"
+PUBLIC = 40
+"""People of the public unless told."""
 
 
 def evaluate(
@@ -35,7 +37,7 @@ def evaluate(
             help="People on whom adaptive trackers practise, with 3 photos; fewer will do unless presets adaptive, "
             "detection or sybil are chosen."
         ),
-    ] = 40,
+    ] = PUBLIC,
     cloak: CloakOptions = CloakOptions(),
     written: OutputOptions = OutputOptions(),
     recognisers: Annotated[
@@ -71,7 +73,7 @@ def evaluate(
             recipe=cloak.recipe(),
             output=written.output(),
             people=study.people,
-            counts={"users": study.users, "photos": study.photos, "others": study.others, "public": public},
+            counts=study.counts() | ({"public": public} if study.people is None or public != PUBLIC else {}),
             practised=any(preset.name in catalogue.PRACTISED for preset in chosen),
             recognisers=names(recognisers),
             consent=names(services) or (),

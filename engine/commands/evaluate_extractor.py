@@ -49,7 +49,7 @@ def evaluate_extractor(
             recipe=budget.recipe(extractors=(extractor, reference)),
             output=Output(),
             people=study.people,
-            counts={"users": study.users, "photos": study.photos, "others": study.others, "public": 0},
+            counts=study.counts() | ({"public": 0} if study.people is None else {}),
             recognisers=judges and (extractor, reference, *judges),
             say=board.say,
             warn=say,

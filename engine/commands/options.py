@@ -133,6 +133,13 @@ class StudyOptions:
         False
     )
 
+    def counts(self) -> dict[str, int]:
+        """The counts by the option's name. Beside a list of people those alone that are not the default."""
+        given = {"users": self.users, "photos": self.photos, "others": self.others}
+        return {
+            name: count for name, count in given.items() if self.people is None or count != getattr(StudyOptions, name)
+        }
+
 
 def names(text: str | None) -> tuple[str, ...] | None:
     """The parts of a list with commas, None of nothing.

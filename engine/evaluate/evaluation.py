@@ -155,12 +155,19 @@ def study_of(
 ) -> Study:
     """The study of a call: its people chosen, or read from a list. Nothing is written.
 
-    counts, practised: as `dataset.choose` takes them. recognisers: as `recognisers.recogniser` takes them, by default
-    all extractors, and dlib if it is installed. consent: the services that may be sent photos. warn: gets a line for
-    each photo of the dataset that is left out: copies, and what cannot be read. Raises ValueError for settings that
-    make no sense and photos of users that cannot be read, CheckpointError for an extractor whose weights are damaged
-    or not installed.
+    counts, practised: as `dataset.choose` takes them; a list goes without counts. recognisers: as
+    `recognisers.recogniser` takes them, by default all extractors, and dlib if it is installed. consent: the services
+    that may be sent photos. warn: gets a line for each photo of the dataset that is left out: copies, and what cannot
+    be read. Raises ValueError for settings that make no sense and photos of users that cannot be read, CheckpointError
+    for an extractor whose weights are damaged or not installed.
     """
+    if people is not None and counts:
+        raise ValueError(
+            f"--people {people} already says who takes part, with which photos: leave out "
+            f"{', '.join(f'--{name}' for name in counts)}, or --people"
+        )
+    if recipe.seed < 0:
+        raise ValueError(f"--seed must be 0 or more; got {recipe.seed}")
     sharding.configure()
     sharding.devices_here()
     for name in recipe.names:
