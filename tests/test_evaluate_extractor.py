@@ -14,6 +14,7 @@ from fake_study import ABOUT, Seer, mirrored
 from PIL import Image
 
 from engine import cli
+from engine.evaluate import cost
 from engine.evaluate.presets import attack, gain, verification
 from engine.evaluate.study import CloakSet
 from engine.evaluate.trackers import HEADS
@@ -44,6 +45,18 @@ def test_verification_begins_with_the_two_and_tells_textures_apart(tmp_path: Pat
         assert row["tar_far_0.001"] > 0.9
         assert (row["people"], row["photos"]) == (12, 3 * 6 + 6 * 3 + 3 * 4)
     assert findings.figure is not None
+
+
+def test_verification_is_priced_with_every_photo_that_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users and others with the first preset of any kind, the public with this one; the next has no more of them."""
+    monkeypatch.setattr(cost, "gflops", lambda name: 1.0)
+    monkeypatch.setattr(cost, "peak", lambda: 100.0)
+    made = pair(tmp_path)
+    measured, after = cost.prices(made, [verification.PRESET, attack.PRESET])
+    assert measured.embeddings == verification.run(made).rows[0]["photos"]
+    assert after.embeddings == attack.PRESET.embeddings(made)
 
 
 def test_true_accepts_are_counted_below_the_threshold_that_different_pairs_set() -> None:
