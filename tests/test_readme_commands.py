@@ -182,7 +182,7 @@ def portraits(folder: Path, photos: Path) -> None:
         photos_of = folder / "faces" / str(person)
         photos_of.mkdir(parents=True)
         for shot in range(4):
-            (obama, biden)[person % 2].rotate(person + 2 * shot).save(photos_of / f"{shot}.jpg")
+            (obama, biden)[person % 2].rotate(2 * person + shot / 2).save(photos_of / f"{shot}.jpg")
 
 
 @pytest.fixture(scope="module")
