@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,21 @@ def test_a_list_of_people_goes_without_counts(name: str, tmp_path: Path, capsys:
     assert cli.main([*command, str(tmp_path / "list.json"), *defaults]) == cli.OK
     assert cli.main([*command, "nowhere.json"]) == cli.USAGE
     assert "nowhere.json is no list of people" in capsys.readouterr().err
+
+
+def test_a_copy_of_a_scraped_photo_among_the_tests_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr, so that the JSON stays JSON."""
+    root = folder(tmp_path / "faces", 6, 8)
+    for person in root.iterdir():
+        shutil.copy(person / "0.png", person / "1.png")
+    command = ["evaluate", str(root), "--out", str(tmp_path / "out"), "--recognisers=sface", "--extractors=sface"]
+    command += [*(f"--{name}={value}" for name, value in COUNTS.items()), "--presets=services", "--dry-run", "--json"]
+    assert cli.main(command) == cli.OK
+    printed = capsys.readouterr()
+    json.loads(printed.out)
+    assert f"{root / 'p3' / '1.png'} is left out: it is the same file as {root / 'p3' / '0.png'}\n" in printed.err
 
 
 def test_a_preset_that_does_not_practise_needs_no_public(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
