@@ -125,7 +125,7 @@ def contents(photos: Sequence[Path]) -> list[tuple[str, str]]:
 
 
 def copies(photos: Sequence[Path]) -> list[int | None]:
-    """For each photo the index of the first one before it of the same content, None for a new one.
+    """Index, for each photo, of the first one before it of the same content; None for a new one.
 
     Only files of one size are read. Of a file that cannot be read nothing is known.
     """

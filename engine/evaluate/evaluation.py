@@ -157,9 +157,9 @@ def study_of(
 
     counts, practised: as `dataset.choose` takes them; a list goes without counts. recognisers: as
     `recognisers.recogniser` takes them, by default all extractors, and dlib if it is installed. consent: the services
-    that may be sent photos. warn: gets a line for each photo of the dataset that is left out: copies, and what cannot
-    be read. Raises ValueError for settings that make no sense and photos of users that cannot be read, CheckpointError
-    for an extractor whose weights are damaged or not installed.
+    that may be sent photos. warn: gets a line for each photo of the dataset that is left out, a copy or one that cannot
+    be read. Raises ValueError for settings that make no sense and photos of users that cannot be read. Raises
+    CheckpointError for an extractor whose weights are damaged or not installed.
     """
     if people is not None and counts:
         raise ValueError(
