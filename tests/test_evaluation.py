@@ -210,7 +210,7 @@ def test_a_study_keeps_its_lists_and_takes_them_again(tmp_path: Path) -> None:
         (["--users", "50"], "50 were asked for: lower --users or --photos"),
         (["--public", "50", "--presets", "detection"], "50 were asked for: lower --public"),
         (["--services", "clearview"], "clearview"),
-        (["--seed", "-1"], "--seed must be 0 or more; got -1"),
+        (["--seed", "-1"], "seed must be 0 to 4294967295; got -1"),
     ],
 )
 def test_wrong_use_is_named(

@@ -166,8 +166,6 @@ def study_of(
             f"--people {people} already says who takes part, with which photos: leave out "
             f"{', '.join(f'--{name}' for name in counts)}, or --people"
         )
-    if recipe.seed < 0:
-        raise ValueError(f"--seed must be 0 or more; got {recipe.seed}")
     sharding.configure()
     sharding.devices_here()
     for name in recipe.names:
