@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from engine.bulk.manifest import INTERRUPTED, BusyError, Manifest, Row, Survey, 
 from engine.bulk.places import Disk
 from engine.bulk.plan import Options, Plan, announce, plan
 from engine.bulk.records import Records
-from engine.bulk.run import _is_gone
+from engine.bulk.run import _gone
 from engine.bulk.untouched import reading
 from engine.config import Output
 
@@ -201,7 +200,7 @@ def test_rows_that_were_set_aside_are_neither_doubled_nor_kept_for_ever(album: A
     for names, sources in ((one, ["a"]), (both, ["a", "b"]), (both, ["a", "b"]), (one, ["a", "b"])):
         planned = album.call(*names)
         with Manifest(album.out) as manifest:
-            manifest.forget(partial(_is_gone, named=planned.named, paths=[album.root / name for name in names]))
+            manifest.forget(_gone(planned.named, [album.root / name for name in names]))
             said = sorted(Path(row.source).parent.name for row in manifest.rows())
         assert said == sources, "each once"
 

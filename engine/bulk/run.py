@@ -179,7 +179,7 @@ def run(
                 with suppress(Exception):  # else the next call does it
                     outputs.record(out, manifest)
                 raise
-        manifest.forget(partial(_is_gone, named=todo.named, paths=paths))
+        manifest.forget(_gone(todo.named, paths))
     seconds = time.perf_counter() - begun
     summary = summarise(rows, todo.earlier, clock, seconds, remaining=todo.left, again=len(todo.again))
     summary = replace(summary, compiles=compiled.as_dict())
@@ -200,16 +200,18 @@ def _dry_run(cloaker: Callable[[], Cloaker], todo: Plan, options: Options, watch
     return [*todo.passed, *dry(instance, todo.tasks, options, watch)]
 
 
-def _is_gone(row: Row, *, named: Collection[str], paths: Sequence[Path]) -> bool:
-    """Whether this call looked where the photo of an earlier call was, and did not find it there.
+def _gone(named: Collection[str], paths: Sequence[Path]) -> Callable[[Row], bool]:
+    """Says of rows whether this call looked where the photo of an earlier call was, and did not find it there.
 
     Such a photo is gone, or has another place now, or it was a folder that could not be read then. named: as in
     `plan.Plan`.
     """
-    roots = [os.path.abspath(path) for path in paths]
-    return row.target not in named and any(
-        row.at == root or row.at.startswith(os.path.join(root, "")) for root in roots
-    )
+    roots = {os.path.abspath(path) for path in paths}
+
+    def is_gone(row: Row) -> bool:
+        return row.target not in named and any(str(path) in roots for path in (row.at, *Path(row.at).parents))
+
+    return is_gone
 
 
 def _record(
