@@ -11,6 +11,7 @@ from engine import checkpoint
 from engine.commands.options import names
 from engine.commands.train_robust import Processes, TrainOptions
 from engine.dataset import photos_of
+from engine.extractors import registry
 from engine.robust import data, distributed, export, job, log, run
 from engine.robust.job import Options
 from engine.robust.presets import PRESETS, Preset, find, strengthened
@@ -79,7 +80,7 @@ def plan(
     """Check what was asked for, before anything is computed. Processes of one training are joined here.
 
     without: lists of people who are not to be used. cache: folder of aligned faces. Raises ValueError for what cannot
-    be used.
+    be used, and CheckpointError for an extractor whose weights are not installed.
     """
     if together.coordinator is None and (together.processes, together.process) != (1, 0):
         raise ValueError("--processes and --process need the --coordinator, HOST:PORT of process 0")
@@ -96,12 +97,13 @@ def plan(
     )
     excluded = frozenset[str]().union(*(data.names_in(path) for path in without))
     people = photos_of(folder, without=excluded)
-    data.check_people({person: len(photos) for person, photos in people.items()}, held_out=settings.held_out)
     named_as = name or default_name(extractor)
     configure()
     if together.coordinator is not None:
         distributed.join(together.coordinator, processes=together.processes, process=together.process)
     export.check(extractor, named_as, folder=out)
+    registry.loadable(extractor)
+    data.check_people({person: len(photos) for person, photos in people.items()}, held_out=settings.held_out)
     command = call(extractor, options, without)
     return Plan(extractor, named_as, out, cache or out / "faces", people, chosen, settings, command)
 
