@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import sqlite3
@@ -18,11 +20,11 @@ from engine.bulk import plan as planner
 from engine.bulk.inputs import collect
 from engine.bulk.manifest import INTERRUPTED, BusyError, Manifest, Row, Survey, finished
 from engine.bulk.places import Disk
-from engine.bulk.plan import Options, Plan, announce, plan
+from engine.bulk.plan import Options, Plan, announce, fingerprint, plan
 from engine.bulk.records import Records
 from engine.bulk.run import _gone
 from engine.bulk.untouched import reading
-from engine.config import Output
+from engine.config import Detection, Output, Recipe
 
 JPEG = b"\xff\xd8\xff"
 
@@ -663,3 +665,16 @@ def test_planning_is_linear(album: Album) -> None:
 
 def test_records_of_a_folder_without_any(tmp_path: Path) -> None:
     assert len(Records(tmp_path / "nowhere")) == 0
+
+
+def test_reference_photos_are_named_by_their_contents_in_any_order(tmp_path: Path) -> None:
+    """Keys of earlier calls hold: without a reference photo there is none, and one is its hash alone."""
+    first, second = tmp_path / "1.jpg", tmp_path / "2.jpg"
+    first.write_bytes(b"1"), second.write_bytes(b"2")
+
+    def named(*only: Path) -> object:
+        return json.loads(fingerprint(Recipe(), Detection(), Output(), only))["only"]
+
+    assert named() is None
+    assert named(first) == named(first, first) == hashlib.sha256(b"1").hexdigest()
+    assert named(second, first) == named(first, second) == sorted(map(str, map(named, (first, second))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -741,6 +742,83 @@ def test_what_shares_of_another_number_left_half_done_is_taken_up(
     code, summary, _ = call(folder, "--out", out, capsys=capsys)
     assert (code, summary["counts"]["cloaked"], contents(out)) == (cli.NOTHING, 0, written)
     assert not [path for path in (out / ".cloak").iterdir() if path.suffix in (".part", ".next")]
+
+
+@pytest.mark.parametrize("meanwhile", ["edited", "moved away and back"])
+def test_the_faces_of_an_unrecorded_file_are_not_forgotten(
+    tmp_path: Path,
+    photos: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: str,
+) -> None:
+    album, out = pair_of(tmp_path, photos), tmp_path / "out"
+    photo, file, only = album / "us.png", out / "us.png", ("--only", album / "me.png")
+    call(photo, "--out", out, *only, capsys=capsys)
+    assert len(rows(out)["us.png"][2]) == 1
+    killed_before_a_row(out, monkeypatch, lambda: call(photo, "--out", out, capsys=capsys))
+    if meanwhile == "edited":
+        file.write_bytes(file.read_bytes() + b"x")
+    else:
+        file.rename(tmp_path / "away.png")
+        call(album / "me.png", "--out", out, capsys=capsys)
+        (tmp_path / "away.png").rename(file)
+    before = file.read_bytes()
+    assert call(photo, "--out", out, *only, "--dry-run", capsys=capsys)[0] == cli.FAILED
+    assert call(photo, "--out", out, *only, capsys=capsys)[0] == cli.FAILED
+    assert BARED in rows(out)["us.png"][1]
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "nested", "endless", "folder", "half", "outside"])
+def test_whatever_bears_the_name_of_a_note_ends_no_call_and_leads_nowhere(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    folder, out = sources(tmp_path / "photos", photos), tmp_path / "out"
+    call(folder, "--out", out, capsys=capsys)
+    files, known = contents(out), rows(out)
+    outside = tmp_path / "outside.png"
+    shutil.copy(folder / "a.png", outside)
+    name = hashlib.sha256(b"../outside.png").hexdigest()[:32]
+    for note in (out / ".cloak" / f"0-of-1-{name}.next", out / ".cloak" / f"0-of-1-{name}.part"):
+        if kind == "pipe":
+            os.mkfifo(note)
+        elif kind == "endless":
+            note.symlink_to("/dev/zero")
+        elif kind == "folder":
+            note.mkdir()
+        elif kind == "nested":
+            note.write_bytes(b"[" * 200_000)
+        elif kind == "half":
+            note.write_bytes(b'{"target": "a.p')
+        else:
+            with Manifest(out) as manifest:
+                (row,) = manifest.rows()
+            data = outside.read_bytes()
+            row = replace(row, target="../outside.png", written=len(data), output=hashlib.sha256(data).hexdigest())
+            note.write_text(json.dumps(row.as_dict() | {"faces": json.dumps(row.faces)}))
+    for more in (("--dry-run",), ()):
+        code, summary, _ = call(folder, "--out", out, *more, capsys=capsys)
+        assert (code, summary["earlier"]["cloaked"]) == (cli.NOTHING, 1)
+    assert (contents(out), rows(out), outside.exists()) == (files, known, True)
+
+
+def test_rows_are_forgotten_in_this_folders_own_manifests_alone(
+    tmp_path: Path, photos: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out, other = sources(tmp_path / "photos", photos), tmp_path / "out", tmp_path / "other"
+    (folder / "bad.jpg").write_text("no picture")
+    for place in (out, other):
+        call(folder, "--out", place, capsys=capsys)
+    own = out / ".cloak"
+    shutil.copy(own / "manifest.sqlite", own / "manifest-backup.sqlite")
+    (own / "manifest-0-of-9.sqlite").symlink_to(other / ".cloak" / "manifest.sqlite")
+    (folder / "bad.jpg").unlink()
+    call(folder, "--out", out, "--shard", "0/2", capsys=capsys)
+    for manifest in (other / ".cloak" / "manifest.sqlite", own / "manifest-backup.sqlite"):
+        with closing(sqlite3.connect(manifest)) as database:
+            assert database.execute("SELECT count(*) FROM photos WHERE target = 'bad.jpg'").fetchone() == (1,)
 
 
 def test_a_call_that_is_interrupted_records_what_it_has_written(

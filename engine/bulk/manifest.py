@@ -11,6 +11,7 @@ import hashlib
 import heapq
 import json
 import os
+import re
 import sqlite3
 import stat
 import time
@@ -275,7 +276,7 @@ class Manifest:
         _forget(self._database, gone)
         count = _shares(self.path)
         for path in self.path.parent.glob("manifest*.sqlite") if self.alone else ():
-            if _shares(path) != count:
+            if _shares(path) not in (count, "") and not path.is_symlink():
                 with suppress(sqlite3.Error, OSError), closing(connected(path, locks=True)) as database:
                     if database.execute("PRAGMA user_version").fetchone() == (SCHEMA,):
                         _forget(database, gone)
@@ -348,8 +349,9 @@ def _forget(database: sqlite3.Connection, gone: Callable[[Row], bool]) -> None:
 
 
 def _shares(path: Path) -> str:
-    """Number of shares into which the photos were divided, by the name of a manifest."""
-    return path.stem.rpartition("-of-")[2] if "-of-" in path.stem else "1"
+    """Number of shares into which the photos were divided, by the name of a manifest; "" for another name."""
+    name = re.fullmatch(r"manifest(?:-\d+-of-(\d+))?\.sqlite", path.name)
+    return "" if name is None else name[1] or "1"
 
 
 def last_written(path: Path) -> int:

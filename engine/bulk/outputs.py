@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -27,12 +28,14 @@ BLANK = 4096
 """Bytes of a file that are looked at to tell whether it is blank, as after a crash of the machine."""
 NOTE = ".next"
 """The suffix of a note."""
+LONGEST = 1 << 24
+"""Most bytes of a note that are read."""
 
 
 def clean(out: Path, *, shard: tuple[int, int]) -> None:
     """Remove what a killed run left half-written."""
     for path in (out / OWN_FOLDER).glob(f"{_prefix(shard)}-*{files.PART}"):
-        path.unlink(missing_ok=True)
+        _remove(path)
     tidy(out / OWN_FOLDER)
 
 
@@ -72,7 +75,7 @@ def write(out: Path, row: Row, data: bytes, source: Path, *, shard: tuple[int, i
         entering = [folder.stat().st_mode for folder in folders]  # the collection's: who may not enter reads nothing
         shown = (0o070 * all(bits & 0o010 for bits in entering)) | (0o007 * all(bits & 0o001 for bits in entering))
         mode = status.st_mode & (0o700 | shown)
-    row = replace(finished(row, out, data), stamp="")
+    row = replace(finished(row, out, data), stamp="", turn=time.time_ns())
     note = _note(out, row, shard)
     note.unlink(missing_ok=True)
     files.append(note, json.dumps(row.as_dict() | {"faces": json.dumps(row.faces)}).encode())
@@ -90,38 +93,74 @@ def write(out: Path, row: Row, data: bytes, source: Path, *, shard: tuple[int, i
 
 def recorded(out: Path, row: Row, *, shard: tuple[int, int]) -> None:
     """The manifest has the row of a file that `write` has put in place: its note has served."""
-    with suppress(OSError):
-        _note(out, row, shard).unlink()
+    _remove(_note(out, row, shard))
 
 
 def unrecorded(out: Path) -> Iterator[tuple[Path, Row]]:
-    """The notes, with their rows, of files that are in place as they were written."""
+    """The notes of files that have no row yet, each with the row that its file was to have."""
     for path in sorted((out / OWN_FOLDER).glob(f"*{NOTE}")):
-        # Half a note is of a file that never got its place.
-        with suppress(OSError, ValueError, TypeError, AttributeError, sqlite3.DatabaseError):
-            row = read_row(json.loads(path.read_bytes()))
-            if row.status == "cloaked" and row.intact(out):
-                yield path, row
+        if (row := _read(path)) is not None:
+            yield path, row
 
 
 def record(out: Path, manifest: Manifest) -> None:
     """Put into the manifest what notes say of files that are in place. Raises sqlite3.Error."""
     for path, row in unrecorded(out):
-        manifest.put(replace(row, stamp=stamped(out / row.target)))
-        path.unlink(missing_ok=True)
+        if row.intact(out):
+            manifest.put(replace(row, stamp=stamped(out / row.target)))
+            _remove(path)
 
 
 def recover(out: Path, manifest: Manifest, *, shard: tuple[int, int]) -> None:
-    """Take up what calls before this one left: notes of files in place are recorded, other notes and halves removed.
+    """Take up what calls before this one left: notes are recorded, halves removed.
 
-    What shares of the same number left, their own calls remove. Raises sqlite3.Error and OSError.
+    What shares of the same number left, their own calls take up. Raises sqlite3.Error.
     """
     record(out, manifest)
     clean(out, shard=shard)
+    notes = dict(unrecorded(out))
     for path in (out / OWN_FOLDER).glob("*-of-*"):
         owner = re.fullmatch(rf"(\d+)-of-(\d+)-[0-9a-f]+({NOTE}|{files.PART})", path.name)
         if owner and ((int(owner[1]), int(owner[2])) == shard or (int(owner[2]) != shard[1] and manifest.alone)):
-            path.unlink(missing_ok=True)
+            row = notes.get(path)
+            if row is not None and not os.path.lexists(out / row.target):
+                continue  # it never got its place, or was moved and may come back
+            if row is not None and _is_newer(row, manifest.get(row.target), out):
+                manifest.put(row)
+            _remove(path)
+
+
+def _is_newer(row: Row, old: Row | None, out: Path) -> bool:
+    """Whether the file in place, which is not as the note says, may be a changed form of it.
+
+    old: the manifest's row. If that has more faces, they are what must not be forgotten.
+    """
+    if old is None or old.status != "cloaked":
+        return True
+    return not old.intact(out) and len(old.faces) <= len(row.faces)
+
+
+def _read(path: Path) -> Row | None:
+    """The row of a note, None for what is none: half a note is of a file that never got its place."""
+    # Whatever somebody has put there must not lead out of the folder, or end the call.
+    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError, sqlite3.DatabaseError):
+        if not path.is_symlink():
+            with files.opened(path) as file:
+                row = read_row(json.loads(file.read(LONGEST)))
+            if row.status == "cloaked" and path.name.endswith(f"-{_name(row.target)}") and _is_inside(row.target):
+                return row
+    return None
+
+
+def _is_inside(target: str) -> bool:
+    """Whether a name is one of a file in the output folder that is not the tool's own."""
+    parts = Path(target).parts
+    return bool(parts) and not os.path.isabs(target) and ".." not in parts and parts[0] != OWN_FOLDER
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # a folder, which is nobody's note
+        path.unlink()
 
 
 def _prefix(shard: tuple[int, int]) -> str:
@@ -131,7 +170,12 @@ def _prefix(shard: tuple[int, int]) -> str:
 
 def _note(out: Path, row: Row, shard: tuple[int, int]) -> Path:
     """The place of the note of a file."""
-    return out / OWN_FOLDER / f"{_prefix(shard)}-{hashlib.sha256(os.fsencode(row.target)).hexdigest()[:32]}{NOTE}"
+    return out / OWN_FOLDER / f"{_prefix(shard)}-{_name(row.target)}"
+
+
+def _name(target: str) -> str:
+    """The end of a note's name."""
+    return hashlib.sha256(os.fsencode(target)).hexdigest()[:32] + NOTE
 
 
 def _digest(file: BufferedReader) -> str:

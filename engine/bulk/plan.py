@@ -128,18 +128,19 @@ def fingerprint(recipe: Recipe, detection: Detection, output: Output, only: Sequ
     only: reference photos. Raises ValueError for an unknown extractor or a reference photo that cannot be read, and
     CheckpointError for weights that cannot be used.
     """
-    references = []
+    digests = set()
     for photo in only:
         try:
-            references.append(digest(photo))
+            digests.add(digest(photo))
         except PhotoError as error:
             raise ValueError(f"the reference photo {photo}: {error}") from None
+    references = sorted(digests)
     parts = {
         **dependencies(recipe),
         "recipe": asdict(recipe),
         "detection": asdict(detection),
         "output": asdict(output),
-        "only": sorted(set(references)),
+        "only": references[0] if len(references) == 1 else references or None,
     }
     return json.dumps(parts, sort_keys=True)
 
