@@ -821,6 +821,16 @@ def test_rows_are_forgotten_in_this_folders_own_manifests_alone(
             assert database.execute("SELECT count(*) FROM photos WHERE target = 'bad.jpg'").fetchone() == (1,)
 
 
+def test_what_a_worker_that_died_wrote_in_this_call_is_nobodys_work(tmp_path: Path) -> None:
+    (tmp_path / ".cloak").mkdir()
+    row = Row("a.png", "a.png", 1, 1, "0" * 64, "key", "cloaked")
+    outputs.write(tmp_path, row, b"rounded one way", tmp_path / "source.png", shard=(0, 1))
+    assert outputs.set_aside(tmp_path, "a.png", b"rounded otherwise", stamp="", shard=(0, 1)) == ""
+    (tmp_path / "a.png").write_bytes(b"an edit")
+    kept = outputs.set_aside(tmp_path, "a.png", b"rounded otherwise", stamp="", shard=(0, 1))
+    assert (tmp_path / kept).read_bytes() == b"an edit"
+
+
 def test_a_call_that_is_interrupted_records_what_it_has_written(
     tmp_path: Path,
     photos: Path,
